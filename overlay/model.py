@@ -1,0 +1,200 @@
+"""What a model is: the network, its pretrained weights, and the file that carries both with all that using it needs.
+
+A model file is what ``torch.save`` makes of a plain state_dict: ``torch.load`` gives it back, and torchvision's network
+of the same name takes it, without this package. The card, an attribute ``overlay`` of the same dictionary, says the rest.
+"""
+
+import hashlib
+from collections import OrderedDict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from overlay.config import Input, OverlayStyle, ResizeRule
+from overlay.errors import RequestError
+from overlay.storage import write_atomically
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+MODEL_FORMAT = 1
+
+StateDict = OrderedDict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Pretrained weights, and the statistics of the pixels that they were trained on (RGB, in 0..1)."""
+
+    state: StateDict | None
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """All that using a model needs besides its weights."""
+
+    arch: str
+    classes: tuple[str, ...]
+    size: int
+    resize: ResizeRule
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    overlay: OverlayStyle | None
+    """how masks were drawn on the training images; None where they came drawn already, in an unknown way"""
+    dataset: str
+    """fingerprint of the prepared dataset"""
+    weights: str
+    """what the training started from"""
+    version: str
+    """of Overlay, which wrote the file"""
+
+    @property
+    def input(self) -> Input:
+        """What the model sees of an image."""
+        return Input(size=self.size, resize=self.resize)
+
+
+def architectures() -> list[str]:
+    """Return the names of torchvision's ResNets."""
+    return sorted(n for n in torchvision.models.list_models(module=torchvision.models) if "resne" in n)
+
+
+def build(arch: str, classes: int) -> nn.Module:
+    """Return torchvision's network ``arch`` with random weights and a head of ``classes`` outputs.
+
+    It takes normalised images (n, 3, size, size) and gives logits (n, classes).
+
+    Raises:
+        RequestError: no ResNet of torchvision has this name.
+    """
+    if arch not in architectures():
+        raise RequestError(f"model.arch is {arch!r}; choose one of {', '.join(architectures())}")
+    network: nn.Module = torchvision.models.get_model(arch, weights=None, num_classes=classes)
+    return network
+
+
+def pretrained(arch: str, weights: str) -> Weights:
+    """Fetch the weights that training starts from.
+
+    ``weights`` is "imagenet" (torchvision's default for this network), "none", or the path or URL of a state_dict.
+
+    Raises:
+        RequestError: they can't be reached, are no state_dict, or don't fit the network.
+    """
+    skeleton = build(arch, classes=1000)
+    if weights == "none":
+        return Weights(state=None)
+    if weights == "imagenet":
+        chosen = torchvision.models.get_model_weights(arch).DEFAULT
+        try:
+            state = chosen.get_state_dict(progress=False, check_hash=True)
+        except (OSError, RuntimeError) as error:
+            raise RequestError(
+                f"the imagenet weights of {arch} can't be downloaded ({error}); connect to the network, give a file with "
+                "--model.weights PATH, or start from random weights with --model.weights none"
+            ) from error
+        preset = chosen.transforms()
+        return Weights(state, tuple(preset.mean), tuple(preset.std))
+    state = _read_state(weights)
+    _check_fit(skeleton, state, arch, weights)
+    card: dict[str, Any] = getattr(state, "overlay", {})
+    return Weights(state, tuple(card.get("mean", IMAGENET_MEAN)), tuple(card.get("std", IMAGENET_STD)))
+
+
+def initialise(network: nn.Module, weights: Weights) -> None:
+    """Load pretrained weights into a network, all but its head, whose outputs are other classes."""
+    if weights.state is not None:
+        body = {name: tensor for name, tensor in weights.state.items() if not name.startswith("fc.")}
+        network.load_state_dict(body, strict=False)
+
+
+def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Turn pixels uint8 (n, height, width, 3) into normalised float32 (n, 3, height, width), channels last in memory.
+
+    ``mean`` and ``std``, (3,) in 0..1, lie on the device of the images.
+    """
+    return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+
+
+def save(path: Path, state: StateDict, card: ModelCard) -> None:
+    """Write a model file, whole or not at all."""
+    plain: StateDict = OrderedDict((name, tensor.detach().cpu().contiguous()) for name, tensor in state.items())
+    # load_state_dict looks at the keys only, and weights_only unpickling restores the attributes of an OrderedDict.
+    plain.overlay = {"format": MODEL_FORMAT, **asdict(card), "sha256": checksum(plain)}  # type: ignore[attr-defined]
+    with write_atomically(path) as temporary:
+        torch.save(plain, temporary)
+
+
+def load(path: str | Path) -> tuple[StateDict, ModelCard]:
+    """Read a model file.
+
+    Raises:
+        RequestError: the file isn't there, is no model file of Overlay, was written by a newer version, or is damaged.
+    """
+    state = _read_state(str(path))
+    stored: dict[str, Any] | None = getattr(state, "overlay", None)
+    if stored is None:
+        raise RequestError(f"{path} holds weights but no card; it was not written by overlay train")
+    values = dict(stored)
+    if (version := values.pop("format")) > MODEL_FORMAT:
+        raise RequestError(f"{path} has model format {version}, newer than {MODEL_FORMAT}; update overlay")
+    if values.pop("sha256") != checksum(state):
+        raise RequestError(f"{path} is damaged: its weights don't match their checksum; copy it again")
+    style = values.pop("overlay")
+    card = ModelCard(
+        **{**values, **{name: tuple(values[name]) for name in ("classes", "mean", "std")}},
+        overlay=None if style is None else OverlayStyle(**style),
+    )
+    return state, card
+
+
+def load_network(path: str | Path) -> tuple[nn.Module, ModelCard]:
+    """Read a model file into its network, in eval mode on the CPU; errors as in `load`."""
+    state, card = load(path)
+    network = build(card.arch, len(card.classes))
+    network.load_state_dict(state)
+    return network.eval(), card
+
+
+def checksum(state: StateDict) -> str:
+    """Return the sha256 of the names, types, shapes and bytes of all tensors, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, tensor in state.items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _read_state(where: str) -> StateDict:
+    try:
+        if urlparse(where).scheme in ("http", "https"):
+            state = torch.hub.load_state_dict_from_url(where, map_location="cpu", progress=False, weights_only=True)
+        else:
+            state = torch.load(where, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise RequestError(f"no weights at {where}; check the path") from None
+    except Exception as error:  # damaged files raise whatever the unpickler meets
+        reason = str(error).strip().split("\n")[0][:200]
+        raise RequestError(f"the weights at {where} can't be read: {reason}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise RequestError(f"{where} holds no state_dict; give a file that torch.save made of model.state_dict()")
+    return state if isinstance(state, OrderedDict) else OrderedDict(state)
+
+
+def _check_fit(network: nn.Module, state: StateDict, arch: str, where: str) -> None:
+    """Refuse weights with other names or shapes than the network's, the head aside."""
+    expected = {n: tuple(t.shape) for n, t in network.state_dict().items() if not n.startswith("fc.")}
+    given = {n: tuple(t.shape) for n, t in state.items() if not n.startswith("fc.")}
+    for name in expected.keys() | given.keys():
+        # Files from before torch 0.4.1 lack the counter, and nothing depends on it.
+        if expected.get(name) != given.get(name) and not name.endswith("num_batches_tracked"):
+            raise RequestError(
+                f"the weights at {where} don't fit {arch}: {name} is {given.get(name, 'missing')} there and "
+                f"{expected.get(name, 'not known')} in the network; choose the architecture that they were made with"
+            )
