@@ -1,0 +1,147 @@
+"""Where a job runs: on the cluster that RAY_ADDRESS names, or else in a session of its own on this machine.
+
+Ray reads some of its settings while it is imported, so import this module before ray.
+"""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from overlay.errors import RequestError
+
+_SETTINGS = {
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else `uv run` makes every worker build the environment anew
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same in a training worker as in the command
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # the verbs show their own progress
+}
+for _name, _value in _SETTINGS.items():
+    os.environ.setdefault(_name, _value)
+
+CONNECT_SECONDS = 10
+TOKEN_ADVICE = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to the cluster's"
+
+_LOGGERS = {
+    "ray.data._internal.execution": logging.WARNING,  # a plan and a time for each dataset
+    "ray.data._internal.progress": logging.ERROR,  # warns that the progress bars are off
+    "ray._private.authentication": logging.ERROR,  # warns that the token is on
+}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the joined cluster has in all, whether it is busy or not."""
+
+    cpus: float
+    gpus: float
+
+
+def connect() -> None:
+    """Join the cluster in RAY_ADDRESS, or start a local session; do nothing where this process has joined one.
+
+    A local session never attaches to another Ray of this machine. Worker output is not copied to the terminal: what
+    goes wrong in a worker reaches the caller as an exception, and its log lies in Ray's session folder.
+
+    Raises:
+        RequestError: the cluster can't be reached, refuses the token, or this machine is none of its nodes.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return
+    for name, level in _LOGGERS.items():
+        logging.getLogger(name).setLevel(level)
+    address = os.environ.get("RAY_ADDRESS", "local")
+    if address == "local":
+        _start()
+    else:
+        _join(address)
+
+
+def resources() -> Resources:
+    """Count the CPUs and GPUs of the joined cluster."""
+    import ray
+
+    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return Resources(cpus=total.get("CPU", 0.0), gpus=total.get("GPU", 0.0))
+
+
+def _start() -> None:
+    import joblib  # type: ignore[import-untyped]
+    import ray
+
+    _protect_token()
+    ray.init(
+        address="local",
+        num_cpus=max(2, joblib.cpu_count()),  # with 1, training and the tasks that feed it wait for each other for ever
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+    )
+
+
+def _protect_token() -> None:
+    """Make Ray's token file readable by its owner alone, before Ray writes into it (it would use mode 0644)."""
+    token = Path.home() / ".ray" / "auth_token"
+    token.parent.mkdir(exist_ok=True)
+    token.touch(mode=0o600)
+    token.chmod(0o600)
+
+
+def _join(address: str) -> None:
+    import ray
+    from ray.exceptions import AuthenticationError
+
+    _check_reachable(address)
+    try:
+        with _no_stderr():  # Ray's C++ part writes each of its twenty tries there
+            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+    except AuthenticationError:
+        raise RequestError(
+            f"the Ray cluster in RAY_ADDRESS={address} wants a token and there is none; {TOKEN_ADVICE}"
+        ) from None
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise RequestError(
+            f"can't join the Ray cluster in RAY_ADDRESS={address} ({reason}); if it wants a token, {TOKEN_ADVICE}; "
+            "if this machine is none of its nodes, use overlay submit"
+        ) from None
+
+
+@contextmanager
+def _no_stderr() -> Iterator[None]:
+    """Drop what is written to file descriptor 2, whichever language writes it."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _check_reachable(address: str) -> None:
+    """Try the port once; Ray itself would try for minutes and print every try."""
+    if "://" in address:
+        raise RequestError(
+            f"RAY_ADDRESS is {address}, which this command can't join; use overlay submit --address for a cluster "
+            "elsewhere, or give host:port of a cluster that has this machine as a node"
+        )
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise RequestError(f"RAY_ADDRESS is {address!r}; give it as host:port, or unset it for a local session")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise RequestError(
+            f"no Ray cluster answers at RAY_ADDRESS={address} ({error}); check the address and that the head node "
+            "runs, or unset RAY_ADDRESS for a local session"
+        ) from None
