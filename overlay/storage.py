@@ -1,9 +1,9 @@
 """Files that are there whole or not at all."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 
 @contextmanager
@@ -12,7 +12,7 @@ def write_atomically(path: Path) -> Iterator[Path]:
 
     A process that is killed in the middle leaves the old file, or none, and never a torn one.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
         yield temporary
         temporary.replace(path)

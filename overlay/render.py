@@ -1,0 +1,65 @@
+"""From one record to one row: read, decode, unite the masks, draw them, hash, encode; or a reason why not."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from overlay.config import OverlayStyle
+from overlay.errors import ImageError
+from overlay.images import decode, encode_png, perceptual_hash
+from overlay.masks import decode_mask, draw, measure, unite
+
+
+def render(id: str, uri: str, masks: Sequence[str], style: OverlayStyle, max_pixels: int) -> dict[str, Any]:
+    """Return the columns of a row that come from the pixels, and the ``sha256`` of the image (see `fingerprint`).
+
+    An image without masks, and every image where the style is none, keeps its own bytes. The perceptual hash is that
+    of the image before its overlay is drawn, since near-duplicates are looked for in the ultrasound.
+
+    Raises:
+        ImageError: the image or a mask can't be used; the message is the reason.
+        OSError: a file can't be read, for a cause that may pass.
+    """
+    data = _read(uri)
+    pixels = decode(data, max_pixels=max_pixels)
+    row = {"width": pixels.shape[1], "height": pixels.shape[0], "phash": perceptual_hash(pixels), "overlay": "none"}
+    content = data
+    if masks:
+        united = unite([_mask(mask, pixels.shape[:2], max_pixels) for mask in masks])
+        if numbers := measure(united):
+            row |= {
+                "mask_area_share": numbers.area_share,
+                "mask_aspect": numbers.aspect,
+                "mask_extent": numbers.extent,
+                "mask_compactness": numbers.compactness,
+                "mask_lesions": numbers.lesions,
+            }
+        if style.style != "none":
+            drawn = draw(pixels, united, style)
+            data = encode_png(drawn)
+            content = f"{drawn.shape}".encode() + drawn.tobytes()
+            row["overlay"] = style.style
+    return row | {"image": {"bytes": data, "path": id}, "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _mask(uri: str, shape: tuple[int, ...], max_pixels: int) -> NDArray[np.bool_]:
+    name = Path(uri).name
+    try:
+        mask = decode_mask(_read(uri), max_pixels=max_pixels)
+    except ImageError as error:
+        raise ImageError(f"mask that can't be used: {name}: {error}") from error
+    if mask.shape != shape:
+        sizes = f"{name} has {mask.shape[1]} x {mask.shape[0]} pixels, its image {shape[1]} x {shape[0]}"
+        raise ImageError(f"mask of another size: {sizes}")
+    return mask
+
+
+def _read(uri: str) -> bytes:
+    try:
+        return Path(uri).read_bytes()
+    except (FileNotFoundError, PermissionError) as error:
+        raise ImageError(f"file that can't be read: {error.strerror}") from error

@@ -1,0 +1,273 @@
+"""Turn images, or images and masks, into a prepared dataset.
+
+    overlay prepare BUSI --out dataset
+    overlay prepare clinic-a clinic-b --out dataset --overlay.style contour --split.group_by 'patient(\\d+)'
+
+Two passes of Ray Data. The first decodes, draws and encodes each image once and stages the rows in small files; the
+split is then made over what survived; the second puts the staged rows into their shards, without decoding again. Each
+file appears whole or not at all and `dataset.json` comes last, so a run that was killed goes on where it stopped.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import version
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray.data
+from ray.exceptions import RayError
+from rich.console import Console
+from rich.table import Table
+
+from cluster import session
+from overlay.config import SPLITS, Prepare
+from overlay.dataset import (
+    FORMAT,
+    MANIFEST_SCHEMA,
+    REJECTED_SCHEMA,
+    SCHEMA,
+    STAGED_SCHEMA,
+    Card,
+    PreparedDataset,
+    Request,
+    fingerprint,
+    open_dataset,
+    package_versions,
+    part_path,
+    write_card,
+    write_rows,
+)
+from overlay.dataset_folder import WORK, already_prepared, begin
+from overlay.errors import ImageError, RequestError, WorkError
+from overlay.render import render
+from overlay.sources import Collection, Record, collect
+from overlay.splits import assign, check_sizes, groups_of
+from overlay.storage import write_atomically
+from pipelines.progress import progress
+
+STAGED_ROWS = 32
+"""images in one staged file, the unit of work: small, so that a small set too keeps all cores busy"""
+INDEX_SCHEMA = pa.schema([("id", pa.string()), ("part", pa.int64()), ("split", pa.string()), ("group", pa.string())])
+"""which staged file holds a row that survived, and where it goes; one row group is one shard"""
+
+
+def run(config: Prepare) -> PreparedDataset:
+    """Prepare a dataset in ``config.out``, or open it where the same request was prepared already.
+
+    Raises:
+        RequestError: the request was wrong; nothing was written.
+        WorkError: the work failed; the same command goes on where it stopped.
+    """
+    collection = collect(config.sources)
+    records = collection.records
+    groups = groups_of([r.id for r in records], [r.path for r in records], config.split.group_by)
+    check_sizes([r.label for r in records], groups)
+    request = _request(config, records)
+    out = Path(config.out).expanduser().absolute()
+    if already_prepared(out, request, config.overwrite):
+        print(f"{out} is prepared already, from these files with these options; nothing to do")
+        return open_dataset(out)
+    print(_found(collection))
+    session.connect()
+
+    staged = begin(out, request, config.overwrite)
+    manifest = out / "manifest.parquet"
+    rows = [asdict(record) | {"group": group} for record, group in zip(records, groups, strict=True)]
+    _write(manifest, rows, MANIFEST_SCHEMA, min(STAGED_ROWS, config.shard_rows))
+    _stage(manifest, staged, config)
+
+    survivors, broken = _read_staged(staged, manifest)
+    rejected = sorted([*broken, *map(asdict, collection.rejected)], key=lambda row: row["id"])
+    _write(out / "rejected.parquet", rejected, REJECTED_SCHEMA, len(rejected) or 1)
+    try:
+        _split(survivors, config, collection.classes)
+    except RequestError as error:
+        shutil.rmtree(staged)  # the files may be mended before the next run, which must look at them again then
+        kinds = ", ".join(f"{count} {reason}" for reason, count in _reasons(rejected).items())
+        raise WorkError(f"{error}; rejected were: {kinds}; see {out / 'rejected.parquet'}") from error
+    _write(_index_path(staged), survivors, INDEX_SCHEMA, config.shard_rows)
+    parts = math.ceil(len(survivors) / config.shard_rows)
+    _in_parallel(assemble_shard, parts, {"staged": staged, "out": out}, "writing", len(survivors))
+
+    counts = {label: dict.fromkeys(SPLITS, 0) for label in collection.classes}
+    for row in survivors:
+        counts[row["label"]][row["split"]] += 1
+    card = Card(
+        format=FORMAT,
+        overlay_version=version("overlay"),
+        fingerprint=fingerprint((r["id"], r["label"], r["split"], r["group"], r["sha256"]) for r in survivors),
+        classes=collection.classes,
+        counts=counts,
+        rejected=len(rejected),
+        parts=parts,
+        request=request,
+        versions=package_versions(),
+    )
+    write_card(out, card)
+    shutil.rmtree(out / WORK)
+    dataset = open_dataset(out)
+    _print_summary(dataset, rejected)
+    return dataset
+
+
+def stage_part(row: dict[str, Any], manifest: Path, staged: Path, todo: list[int], config: Prepare) -> dict[str, Any]:
+    """Render one row group of the manifest into a staged file; runs in a worker. Returns counts, or the ``failure``."""
+    part = todo[row["id"]]
+    rejected = 0
+    try:
+        sources = pq.ParquetFile(manifest).read_row_group(part).to_pylist()
+        with write_rows(_staged_path(staged, part), STAGED_SCHEMA) as rows:
+            for source in sources:
+                known = {name: source[name] for name in ("id", "uri", "label", "source")}
+                try:
+                    rendered = render(source["id"], source["uri"], source["masks"], config.overlay, config.max_pixels)
+                    rows.write(known | rendered)
+                except ImageError as error:
+                    rejected += 1
+                    rows.write(known | {"image": None, "reason": str(error)})
+    except OSError as error:
+        return {"rows": 0, "rejected": 0, "failure": str(error)}
+    return {"rows": len(sources), "rejected": rejected, "failure": ""}
+
+
+def assemble_shard(row: dict[str, Any], staged: Path, out: Path) -> dict[str, Any]:
+    """Put one row group of the index, with split and group, into a shard; runs in a worker. Returns as `stage_part`."""
+    shard = row["id"]
+    try:
+        index = pq.ParquetFile(_index_path(staged)).read_row_group(shard).to_pylist()
+        with write_rows(part_path(out, shard), SCHEMA) as rows:
+            for part, places in groupby(index, key=lambda place: place["part"]):
+                wanted = {place["id"]: place for place in places}
+                for batch in pq.ParquetFile(_staged_path(staged, part)).iter_batches(batch_size=8):
+                    for staged_row in batch.to_pylist():
+                        if place := wanted.get(staged_row["id"]):
+                            rendered = {name: staged_row[name] for name in SCHEMA.names}
+                            rows.write(rendered | {"split": place["split"], "group": place["group"]})
+    except OSError as error:
+        return {"rows": 0, "rejected": 0, "failure": str(error)}
+    return {"rows": len(index), "rejected": 0, "failure": ""}
+
+
+def _in_parallel(
+    work: Callable[..., dict[str, Any]], tasks: int, arguments: dict[str, Any], description: str, total: int
+) -> None:
+    """Run a task for each of range(tasks) as Ray Data, and show how many rows are done.
+
+    Raises:
+        WorkError: a task failed.
+    """
+    if not tasks:
+        return
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    rejected = 0
+    try:
+        with progress(description, total) as meter:
+            results = ray.data.range(tasks, override_num_blocks=tasks).map(work, fn_kwargs=arguments)
+            for result in results.iter_rows():
+                if result["failure"]:
+                    raise WorkError(f"{result['failure']}; the same command goes on where it stopped")
+                rejected += result["rejected"]
+                fields = {"rejected": str(rejected)} if rejected else {}
+                meter.advance(result["rows"], **fields)
+    except RayError as error:
+        said = [line for line in str(error).splitlines() if line.strip()]
+        raise WorkError(f"a task failed: {said[-1].strip()}; the same command goes on where it stopped") from error
+
+
+def _stage(manifest: Path, staged: Path, config: Prepare) -> None:
+    file = pq.ParquetFile(manifest)
+    sizes = [file.metadata.row_group(part).num_rows for part in range(file.num_row_groups)]
+    todo = [part for part in range(len(sizes)) if not _staged_path(staged, part).exists()]
+    left = sum(sizes[part] for part in todo)
+    if left < sum(sizes):
+        print(f"going on: {sum(sizes) - left} of {sum(sizes)} images are done already")
+    arguments = {"manifest": manifest, "staged": staged, "todo": todo, "config": config}
+    _in_parallel(stage_part, len(todo), arguments, "drawing", left)
+
+
+def _read_staged(staged: Path, manifest: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the rows that survived, without their images, and the rejected ones."""
+    survivors: list[dict[str, Any]] = []
+    rejected: list[dict[str, Any]] = []
+    groups = pq.read_table(manifest, columns=["group"])["group"].to_pylist()
+    for part in range(pq.ParquetFile(manifest).num_row_groups):
+        table = pq.read_table(_staged_path(staged, part), columns=["id", "uri", "label", "sha256", "reason"])
+        for row in table.to_pylist():
+            group = groups[len(survivors) + len(rejected)]
+            if row["reason"] is None:
+                survivors.append(row | {"part": part, "group": group})
+            else:
+                rejected.append({name: row[name] for name in REJECTED_SCHEMA.names})
+    return survivors, rejected
+
+
+def _split(survivors: list[dict[str, Any]], config: Prepare, classes: list[str]) -> None:
+    """Give each row its split.
+
+    Raises:
+        RequestError: a class is too small by now, or gone.
+    """
+    labels = [row["label"] for row in survivors]
+    if gone := sorted(set(classes) - set(labels)):
+        raise RequestError(f"class {gone[0]} has no usable image left")
+    for row, side in zip(survivors, assign(labels, [row["group"] for row in survivors], config.split), strict=True):
+        row["split"] = side
+
+
+def _request(config: Prepare, records: list[Record]) -> Request:
+    names = hashlib.sha256()
+    for record in records:
+        names.update(json.dumps([record.id, [Path(mask).name for mask in record.masks]]).encode() + b"\n")
+    sources = [str(Path(source).expanduser().resolve()) for source in config.sources]
+    return Request(sources, config.overlay, config.split, config.max_pixels, config.shard_rows, names.hexdigest())
+
+
+def _write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema, row_group_size: int) -> None:
+    with write_atomically(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary, row_group_size=row_group_size)
+
+
+def _staged_path(staged: Path, part: int) -> Path:
+    return staged / f"part-{part:05d}.parquet"
+
+
+def _index_path(staged: Path) -> Path:
+    return staged.parent / "index.parquet"
+
+
+def _found(collection: Collection) -> str:
+    counts = Counter(record.label for record in collection.records)
+    classes = ", ".join(f"{counts[label]} {label}" for label in collection.classes)
+    passed_over = f"; {collection.passed_over} other files passed over" if collection.passed_over else ""
+    return f"{collection.images} images ({classes}) and {collection.masks} masks{passed_over}"
+
+
+def _reasons(rejected: list[dict[str, Any]]) -> dict[str, int]:
+    """Count the reasons by their kind, which stands before the colon."""
+    return dict(Counter(row["reason"].split(":")[0] for row in rejected).most_common())
+
+
+def _print_summary(dataset: PreparedDataset, rejected: list[dict[str, Any]]) -> None:
+    card = dataset.card
+    table = Table("class", *SPLITS, "all")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for label, counts in card.counts.items():
+        table.add_row(label, *(str(counts[name]) for name in SPLITS), str(sum(counts.values())))
+    sums = [sum(counts[name] for counts in card.counts.values()) for name in SPLITS]
+    table.add_section()
+    table.add_row("all", *map(str, sums), str(sum(sums)))
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    for reason, count in _reasons(rejected).items():
+        console.print(f"{count} rejected: {reason}", markup=False)
+    console.print(f"prepared dataset: {dataset.path} (fingerprint {card.fingerprint[:12]})", markup=False)
