@@ -40,7 +40,9 @@ class OverlayStyle:
     """width of a contour in pixels of the original image"""
 
     def __post_init__(self) -> None:
-        hexadecimal = len(self.color) == 7 and self.color[0] == "#" and set(self.color[1:]) <= set("0123456789abcdefABCDEF")
+        hexadecimal = (
+            len(self.color) == 7 and self.color[0] == "#" and set(self.color[1:]) <= set("0123456789abcdefABCDEF")
+        )
         check(hexadecimal, f"overlay.color is {self.color!r}; give it as #rrggbb, for example #ff3b30")
         check(0 < self.alpha <= 1, f"overlay.alpha is {self.alpha}; it must be above 0 and at most 1")
         check(self.width >= 1, f"overlay.width is {self.width}; it must be at least 1")
@@ -129,9 +131,15 @@ class Augment:
     def __post_init__(self) -> None:
         check(0 <= self.rotation <= 180, f"augment.rotation is {self.rotation}; it must lie between 0 and 180 degrees")
         for name in ("flip", "vertical_flip"):
-            check(0 <= getattr(self, name) <= 1, f"augment.{name} is {getattr(self, name)}; a probability lies between 0 and 1")
+            check(
+                0 <= getattr(self, name) <= 1,
+                f"augment.{name} is {getattr(self, name)}; a probability lies between 0 and 1",
+            )
         for name in ("zoom", "brightness", "contrast"):
-            check(0 <= getattr(self, name) < 1, f"augment.{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+            check(
+                0 <= getattr(self, name) < 1,
+                f"augment.{name} is {getattr(self, name)}; it must be at least 0 and below 1",
+            )
 
 
 @dataclass(frozen=True)
@@ -288,3 +296,20 @@ class Demo:
     """folder for everything the demo makes"""
     seed: int = 0
     """the same seed makes the same phantoms"""
+
+
+@dataclass(frozen=True)
+class Submit:
+    """Run a verb as a job on a Ray cluster and follow its log; Ctrl-C leaves the job running.
+
+    Paths are the cluster's, so they must be absolute or the URL of a bucket. The token of a cluster that wants one
+    comes from RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.
+    """
+
+    address: str
+    """the cluster's job server, for example http://head:8265"""
+    job: list[str]
+    """the verb and its arguments, after --"""
+
+    def __post_init__(self) -> None:
+        check(len(self.job) > 0, "no job given; write the verb and its arguments after --")

@@ -1,0 +1,8 @@
+"""`python -m overlay`, the same as the command `overlay`."""
+
+import sys
+
+from overlay.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

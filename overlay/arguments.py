@@ -1,0 +1,210 @@
+"""From the words of a command to a checked configuration, and back.
+
+jsonargparse does the work: files, nested keys, types, help. Added here are positional arguments that a configuration
+file may give as well, messages of one line, and the way back, so that a job on a cluster gets the same request.
+"""
+
+import argparse
+import difflib
+import json
+import re
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+
+from overlay.config import Demo, Evaluate, Predict, Prepare, Submit, Train
+from overlay.errors import RequestError
+
+Config = Prepare | Train | Evaluate | Predict | Demo | Submit
+
+VERBS: dict[str, type[Config]] = {
+    "prepare": Prepare,
+    "train": Train,
+    "evaluate": Evaluate,
+    "predict": Predict,
+    "demo": Demo,
+    "submit": Submit,
+}
+USAGE = {
+    "prepare": "SOURCE... --out DATASET",
+    "train": "DATASET|FOLDER --out RUN",
+    "evaluate": "RUN|MODEL.pth DATASET --out DIR",
+    "predict": "MODEL.pth INPUT... --out DIR",
+    "demo": "[--out DIR]",
+    "submit": "--address URL -- VERB ...",
+}
+_POSITIONAL = {
+    "prepare": ("sources",),
+    "train": ("dataset",),
+    "evaluate": ("model", "dataset"),
+    "predict": ("model", "inputs"),
+    "demo": (),
+    "submit": ("job",),
+}
+
+
+def parse(verb: str, words: Sequence[str]) -> Config:
+    """Read what follows the verb; a word on the command line counts more than a line of the --config file.
+
+    Raises:
+        RequestError: an unknown option, a value of the wrong kind, a missing argument, an unreadable file.
+        SystemExit: after --help or --print_config.
+    """
+    kinds = option_types(VERBS[verb])
+    parser = _parser(verb)
+    try:
+        config = parser.instantiate(parser.parse_args(_as_options(verb, words, kinds)))
+    except RequestError:
+        raise
+    except (argparse.ArgumentError, ValueError, TypeError, OSError) as error:
+        raise RequestError(_one_line(verb, error, kinds)) from None
+    return VERBS[verb](**{field.name: config[field.name] for field in fields(VERBS[verb])})
+
+
+def to_words(config: Config) -> list[str]:
+    """Write a configuration as the words of a command: the verb, and what differs from the defaults."""
+    verb = type(config).__name__.lower()
+    first: list[str] = []
+    for name in _POSITIONAL[verb]:
+        value = getattr(config, name)
+        first += value if isinstance(value, list) else [value]
+    options = [
+        f"--{key}={value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in _changed(config).items()
+        if key not in _POSITIONAL[verb]
+    ]
+    dashed = any(word.startswith("-") for word in first)
+    return [verb, *options, "--", *first] if dashed else [verb, *first, *options]
+
+
+def option_types(config: type, prefix: str = "") -> dict[str, Any]:
+    """List the options of a class and of its sections: the dotted name, and the type of the value."""
+    kinds: dict[str, Any] = {}
+    for name, kind in get_type_hints(config).items():
+        if is_dataclass(kind):
+            kinds |= option_types(kind, f"{prefix}{name}.")  # type: ignore[arg-type]
+        else:
+            kinds[prefix + name] = kind
+    return kinds
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """Say which known word was perhaps meant: `; did you mean X?`, or nothing where none is close."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+class _Help(DefaultHelpFormatter):
+    """Leaves out jsonargparse's options that load a file into one section."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        if action.metavar != "CONFIG" or action.dest == "config":
+            super().add_argument(action)
+
+
+def _parser(verb: str) -> ArgumentParser:
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(
+        prog=f"overlay {verb}",
+        usage=f"overlay {verb} {USAGE[verb]} [--config FILE.yaml] [--section.key VALUE ...]",
+        exit_on_error=False,
+        allow_abbrev=False,
+        formatter_class=_Help,
+    )
+    parser.add_argument(
+        "--config", action="config", metavar="FILE.yaml", help="options from a file, as --print_config writes it"
+    )
+    parser.add_class_arguments(VERBS[verb])
+    return parser
+
+
+def _as_options(verb: str, words: Sequence[str], kinds: dict[str, Any]) -> list[str]:
+    """Give each positional argument its name, and put --config first, so that the command line overrides the file."""
+    files: list[str] = []
+    options: list[str] = []
+    positional: deque[str] = deque()
+    rest = deque(words)
+    while rest:
+        word = rest.popleft()
+        name, equals, value = word.removeprefix("--").partition("=")
+        if word == "--":
+            positional.extend(rest)
+            rest.clear()
+        elif not word.startswith("-"):
+            positional.append(word)
+        elif word in ("-h", "--help") or name == "print_config":
+            options.append(word)
+        elif name != "config" and (name not in kinds or not word.startswith("--")):
+            raise RequestError(f"there is no option {word.partition('=')[0]}{nearest(name, [*kinds, 'config'])}")
+        else:
+            if not equals:
+                value = _value(name, kinds.get(name), rest)
+            (files if name == "config" else options).append(f"--{name}={value}")
+    return [*files, *options, *_name_positional(verb, positional, kinds)]
+
+
+def _value(name: str, kind: Any, rest: deque[str]) -> str:  # noqa: ANN401 - a type of any kind
+    """Take the value of an option from the words after it; a switch may stand alone."""
+    if kind is bool and (not rest or rest[0] not in ("true", "false")):
+        return "true"
+    if not rest or rest[0].startswith("--"):
+        raise RequestError(f"--{name} has no value; give {_describe(kind or str)} after it")
+    return rest.popleft()
+
+
+def _name_positional(verb: str, positional: deque[str], kinds: dict[str, Any]) -> list[str]:
+    named = []
+    for name in _POSITIONAL[verb]:
+        if not positional:
+            break
+        if get_origin(kinds[name]) is list:
+            named.append(f"--{name}={json.dumps(list(positional))}")
+            positional.clear()
+        else:
+            named.append(f"--{name}={positional.popleft()}")
+    if positional:
+        raise RequestError(f"{positional[0]!r} is one argument too many; the order is: overlay {verb} {USAGE[verb]}")
+    return named
+
+
+def _one_line(verb: str, error: Exception, kinds: dict[str, Any]) -> str:
+    """Say in one line what jsonargparse says in several."""
+    text = " ".join(str(error).split())
+    if wrong := re.match(r'Parser key "([^"]+)": .*?(?:Got value|Given value): ?(.*)$', text):
+        key, value = wrong.groups()
+        kind = next((kinds[name] for name in (key, key.partition(".")[0]) if name in kinds), None)
+        return f"{key} is {value!r}; it must be {_describe(kind)}" if kind else text
+    if unknown := re.match(r"Group '(\S+)' does not accept option '(\S+)'", text):
+        key = ".".join(unknown.groups())
+        return f"there is no option {key}{nearest(key, list(kinds))}"
+    if unknown := re.match(r"Option '(\S+)' is not accepted", text):
+        return f"there is no option {unknown[1]}{nearest(unknown[1], list(kinds))}"
+    if missing := re.match(r"the following arguments are required: (.*)$", text):
+        return f"not given: {missing[1]}; the order is: overlay {verb} {USAGE[verb]}"
+    return re.sub(r'^Parser key "([\w.]+)": ', r"--\1: ", text)
+
+
+def _describe(kind: Any) -> str:  # noqa: ANN401 - a type of any kind
+    plain = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
+    if kind in plain:
+        return plain[kind]
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(get_args(kind))
+    if get_origin(kind) is list:
+        return "a list of texts"
+    return " or ".join(_describe(each) for each in get_args(kind))
+
+
+def _changed(config: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401 - a section of any class
+    """List the options whose values are not the defaults, by their dotted names."""
+    changed: dict[str, Any] = {}
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            changed |= _changed(value, f"{prefix}{field.name}.")
+        elif field.default is MISSING or value != field.default:
+            changed[prefix + field.name] = value
+    return changed

@@ -1,0 +1,125 @@
+"""The door: `overlay VERB ...`, one verb a job.
+
+Ray and torch are imported only when a verb has been understood and runs, so help and refusals come at once.
+Exit status: 0 done, 2 the request was wrong (nothing written), 1 the work failed, 130 interrupted.
+"""
+
+import importlib
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import fields
+from importlib.metadata import version
+from pathlib import PurePosixPath
+
+from overlay.arguments import USAGE, VERBS, Config, nearest, parse, to_words
+from overlay.config import Submit, Train
+from overlay.errors import RequestError, WorkError
+
+_EXAMPLES = """\
+examples:
+  overlay demo
+  overlay prepare images/ --out dataset
+  overlay train dataset --out run --train.epochs 10
+  overlay evaluate run dataset --out evaluation
+  overlay predict run/Resnet_fineTuning.pth more-images/ --out predictions
+  overlay submit --address http://head:8265 -- train s3://bucket/dataset --out /shared/run
+
+overlay VERB --help lists a verb's options; overlay VERB ... --print_config prints them with their values, as YAML for
+--config. Exit status: 0 done, 2 the request was wrong, 1 the work failed."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    verb = words[0] if words else ""
+    if verb in ("-h", "--help"):
+        print(_help())
+        return 0
+    if verb == "--version":
+        print(f"overlay {version('overlay')}")
+        return 0
+    if verb not in VERBS:
+        wrong = f"there is no verb {verb!r}{nearest(verb, list(VERBS))}" if verb else "no verb given"
+        return _say("overlay", f"{wrong}; overlay --help lists the verbs", status=2)
+    try:
+        return _run(verb, parse(verb, words[1:]))
+    except SystemExit as done:  # --help and --print_config
+        return int(done.code or 0)
+    except KeyboardInterrupt:
+        return _say(f"overlay {verb}", "interrupted", status=130)
+    except Exception as error:
+        return _explain(verb, error)
+
+
+def _run(verb: str, config: Config) -> int:
+    # Before any module that imports ray: it sets what Ray reads while it is imported.
+    import cluster.session  # noqa: F401
+
+    if isinstance(config, Submit):
+        from cluster.submit import submit
+
+        return submit(config.address, _job(config.job))
+    importlib.import_module(f"pipelines.{verb}").run(config)
+    return 0
+
+
+def _job(words: Sequence[str]) -> list[str]:
+    """Check a job's request as if it ran here, and write it out whole, since a --config file stays here.
+
+    Raises:
+        RequestError: the request is wrong, or names a path that would mean nothing on the cluster.
+    """
+    verb = words[0]
+    if verb not in VERBS or verb == "submit":
+        raise RequestError(f"{verb!r} is no verb that can be a job{nearest(verb, list(VERBS))}")
+    config = parse(verb, words[1:])
+    for name, path in _paths(config):
+        if "://" not in path and not PurePosixPath(path).is_absolute():
+            raise RequestError(
+                f"{name} is {path!r}, a relative path, but the job runs in a folder of its own on the cluster; give an "
+                "absolute path that the cluster's nodes share, or the URL of a bucket"
+            )
+    return to_words(config)
+
+
+def _paths(config: Config) -> list[tuple[str, str]]:
+    """List the options of a verb that are paths, with their values."""
+    found = []
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name in ("sources", "inputs", "dataset", "model", "out"):
+            found += [(field.name, each) for each in (value if isinstance(value, list) else [value])]
+    if isinstance(config, Train):
+        found = [(name, path) for name, path in found if name != "model"]
+        if config.model.weights not in ("imagenet", "none"):
+            found.append(("model.weights", config.model.weights))
+    return found
+
+
+def _explain(verb: str, error: Exception) -> int:
+    """Say why the command ended; the traceback is shown only where neither the request nor the data is at fault."""
+    cause = getattr(error, "cause", None)  # an error from a Ray task carries the original here
+    known = cause if isinstance(cause, RequestError | WorkError) else error
+    reason = " ".join(str(known).split())
+    if isinstance(known, RequestError):
+        return _say(f"overlay {verb}", reason, status=2)
+    if isinstance(known, WorkError):
+        return _say(f"overlay {verb}", reason, status=1)
+    traceback.print_exception(error)
+    return _say(
+        f"overlay {verb}", f"failed with {type(error).__name__}; please report it with the lines above", status=1
+    )
+
+
+def _say(who: str, what: str, status: int) -> int:
+    print(f"{who}: {what}", file=sys.stderr)
+    return status
+
+
+def _help() -> str:
+    lines = ["usage: overlay VERB ... [--config FILE.yaml] [--section.key VALUE ...]", "", "verbs:"]
+    for verb, config in VERBS.items():
+        purpose = (config.__doc__ or "").partition("\n")[0]
+        lines += [f"  {verb} {USAGE[verb]}", f"      {purpose}"]
+    return "\n".join([*lines, "", _EXAMPLES])
