@@ -1,0 +1,87 @@
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from overlay import masks, phantoms
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_layout_is_busis(tmp_path: Path) -> None:
+    phantoms.write(tmp_path, images_per_class={"benign": 12, "malignant": 2, "normal": 1}, seed=0)
+    names = set(digests(tmp_path))
+    expected = {
+        f"{name} ({index})"
+        for name, count in (("benign", 12), ("malignant", 2), ("normal", 1))
+        for index in range(1, count + 1)
+    }
+    second = {name for name in names if name.endswith("_mask_1.png")}
+    files = {f"{stem.split()[0]}/{stem}{end}.png" for stem in expected for end in ("", "_mask")}
+    assert names - second == files
+    assert second
+    assert all(name.startswith("benign/") for name in second)
+    for name in names:
+        with Image.open(tmp_path / name) as picture:
+            assert picture.mode == ("1" if "_mask" in name else "RGB")
+            assert picture.format == "PNG"
+            with Image.open(tmp_path / (name.split(")")[0] + ").png")) as image:
+                assert picture.size == image.size
+
+
+def test_the_seed_decides_and_the_count_changes_no_earlier_image(tmp_path: Path) -> None:
+    phantoms.write(tmp_path / "two", images_per_class=2, seed=5)
+    phantoms.write(tmp_path / "three", images_per_class=3, seed=5)
+    phantoms.write(tmp_path / "other", images_per_class=2, seed=6)
+    two, three, other = (digests(tmp_path / name) for name in ("two", "three", "other"))
+    assert two.items() < three.items()
+    assert all(two[name] != other[name] for name in two.keys() & other.keys() if "_mask" not in name)
+    assert len({digest for name, digest in three.items() if "_mask" not in name}) == 9
+
+
+@pytest.mark.parametrize("index", range(1, 7))
+def test_lesions_have_their_classs_signs(index: int) -> None:
+    image, (lesion, *_) = phantoms.phantom("benign", seed=1, index=index)
+    smooth = masks.measure(lesion)
+    assert smooth is not None
+    assert smooth.lesions == 1
+    assert smooth.aspect < 0.85
+    assert smooth.compactness < 19
+    assert image[lesion].mean() < 0.75 * image[~lesion].mean()
+
+    image, [lesion] = phantoms.phantom("malignant", seed=1, index=index)
+    spiculated = masks.measure(lesion)
+    assert spiculated is not None
+    assert spiculated.lesions == 1
+    assert spiculated.aspect > 1
+    assert spiculated.compactness > 19
+    assert image[lesion].mean() < 0.75 * image[~lesion].mean()
+
+    _, [nothing] = phantoms.phantom("normal", seed=1, index=index)
+    assert not nothing.any()
+
+
+@pytest.mark.parametrize(("name", "brighter"), [("benign", True), ("malignant", False)])
+def test_what_lies_behind_a_lesion(name: phantoms.Class, brighter: bool) -> None:
+    ratios = []
+    for index in range(1, 13):
+        image, found = phantoms.phantom(name, seed=2, index=index)
+        rows, columns = np.nonzero(found[0])
+        behind = slice(rows.max() + 6, rows.max() + 40)
+        middle = int(columns.mean())
+        # Beside it at the same depth, beyond the lesion's own width.
+        beside = np.r_[0 : max(columns.min() - 10, 1), min(columns.max() + 10, image.shape[1] - 1) : image.shape[1]]
+        ratios.append(image[behind, middle - 8 : middle + 8].mean() / image[behind][:, beside].mean())
+    assert (np.median(ratios) > 1.15) if brighter else (np.median(ratios) < 0.6)
+
+
+def test_sizes_vary_within_300_to_600() -> None:
+    shapes = {phantoms.phantom("normal", seed=0, index=index)[0].shape for index in range(1, 9)}
+    assert len(shapes) == 8
+    assert all(300 <= side <= 600 for shape in shapes for side in shape[:2])
+    assert all(shape[2] == 3 for shape in shapes)
