@@ -246,7 +246,7 @@ def _check_classes(collection: Collection, sources: list[str]) -> None:
     found |= {record.label for record in collection.rejected if record.label is not None}
     listed = ", ".join(sorted(found))
     if strangers := sorted(name for name in found if name.lower() in _IMAGE_FOLDERS | _MASK_FOLDERS):
-        raise RequestError(f"{where}: {', '.join(strangers)} stands where class folders should be; {LAYOUT}")
+        raise RequestError(f"{where}: {', '.join(strangers)} found where class folders should be; {LAYOUT}")
     if {name.lower() for name in found} <= _SPLIT_FOLDERS:
         raise RequestError(f"{where}: the folders {listed} are splits, not classes; give each of them as a source")
     if len(found) == 1:

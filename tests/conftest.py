@@ -1,0 +1,26 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One local Ray for all tests that need one."""
+    from cluster import session
+
+    session.connect()
+    import ray
+
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small phantom set in the layout of BUSI; not to be written to."""
+    from overlay import phantoms
+
+    folder = tmp_path_factory.mktemp("phantoms")
+    phantoms.write(folder, images_per_class=12, seed=0)
+    return folder

@@ -1,0 +1,141 @@
+from collections import Counter, defaultdict
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from overlay.config import SPLITS, Split
+from overlay.errors import RequestError
+from overlay.splits import assign, check_sizes, compile_pattern, group_of, groups_of
+
+
+@st.composite
+def splits(draw: st.DrawFn) -> Split:
+    val, test = draw(st.integers(5, 40)), draw(st.integers(5, 40))
+    return Split(train=(100 - val - test) / 100, val=val / 100, test=test / 100, seed=draw(st.integers(0, 99)))
+
+
+def counted(labels: list[str], sides: list[str]) -> dict[str, Counter[str]]:
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for label, side in zip(labels, sides, strict=True):
+        counts[label][side] += 1
+    return counts
+
+
+@given(sizes=st.lists(st.integers(3, 200), min_size=2, max_size=4), split=splits())
+def test_without_groups_each_class_keeps_its_shares(sizes: list[int], split: Split) -> None:
+    labels = [f"class {i}" for i, size in enumerate(sizes) for _ in range(size)]
+    sides = assign(labels, [f"image {i}" for i in range(len(labels))], split)
+    for label, counts in counted(labels, sides).items():
+        size = labels.count(label)
+        shares = {name: size * getattr(split, name) for name in SPLITS}
+        assert all(counts[name] >= 1 for name in SPLITS)
+        # Where one image in each split is more than the small shares come to, the largest pays for it.
+        least = sum(max(1, int(share + 1e-9)) for share in shares.values())
+        allowed = 1 if least <= size else 2
+        assert all(abs(counts[name] - share) < allowed + 1e-9 for name, share in shares.items())
+
+
+@given(
+    groups=st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 12)), min_size=1, max_size=40),
+    split=splits(),
+)
+def test_pure_groups_stay_on_one_side_and_every_class_is_everywhere(
+    groups: list[tuple[str, int]], split: Split
+) -> None:
+    groups = groups + [("a", 1)] * 3 + [("b", 2)] * 3
+    labels = [label for label, size in groups for _ in range(size)]
+    names = [f"group {i}" for i, (_, size) in enumerate(groups) for _ in range(size)]
+    sides = assign(labels, names, split)
+    assert len(set(zip(names, sides, strict=True))) == len(groups)
+    assert all(set(counts) == set(SPLITS) for counts in counted(labels, sides).values())
+
+
+@given(members=st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 30)), max_size=120), split=splits())
+def test_mixed_groups_stay_on_one_side(members: list[tuple[str, int]], split: Split) -> None:
+    members = members + [(label, 100 * i + ord(label)) for label in "abc" for i in range(1, 5)]
+    labels, names = [label for label, _ in members], [f"group {number}" for _, number in members]
+    sides = assign(labels, names, split)
+    assert len(set(zip(names, sides, strict=True))) == len(set(names))
+    assert all(set(counts) == set(SPLITS) for counts in counted(labels, sides).values())
+
+
+@given(order=st.permutations(range(30)))
+def test_the_order_of_listing_does_not_matter(order: list[int]) -> None:
+    labels = ["a" if i % 3 else "b" for i in range(30)]
+    groups = [f"group {i // 2}" for i in range(30)]
+    sides = assign(labels, groups, Split())
+    shuffled = assign([labels[i] for i in order], [groups[i] for i in order], Split())
+    assert shuffled == [sides[i] for i in order]
+
+
+def test_the_seed_decides() -> None:
+    labels, groups = ["a", "b"] * 50, [f"{i}" for i in range(100)]
+    assert assign(labels, groups, Split(seed=1)) == assign(labels, groups, Split(seed=1))
+    assert assign(labels, groups, Split(seed=1)) != assign(labels, groups, Split(seed=2))
+
+
+def test_counts_of_the_whole_busi() -> None:
+    labels = ["benign"] * 437 + ["malignant"] * 210 + ["normal"] * 133
+    counts = counted(labels, assign(labels, [str(i) for i in range(780)], Split()))
+    assert counts == {
+        "benign": {"train": 306, "val": 66, "test": 65},
+        "malignant": {"train": 147, "val": 32, "test": 31},
+        "normal": {"train": 93, "val": 20, "test": 20},
+    }
+
+
+def test_a_large_group_is_made_up_for() -> None:
+    labels = ["a"] * 100 + ["b"] * 100
+    groups = ["patient"] * 20 + [str(i) for i in range(180)]
+    counts = counted(labels, assign(labels, groups, Split()))
+    assert counts["a"] == {"train": 70, "val": 15, "test": 15}
+
+
+def test_three_large_groups_reach_all_splits() -> None:
+    labels = ["a"] * 30 + ["b"] * 30
+    groups = [f"{i // 10}" for i in range(60)]
+    assert set(assign(labels, groups, Split())[:30]) == set(SPLITS)
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (["1", "2"], r"class b has 2 images, too few .* at least 3 images"),
+        (["1", "1"], r"class b has 2 images in 1 groups, too few .* at least 3 groups"),
+    ],
+)
+def test_a_class_too_small(groups: list[str], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        check_sizes(["a", "a", "a", "b", "b"], ["x", "y", "z", *groups])
+
+
+def test_groups_that_tie_classes_together() -> None:
+    # Each class has three of four groups, so each pair of groups needs two splits, and there are three.
+    members = [("a", "1 2 3"), ("b", "1 2 4"), ("c", "1 3 4"), ("d", "2 3 4")]
+    labels = [label for label, groups in members for _ in groups.split()]
+    groups = [group for _, names in members for group in names.split()]
+    with pytest.raises(RequestError, match="can't be in every split"):
+        assign(labels, groups, Split())
+
+
+@pytest.mark.parametrize(
+    ("pattern", "group"),
+    [(r"patient(\d+)", "12"), (r"patient\d+", "patient12"), (r"nobody", None), (r"benign|(x)", None), (r"", "")],
+)
+def test_group_of(pattern: str, group: str | None) -> None:
+    assert group_of("benign/patient12/scan3.png", compile_pattern(pattern)) == group
+
+
+def test_groups_of_falls_back_to_the_id() -> None:
+    ids = ["s/p1/a.png", "s/p1/b.png", "s/other.png"]
+    paths = ["p1/a.png", "p1/b.png", "other.png"]
+    assert groups_of(ids, paths, r"p\d") == ["p1", "p1", "s/other.png"]
+    assert groups_of(ids, paths, None) == ids
+
+
+def test_patterns_that_are_none() -> None:
+    with pytest.raises(RequestError, match=r"split.group_by '\(' is no regular expression"):
+        groups_of(["a"], ["a"], "(")
+    with pytest.raises(RequestError, match=r"split.group_by 'x\+' matches no path; a path looks like 'a/1.png'"):
+        groups_of(["a/1.png"], ["a/1.png"], "x+")

@@ -1,0 +1,36 @@
+import re
+
+import pytest
+
+from pipelines import progress as module
+from pipelines.progress import progress
+
+
+def test_ends_with_one_plain_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("drawing", 3) as meter:
+        meter.advance(2, loss=0.123456)
+        meter.advance(rejected="1")
+    err = capsys.readouterr().err
+    assert re.fullmatch(r"drawing: 3 of 3 images in \d+\.\d s, [\d.]+ images/s, loss 0\.1235, rejected 1\n", err)
+
+
+def test_a_log_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PLAIN_SECONDS", 0.0)
+    with progress("training", 2, unit="steps") as meter:
+        meter.advance()
+    assert [line.split(" in ")[0] for line in capsys.readouterr().err.splitlines()] == ["training: 1 of 2 steps"] * 2
+
+
+def test_a_failure_has_no_last_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError), progress("drawing", 3):
+        raise ValueError
+    assert capsys.readouterr().err == ""
+
+
+def test_a_terminal_gets_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with progress("drawing", 3) as meter:
+        meter.advance(3, loss=1.0)
+    err = capsys.readouterr().err
+    assert "━" in err
+    assert "3/3" in err
