@@ -4,6 +4,11 @@ from pathlib import Path
 import pytest
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # Ray Data warns of defaults that it sets itself.
+    config.addinivalue_line("filterwarnings", r"ignore::DeprecationWarning:ray\..*")
+
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One local Ray for all tests that need one."""

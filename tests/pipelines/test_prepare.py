@@ -1,0 +1,282 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from overlay.config import OverlayStyle, Prepare, Split
+from overlay.dataset import MANIFEST_SCHEMA, REJECTED_SCHEMA, SCHEMA, PreparedDataset
+from overlay.errors import RequestError, WorkError
+from overlay.images import decode
+from pipelines import prepare
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def make(folder: Path, classes: str = "ab", images: int = 8, side: int = 24) -> Path:
+    """Write a set in BUSI's layout: noise, and a square as mask, which every second image has two of."""
+    random = np.random.default_rng(0)
+    for label in classes:
+        (folder / label).mkdir(parents=True)
+        for number in range(images):
+            pixels = random.integers(0, 256, (side, side + 6, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{label} ({number}).png")
+            for suffix in ("_mask", "_mask_1")[: 1 + number % 2]:
+                start = 2 if suffix == "_mask" else 14
+                mask = np.zeros((side, side + 6), np.uint8)
+                mask[start : start + 6, 3:9] = 255
+                Image.fromarray(mask).save(folder / label / f"{label} ({number}){suffix}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("source") / "set")
+
+
+@pytest.fixture(scope="module")
+def prepared(source: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> PreparedDataset:
+    out = tmp_path_factory.mktemp("prepared") / "out"
+    return prepare.run(Prepare([str(source)], str(out), shard_rows=6))
+
+
+def test_the_files_of_the_contract(prepared: PreparedDataset, source: Path) -> None:
+    out = Path(prepared.path)
+    assert sorted(entry.name for entry in out.iterdir()) == [
+        "data",
+        "dataset.json",
+        "manifest.parquet",
+        "rejected.parquet",
+    ]
+    assert [pq.read_metadata(file).num_rows for file in prepared.data_files()] == [6, 6, 4]
+    assert all(pq.read_schema(file).equals(SCHEMA, check_metadata=True) for file in prepared.data_files())
+    manifest, rejected = pq.read_table(out / "manifest.parquet"), pq.read_table(out / "rejected.parquet")
+    assert manifest.schema == MANIFEST_SCHEMA
+    assert rejected.schema == REJECTED_SCHEMA
+    assert rejected.num_rows == 0
+    assert manifest.slice(1, 1).to_pylist() == [
+        {
+            "id": "a/a (1).png",
+            "uri": f"{source}/a/a (1).png",
+            "member": None,
+            "masks": [f"{source}/a/a (1)_mask.png", f"{source}/a/a (1)_mask_1.png"],
+            "label": "a",
+            "group": "a/a (1).png",
+            "source": "set",
+            "path": "a/a (1).png",
+        }
+    ]
+
+
+def test_the_card_counts_what_the_tables_hold(prepared: PreparedDataset) -> None:
+    assert prepared.card.classes == ["a", "b"]
+    assert prepared.card.counts == {label: {"train": 6, "val": 1, "test": 1} for label in "ab"}
+    assert (prepared.card.rejected, prepared.card.parts) == (0, 3)
+    assert prepared.card.request.overlay == OverlayStyle()
+
+
+def test_duckdb_and_pandas_read_it(prepared: PreparedDataset) -> None:
+    query = f"""select label, split, count(*), sum(mask_lesions), min(octet_length(image.bytes)) > 0
+                from '{prepared.path}/data/*.parquet' group by all order by all"""
+    with duckdb.connect() as connection:
+        rows = connection.execute(query).fetchall()
+    assert [row[:3] for row in rows] == [
+        (label, split, prepared.card.counts[label][split]) for label in "ab" for split in ("test", "train", "val")
+    ]
+    assert sum(row[3] for row in rows) == 2 * (4 * 1 + 4 * 2)
+    assert all(row[4] for row in rows)
+    frame = pd.read_parquet(Path(prepared.path) / "data")
+    assert sorted(frame["id"]) == sorted(f"{label}/{label} ({i}).png" for label in "ab" for i in range(8))
+    assert decode(frame["image"][0]["bytes"]).shape == (24, 30, 3)
+
+
+def test_an_overlay_lies_where_the_masks_are(prepared: PreparedDataset, source: Path) -> None:
+    (row,) = [row for row in pq.read_table(prepared.data_files()[0]).to_pylist() if row["id"] == "a/a (1).png"]
+    before = np.asarray(Image.open(source / "a" / "a (1).png"))
+    changed = (decode(row["image"]["bytes"]) != before).any(axis=2)
+    expected = np.zeros((24, 30), bool)
+    expected[2:8, 3:9] = expected[14:20, 3:9] = True
+    assert not changed[~expected].any()
+    assert changed[expected].mean() > 0.95
+
+
+def test_the_same_request_does_nothing(prepared: PreparedDataset, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {file: file.stat().st_mtime_ns for file in Path(prepared.path).rglob("*")}
+    request = prepared.card.request
+    again = prepare.run(Prepare(request.sources, prepared.path, shard_rows=6))
+    assert again == prepared
+    assert "nothing to do" in capsys.readouterr().out
+    assert {file: file.stat().st_mtime_ns for file in Path(prepared.path).rglob("*")} == before
+
+
+def test_neither_place_nor_shards_nor_order_change_the_fingerprint(
+    prepared: PreparedDataset, source: Path, tmp_path: Path
+) -> None:
+    wrapped = tmp_path / "elsewhere" / "download"
+    shutil.copytree(source, wrapped / "set")
+    other = prepare.run(Prepare([str(wrapped)], str(tmp_path / "out"), shard_rows=100))
+    assert other.card.parts == 1
+    assert other.card.fingerprint == prepared.card.fingerprint
+
+
+def test_an_option_changes_the_fingerprint_and_needs_overwrite(source: Path, tmp_path: Path, ray_session: None) -> None:
+    config = Prepare([str(source)], str(tmp_path / "out"))
+    first = prepare.run(config)
+    changed = replace(config, overlay=OverlayStyle(style="contour"))
+    with pytest.raises(RequestError, match=r"overlay\.style is 'fill' there and 'contour' here; replace it with --ov"):
+        prepare.run(changed)
+    second = prepare.run(replace(changed, overwrite=True))
+    assert second.card.fingerprint != first.card.fingerprint
+    assert set(pq.read_table(second.data_files()[0])["overlay"].to_pylist()) == {"contour"}
+
+
+def test_each_rejection_is_named(tmp_path: Path, ray_session: None, capsys: pytest.CaptureFixture[str]) -> None:
+    source = make(tmp_path / "set")
+    (source / "a" / "a (0)_mask.png").unlink()
+    (source / "a" / "a (2).png").unlink()
+    (source / "b" / "b (0).png").write_bytes(b"no image")
+    (source / "b" / "b (1)_mask_1.png").write_bytes((source / "b" / "b (2).png").read_bytes()[:100])
+    Image.new("L", (3, 4)).save(source / "b" / "b (2)_mask.png")
+    Image.new("RGB", (100, 100)).save(source / "b" / "b (3).png")
+    dataset = prepare.run(Prepare([str(source)], str(tmp_path / "out"), max_pixels=9_999))
+    rejected = {row["id"]: row for row in pq.read_table(tmp_path / "out" / "rejected.parquet").to_pylist()}
+    assert list(rejected) == [
+        "a/a (0).png",
+        "a/a (2)_mask.png",
+        "b/b (0).png",
+        "b/b (1).png",
+        "b/b (2).png",
+        "b/b (3).png",
+    ]
+    reasons = [row["reason"] for row in rejected.values()]
+    assert reasons[0] == "image without a mask, where others of its source have one"
+    assert reasons[1] == "mask without an image"
+    assert reasons[2].startswith("no image that can be read")
+    assert reasons[3].startswith("mask that can't be used: b (1)_mask_1.png: damaged PNG")
+    assert reasons[4] == "mask of another size: b (2)_mask.png has 3 x 4 pixels, its image 30 x 24"
+    assert reasons[5] == "100 x 100 pixels, more than the limit of 9999"
+    assert rejected["b/b (0).png"]["uri"] == f"{source}/b/b (0).png"
+    assert rejected["b/b (0).png"]["label"] == "b"
+    assert dataset.card.rejected == 6
+    assert {label: sum(counts.values()) for label, counts in dataset.card.counts.items()} == {"a": 6, "b": 4}
+    assert "1 rejected: mask of another size" in capsys.readouterr().out
+
+
+def test_groups_stay_on_one_side(tmp_path: Path, ray_session: None) -> None:
+    source = make(tmp_path / "set", images=12)
+    split = Split(group_by=r"\((\d)\d?\)")  # 1, 10 and 11 of both classes are one group
+    dataset = prepare.run(Prepare([str(source)], str(tmp_path / "out"), split=split, shard_rows=5))
+    frame = pd.concat([pd.read_parquet(file, columns=["group", "split"]) for file in dataset.data_files()])
+    assert Counter(frame["group"]) == {"1": 6} | {str(i): 2 for i in (0, *range(2, 10))}
+    assert (frame.groupby("group")["split"].nunique() == 1).all()
+
+
+def test_a_class_that_breaks_away_is_said_and_can_be_mended(tmp_path: Path, ray_session: None) -> None:
+    source = make(tmp_path / "set", images=3)
+    whole = (source / "b" / "b (2).png").read_bytes()
+    for image in (source / "b").glob("b (?).png"):
+        image.write_bytes(b"broken")
+    config = Prepare([str(source)], str(tmp_path / "out"))
+    with pytest.raises(
+        WorkError, match=r"class b has no usable image left; rejected were: 3 no image .*rejected\.parquet"
+    ):
+        prepare.run(config)
+    for image in (source / "b").glob("b (?).png"):
+        image.write_bytes(whole)
+    assert prepare.run(config).card.rejected == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sources": ["/nowhere"]}, "source /nowhere is not there"),
+        ({"split": Split(group_by="(")}, "no regular expression"),
+        ({"split": Split(group_by="nobody")}, "matches no path"),
+        ({"split": Split(group_by="^a")}, "class a has 8 images in 1 groups, too few"),
+    ],
+)
+def test_bad_requests_write_nothing(source: Path, tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    config = replace(Prepare([str(source)], str(tmp_path / "out")), **changes)  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match=message):
+        prepare.run(config)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unreadable_disk_is_an_error_of_the_job(tmp_path: Path, ray_session: None) -> None:
+    source = make(tmp_path / "set", images=4)
+    (source / "a" / "a (3).png").unlink()
+    (source / "a" / "a (3).png").symlink_to("a (3).png")  # a circle: an OSError that is neither missing nor forbidden
+    with pytest.raises(WorkError, match=r"levels of symbolic links.*goes on where it stopped"):
+        prepare.run(Prepare([str(source)], str(tmp_path / "out")))
+
+
+@pytest.mark.fault
+@pytest.mark.slow
+def test_killed_and_run_again(tmp_path: Path, ray_session: None) -> None:
+    source = make(tmp_path / "set", images=40, side=300)
+    undisturbed = prepare.run(Prepare([str(source)], str(tmp_path / "undisturbed"), shard_rows=4))
+    out, staged = tmp_path / "out", tmp_path / "out" / ".prepare" / "staged"
+    program = (
+        "from overlay.config import Prepare; from pipelines import prepare; "
+        f"prepare.run(Prepare([{str(source)!r}], {str(out)!r}, shard_rows=4))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    child = subprocess.Popen(
+        [sys.executable, "-c", program], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while len(list(staged.glob("part-*"))) < 3:
+        assert child.poll() is None, "prepared before it could be killed"
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert not (out / "dataset.json").exists()
+    inodes = {file.name: file.stat().st_ino for file in staged.glob("part-*")}
+    assert 3 <= len(inodes) < 20
+
+    again = prepare.run(Prepare([str(source)], str(out), shard_rows=4))
+    assert again.card.fingerprint == undisturbed.card.fingerprint
+    assert not (out / ".prepare").exists()
+    for mine, theirs in zip(again.data_files(), undisturbed.data_files(), strict=True):
+        assert Path(mine).read_bytes() == Path(theirs).read_bytes()
+
+
+def test_staged_parts_are_not_done_again(
+    prepared: PreparedDataset,
+    source: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = Prepare([str(source)], str(tmp_path / "out"), shard_rows=6)
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "_read_staged", None)
+        with pytest.raises(TypeError):
+            prepare.run(config)
+    (tmp_path / "out" / ".prepare" / "staged" / "part-00001.parquet").unlink()
+    capsys.readouterr()
+    again = prepare.run(config)
+    assert "going on: 10 of 16 images are done already" in capsys.readouterr().out
+    assert again.card.fingerprint == prepared.card.fingerprint
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["parts"] == 3
+
+
+def test_phantoms_can_be_prepared(phantoms: Path, tmp_path: Path, ray_session: None) -> None:
+    dataset = prepare.run(Prepare([str(phantoms)], str(tmp_path / "out")))
+    assert {label: sum(counts.values()) for label, counts in dataset.card.counts.items()} == {
+        "benign": 12,
+        "malignant": 12,
+        "normal": 12,
+    }
+    assert dataset.card.rejected == 0
