@@ -55,7 +55,7 @@ def connect() -> None:
         return
     for name, level in _LOGGERS.items():
         logging.getLogger(name).setLevel(level)
-    address = os.environ.get("RAY_ADDRESS", "local")
+    address = os.environ.get("RAY_ADDRESS") or "local"
     if address == "local":
         _start()
     else:
@@ -68,6 +68,31 @@ def resources() -> Resources:
 
     total = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return Resources(cpus=total.get("CPU", 0.0), gpus=total.get("GPU", 0.0))
+
+
+def check_address(address: str) -> None:
+    """Try the port of host:port once; Ray itself would try for minutes and print every try.
+
+    Raises:
+        RequestError: the address is of another kind, or nothing answers there.
+    """
+    if "://" in address:
+        raise RequestError(
+            f"RAY_ADDRESS is {address}, which this command can't join; use overlay submit --address for a cluster "
+            "elsewhere, or give host:port of a cluster that has this machine as a node"
+        )
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise RequestError(f"RAY_ADDRESS is {address!r}; give it as host:port, or unset it for a local session")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise RequestError(
+            f"no Ray cluster answers at RAY_ADDRESS={address} ({error}); check the address and that the head node "
+            "runs, or unset RAY_ADDRESS for a local session"
+        ) from None
 
 
 def _start() -> None:
@@ -96,7 +121,7 @@ def _join(address: str) -> None:
     import ray
     from ray.exceptions import AuthenticationError
 
-    _check_reachable(address)
+    check_address(address)
     try:
         with _no_stderr():  # Ray's C++ part writes each of its twenty tries there
             ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
@@ -124,24 +149,3 @@ def _no_stderr() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
-
-
-def _check_reachable(address: str) -> None:
-    """Try the port once; Ray itself would try for minutes and print every try."""
-    if "://" in address:
-        raise RequestError(
-            f"RAY_ADDRESS is {address}, which this command can't join; use overlay submit --address for a cluster "
-            "elsewhere, or give host:port of a cluster that has this machine as a node"
-        )
-    if address == "auto":
-        return
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise RequestError(f"RAY_ADDRESS is {address!r}; give it as host:port, or unset it for a local session")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        raise RequestError(
-            f"no Ray cluster answers at RAY_ADDRESS={address} ({error}); check the address and that the head node "
-            "runs, or unset RAY_ADDRESS for a local session"
-        ) from None

@@ -1,6 +1,7 @@
 """A verb as a Ray job: send it, follow its log, end with its exit status."""
 
 import asyncio
+import logging
 import os
 import shlex
 import sys
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 PACKAGES = ("overlay", "pipelines", "cluster")
+_CHATTY = (  # a line for each package that is sent, and one for the end of the log
+    "ray._private.runtime_env.packaging",
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+)
 
 
 def submit(address: str, words: Sequence[str]) -> int:
@@ -58,6 +64,8 @@ def _client(address: str) -> "JobSubmissionClient":
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         return JobSubmissionClient(address)
     except AuthenticationError:

@@ -6,13 +6,15 @@ file may give as well, messages of one line, and the way back, so that a job on 
 
 import argparse
 import difflib
-import json
+import math
 import re
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
 from overlay.config import Demo, Evaluate, Predict, Prepare, Submit, Train
@@ -72,7 +74,7 @@ def to_words(config: Config) -> list[str]:
         value = getattr(config, name)
         first += value if isinstance(value, list) else [value]
     options = [
-        f"--{key}={value if isinstance(value, str) else json.dumps(value)}"
+        f"--{key}={value if isinstance(value, str) else _yaml(value)}"
         for key, value in _changed(config).items()
         if key not in _POSITIONAL[verb]
     ]
@@ -105,6 +107,7 @@ class _Help(DefaultHelpFormatter):
             super().add_argument(action)
 
 
+@cache
 def _parser(verb: str) -> ArgumentParser:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
@@ -161,13 +164,19 @@ def _name_positional(verb: str, positional: deque[str], kinds: dict[str, Any]) -
         if not positional:
             break
         if get_origin(kinds[name]) is list:
-            named.append(f"--{name}={json.dumps(list(positional))}")
+            named.append(f"--{name}={_yaml(list(positional))}")
             positional.clear()
         else:
             named.append(f"--{name}={positional.popleft()}")
     if positional:
         raise RequestError(f"{positional[0]!r} is one argument too many; the order is: overlay {verb} {USAGE[verb]}")
     return named
+
+
+def _yaml(value: object) -> str:
+    """Write a value on one line; the texts of a list are quoted, since 1e5 would be a number."""
+    style = '"' if isinstance(value, list) else None
+    return yaml.safe_dump(value, default_flow_style=True, default_style=style, width=math.inf).partition("\n")[0]
 
 
 def _one_line(verb: str, error: Exception, kinds: dict[str, Any]) -> str:

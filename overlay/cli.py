@@ -77,7 +77,7 @@ def _job(words: Sequence[str]) -> list[str]:
     for name, path in _paths(config):
         if "://" not in path and not PurePosixPath(path).is_absolute():
             raise RequestError(
-                f"{name} is {path!r}, a relative path, but the job runs in a folder of its own on the cluster; give an "
+                f"{name} is {path!r}, a relative path, but the job runs in another folder, on the cluster; give an "
                 "absolute path that the cluster's nodes share, or the URL of a bucket"
             )
     return to_words(config)

@@ -1,0 +1,68 @@
+"""Which cluster a job joins."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster.session import check_address
+from overlay.errors import RequestError
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("nonsense", "RAY_ADDRESS is 'nonsense'; give it as host:port"),
+        ("host:port", "RAY_ADDRESS is 'host:port'; give it as host:port"),
+        (":6379", "RAY_ADDRESS is ':6379'; give it as host:port"),
+        ("127.0.0.1:99999", "no Ray cluster answers at RAY_ADDRESS=127.0.0.1:99999"),
+        ("http://head:8265", "RAY_ADDRESS is http://head:8265, which this command can't join; use overlay submit"),
+        ("ray://head:10001", "RAY_ADDRESS is ray://head:10001, which this command can't join; use overlay submit"),
+    ],
+)
+def test_an_address_that_can_not_be_joined_is_refused(address: str, reason: str) -> None:
+    with pytest.raises(RequestError) as refusal:
+        check_address(address)
+    assert str(refusal.value).startswith(reason)
+    assert "\n" not in str(refusal.value)
+
+
+def test_an_address_where_nothing_answers_is_refused() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        with pytest.raises(RequestError, match=f"no Ray cluster answers at RAY_ADDRESS={address}"):
+            check_address(address)
+
+
+def test_an_address_where_something_listens_is_tried() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        check_address(f"127.0.0.1:{server.getsockname()[1]}")
+    check_address("auto")
+
+
+PROGRAM = """
+import json, sys
+from cluster import session
+session.connect()
+session.connect()
+import ray, ray.data
+rows = ray.data.range(3).map(lambda row: {"a": row["id"] + 1}).take_all()
+print(json.dumps([session.resources().cpus >= 2, sorted(row["a"] for row in rows)]))
+"""
+
+
+@pytest.mark.slow
+def test_a_local_session_is_quiet_and_its_token_is_private(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment["HOME"] = str(tmp_path)
+    done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert json.loads(done.stdout) == [True, [1, 2, 3]]
+    token = tmp_path / ".ray" / "auth_token"
+    assert token.stat().st_mode & 0o777 == 0o600
+    assert len(token.read_text()) >= 32

@@ -1,0 +1,151 @@
+"""The door: exit statuses, one line for a wrong request, nothing heavy imported before it is needed."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from unittest.mock import Mock
+
+import pytest
+
+from overlay import cli
+from overlay.arguments import VERBS
+from overlay.config import Demo
+from overlay.errors import RequestError, WorkError
+
+
+@pytest.fixture
+def demo(monkeypatch: pytest.MonkeyPatch) -> Mock:
+    """Stands for the work of `overlay demo`."""
+    module = ModuleType("pipelines.demo")
+    run = Mock(return_value=None)
+    module.run = run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pipelines.demo", module)
+    return run
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return capsys.readouterr().err.splitlines()
+
+
+def test_help_names_each_verb_with_its_purpose(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    for verb, config in VERBS.items():
+        assert f"\n  {verb} " in printed
+        assert str(config.__doc__).splitlines()[0] in printed
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["train", "--help"], ["train", "d", "--print_config"]])
+def test_nothing_heavy_is_imported_before_the_work(words: list[str]) -> None:
+    program = (
+        "import sys; from overlay.cli import main; status = main(sys.argv[1:]);"
+        "print({'ray', 'torch', 'torchvision', 'numpy', 'pyarrow', 'PIL', 'pipelines', 'cluster'} & set(sys.modules));"
+        "sys.exit(status)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
+    assert done.stderr == ""
+
+
+def test_the_module_runs_as_a_program() -> None:
+    done = subprocess.run([sys.executable, "-m", "overlay", "trian"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "overlay: there is no verb 'trian'; did you mean train?; overlay --help lists the verbs\n"
+
+
+def test_no_verb_is_a_wrong_request(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 2
+    assert lines(capsys) == ["overlay: no verb given; overlay --help lists the verbs"]
+
+
+def test_the_work_gets_the_configuration(demo: Mock) -> None:
+    assert cli.main(["demo", "--out", "o", "--seed=3"]) == 0
+    demo.assert_called_once_with(Demo(out="o", seed=3))
+
+
+def test_a_wrong_option_does_not_reach_the_work(demo: Mock, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["demo", "--sed", "3"]) == 2
+    assert lines(capsys) == ["overlay demo: there is no option --sed; did you mean seed?"]
+    demo.assert_not_called()
+
+
+class TaskError(RequestError):
+    """What Ray makes of a RequestError in a task: of both classes, with the remote traceback as its text."""
+
+    cause = RequestError("wrong there")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (RequestError("--out is\nnot empty"), 2, "overlay demo: --out is not empty"),
+        (WorkError("the disk is full"), 1, "overlay demo: the disk is full"),
+        (TaskError("Traceback\n  lots"), 2, "overlay demo: wrong there"),
+        (KeyboardInterrupt(), 130, "overlay demo: interrupted"),
+    ],
+)
+def test_a_known_failure_is_one_line(
+    demo: Mock, capsys: pytest.CaptureFixture[str], error: BaseException, status: int, line: str
+) -> None:
+    demo.side_effect = error
+    assert cli.main(["demo"]) == status
+    assert lines(capsys) == [line]
+
+
+def test_an_unknown_failure_shows_its_traceback(demo: Mock, capsys: pytest.CaptureFixture[str]) -> None:
+    demo.side_effect = KeyError("lesion")
+    assert cli.main(["demo"]) == 1
+    shown = lines(capsys)
+    assert shown[0] == "Traceback (most recent call last):"
+    assert shown[-2:] == [
+        "KeyError: 'lesion'",
+        "overlay demo: failed with KeyError; please report it with the lines above",
+    ]
+
+
+@pytest.fixture
+def submitted(monkeypatch: pytest.MonkeyPatch) -> Mock:
+    """Stands for the cluster that a job is sent to; its job ends with status 7."""
+    submit = Mock(return_value=7)
+    monkeypatch.setattr("cluster.submit.submit", submit)
+    return submit
+
+
+def test_a_job_is_sent_whole_and_its_status_returned(submitted: Mock, tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("train: {epochs: 3}\ntracking: {mode: offline}\n")
+    words = ["train", "s3://b/d", "--config", str(file), "--out", "/shared/run", "--train.seed", "1"]
+    assert cli.main(["submit", "--address", "http://h:8265", "--", *words]) == 7
+    expected = [
+        "train",
+        "s3://b/d",
+        "--out=/shared/run",
+        "--train.epochs=3",
+        "--train.seed=1",
+        "--tracking.mode=offline",
+    ]
+    submitted.assert_called_once_with("http://h:8265", expected)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["trian", "/d"], "'trian' is no verb that can be a job; did you mean train?"),
+        (["submit", "--address", "x", "--", "demo"], "'submit' is no verb that can be a job"),
+        (["train", "/d", "--out", "/r", "--train.epochs", "0"], "train.epochs is 0; it must be at least 1"),
+        (["train", "d", "--out", "/r"], "dataset is 'd', a relative path"),
+        (["train", "/d", "--out", "/r", "--model.weights", "w.pth"], "model.weights is 'w.pth', a relative path"),
+        (["predict", "/m", "/a", "b", "--out", "/o"], "inputs is 'b', a relative path"),
+        (["prepare", "/a", "../b", "--out", "/o"], "sources is '../b', a relative path"),
+        (["evaluate", "run", "/d", "--out", "/o"], "model is 'run', a relative path"),
+        (["demo"], "out is 'overlay-demo', a relative path"),
+    ],
+)
+def test_a_wrong_job_is_refused_before_it_is_sent(
+    submitted: Mock, capsys: pytest.CaptureFixture[str], words: list[str], reason: str
+) -> None:
+    assert cli.main(["submit", "--address", "http://h:8265", "--", *words]) == 2
+    (line,) = lines(capsys)
+    assert line.startswith(f"overlay submit: {reason}")
+    submitted.assert_not_called()
