@@ -38,6 +38,7 @@ USAGE = {
     "demo": "[--out DIR]",
     "submit": "--address URL -- VERB ...",
 }
+_OPTIONS = " [--config FILE.yaml] [--section.key VALUE ...]"
 _POSITIONAL = {
     "prepare": ("sources",),
     "train": ("dataset",),
@@ -112,7 +113,7 @@ def _parser(verb: str) -> ArgumentParser:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
         prog=f"overlay {verb}",
-        usage=f"overlay {verb} {USAGE[verb]} [--config FILE.yaml] [--section.key VALUE ...]",
+        usage=f"overlay {verb} {USAGE[verb]}" + ("" if verb == "submit" else _OPTIONS),
         exit_on_error=False,
         allow_abbrev=False,
         formatter_class=_Help,

@@ -23,7 +23,7 @@ examples:
   overlay train dataset --out run --train.epochs 10
   overlay evaluate run dataset --out evaluation
   overlay predict run/Resnet_fineTuning.pth more-images/ --out predictions
-  overlay submit --address http://head:8265 -- train s3://bucket/dataset --out /shared/run
+  overlay submit --address http://head:8265 -- train /shared/dataset --out /shared/run
 
 overlay VERB --help lists a verb's options; overlay VERB ... --print_config prints them with their values, as YAML for
 --config. Exit status: 0 done, 2 the request was wrong, 1 the work failed."""
@@ -78,7 +78,7 @@ def _job(words: Sequence[str]) -> list[str]:
         if "://" not in path and not PurePosixPath(path).is_absolute():
             raise RequestError(
                 f"{name} is {path!r}, a relative path, but the job runs in another folder, on the cluster; give an "
-                "absolute path that the cluster's nodes share, or the URL of a bucket"
+                "absolute path that the cluster's nodes share"
             )
     return to_words(config)
 
