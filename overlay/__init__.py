@@ -1,0 +1,1 @@
+"""The subject: images, masks, labels, splits, models, metrics, figures and reports. Nothing here imports Ray."""

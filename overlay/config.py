@@ -204,8 +204,9 @@ class Loop:
         for name in ("epochs", "batch_size", "workers"):
             check(getattr(self, name) >= 1, f"train.{name} is {getattr(self, name)}; it must be at least 1")
         check(
-            self.batch_size >= self.workers,
-            f"train.batch_size is {self.batch_size} for {self.workers} workers; give each worker at least one image",
+            self.batch_size >= 2 * self.workers,
+            f"train.batch_size is {self.batch_size} for {self.workers} workers; give each at least 2 images, since "
+            "batch normalisation needs more than one",
         )
 
 
@@ -278,8 +279,7 @@ class Predict:
     part_rows: int = 10_000
     """rows in one output file"""
     overwrite: bool = False
-    """replace what --out holds"""
-    tracking: Tracking = field(default_factory=Tracking)
+    """replace the predictions that --out holds"""
 
     def __post_init__(self) -> None:
         check(len(self.inputs) > 0, "no input given; name at least one image or folder")
@@ -302,14 +302,14 @@ class Demo:
 class Submit:
     """Run a verb as a job on a Ray cluster and follow its log; Ctrl-C leaves the job running.
 
-    Paths are the cluster's, so they must be absolute or the URL of a bucket. The token of a cluster that wants one
-    comes from RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.
+    Paths are the cluster's, so they must be absolute, in a folder that its nodes share. The token of a cluster that
+    wants one comes from RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.
     """
 
     address: str
     """the cluster's job server, for example http://head:8265"""
     job: list[str]
-    """the verb and its arguments, after --"""
+    """the verb and its arguments, after --; its paths are the cluster's, so they must be absolute and shared"""
 
     def __post_init__(self) -> None:
         check(len(self.job) > 0, "no job given; write the verb and its arguments after --")

@@ -1,7 +1,8 @@
 """What a model is: the network, its pretrained weights, and the file that carries both with all that using it needs.
 
-A model file is what ``torch.save`` makes of a plain state_dict: ``torch.load`` gives it back, and torchvision's network
-of the same name takes it, without this package. The card, an attribute ``overlay`` of the same dictionary, says the rest.
+A model file is what ``torch.save`` makes of a plain state_dict: ``torch.load`` gives it back, and torchvision's
+network of the same name takes it, without this package. The card, an attribute ``overlay`` of the same dictionary,
+says the rest.
 """
 
 import hashlib
@@ -21,6 +22,8 @@ from overlay.storage import write_atomically
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+MODEL_FILE = "Resnet_fineTuning.pth"
+"""the file's name in the folder of a run"""
 MODEL_FORMAT = 1
 
 StateDict = OrderedDict[str, Tensor]
@@ -60,6 +63,17 @@ class ModelCard:
         return Input(size=self.size, resize=self.resize)
 
 
+@dataclass(frozen=True)
+class ModelFile:
+    """A model as it was read."""
+
+    path: str
+    state: StateDict
+    card: ModelCard
+    sha256: str
+    """of the file, as sha256sum prints it"""
+
+
 def architectures() -> list[str]:
     """Return the names of torchvision's ResNets."""
     return sorted(n for n in torchvision.models.list_models(module=torchvision.models) if "resne" in n)
@@ -96,8 +110,8 @@ def pretrained(arch: str, weights: str) -> Weights:
             state = chosen.get_state_dict(progress=False, check_hash=True)
         except (OSError, RuntimeError) as error:
             raise RequestError(
-                f"the imagenet weights of {arch} can't be downloaded ({error}); connect to the network, give a file with "
-                "--model.weights PATH, or start from random weights with --model.weights none"
+                f"the imagenet weights of {arch} can't be downloaded ({error}); connect to the network, give a file "
+                "with --model.weights PATH, or start from random weights with --model.weights none"
             ) from error
         preset = chosen.transforms()
         return Weights(state, tuple(preset.mean), tuple(preset.std))
@@ -131,35 +145,36 @@ def save(path: Path, state: StateDict, card: ModelCard) -> None:
         torch.save(plain, temporary)
 
 
-def load(path: str | Path) -> tuple[StateDict, ModelCard]:
-    """Read a model file.
+def load(path: str | Path) -> ModelFile:
+    """Read a model file, given as itself or as the folder of the run that made it.
 
     Raises:
         RequestError: the file isn't there, is no model file of Overlay, was written by a newer version, or is damaged.
     """
-    state = _read_state(str(path))
+    file = Path(path) / MODEL_FILE if Path(path).is_dir() else Path(path)
+    state = _read_state(str(file))
     stored: dict[str, Any] | None = getattr(state, "overlay", None)
     if stored is None:
-        raise RequestError(f"{path} holds weights but no card; it was not written by overlay train")
+        raise RequestError(f"{file} holds weights but no card; give a model file that overlay train wrote")
     values = dict(stored)
     if (version := values.pop("format")) > MODEL_FORMAT:
-        raise RequestError(f"{path} has model format {version}, newer than {MODEL_FORMAT}; update overlay")
+        raise RequestError(f"{file} has model format {version}, newer than {MODEL_FORMAT}; update overlay")
     if values.pop("sha256") != checksum(state):
-        raise RequestError(f"{path} is damaged: its weights don't match their checksum; copy it again")
+        raise RequestError(f"{file} is damaged: its weights don't match their checksum; copy it again")
     style = values.pop("overlay")
     card = ModelCard(
         **{**values, **{name: tuple(values[name]) for name in ("classes", "mean", "std")}},
         overlay=None if style is None else OverlayStyle(**style),
     )
-    return state, card
+    with file.open("rb") as opened:
+        return ModelFile(str(file), state, card, hashlib.file_digest(opened, "sha256").hexdigest())
 
 
-def load_network(path: str | Path) -> tuple[nn.Module, ModelCard]:
-    """Read a model file into its network, in eval mode on the CPU; errors as in `load`."""
-    state, card = load(path)
-    network = build(card.arch, len(card.classes))
-    network.load_state_dict(state)
-    return network.eval(), card
+def network(file: ModelFile) -> nn.Module:
+    """Return the network of a model file, with its weights, in eval mode on the CPU."""
+    built = build(file.card.arch, len(file.card.classes))
+    built.load_state_dict(file.state)
+    return built.eval()
 
 
 def checksum(state: StateDict) -> str:
@@ -167,7 +182,7 @@ def checksum(state: StateDict) -> str:
     digest = hashlib.sha256()
     for name, tensor in state.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

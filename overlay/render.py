@@ -46,6 +46,20 @@ def render(id: str, uri: str, masks: Sequence[str], style: OverlayStyle, max_pix
     return row | {"image": {"bytes": data, "path": id}, "sha256": hashlib.sha256(content).hexdigest()}
 
 
+def overlaid(uri: str, masks: Sequence[str], style: OverlayStyle, max_pixels: int, target: int) -> NDArray[np.uint8]:
+    """Return an image with its masks drawn on it, (height, width, 3): what `render` puts into a row.
+
+    An image that is much larger than ``target`` on its shorter side may come at a reduced scale.
+
+    Raises:
+        ImageError, OSError: as `render`.
+    """
+    if not masks or style.style == "none":
+        return decode(_read(uri), max_pixels=max_pixels, target=target)
+    pixels = decode(_read(uri), max_pixels=max_pixels)
+    return draw(pixels, unite([_mask(mask, pixels.shape[:2], max_pixels) for mask in masks]), style)
+
+
 def _mask(uri: str, shape: tuple[int, ...], max_pixels: int) -> NDArray[np.bool_]:
     name = Path(uri).name
     try:

@@ -95,8 +95,8 @@ def collect(sources: list[str]) -> Collection:
             raise RequestError(f"source {folder} is named twice; name it once")
     records, rejected = [], []
     images = masks = passed_over = 0
-    for folder, name in zip(folders, _names(folders), strict=True):
-        files = _files(folder)
+    for folder, name in zip(folders, name_folders(folders), strict=True):
+        files = list_files(folder)
         usable = [file for file in files if is_image(file)]
         if not usable:
             raise RequestError(f"source {folder} holds no image among its {len(files)} files; {LAYOUT}")
@@ -216,7 +216,7 @@ def _folder(source: str) -> Path:
     return path.resolve()
 
 
-def _names(folders: list[Path]) -> list[str]:
+def name_folders(folders: list[Path]) -> list[str]:
     """Name each source by its folder; equal names are numbered in the order in which they were given."""
     names: list[str] = []
     for folder in folders:
@@ -227,7 +227,7 @@ def _names(folders: list[Path]) -> list[str]:
     return names
 
 
-def _files(folder: Path) -> list[str]:
+def list_files(folder: Path) -> list[str]:
     """Return the relative names, with slashes, of all files below a folder; a link to a folder is followed once."""
     names, seen = [], set()
     for place, folders, files in os.walk(folder, followlinks=True):

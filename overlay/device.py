@@ -1,0 +1,28 @@
+"""How torch uses the hardware that there is: threads and precision."""
+
+import os
+
+import torch
+
+from overlay.config import Precision
+
+
+def use_all_cores(share: int = 1) -> None:
+    """Let torch use this machine's cores, divided among ``share`` processes, whatever OMP_NUM_THREADS says.
+
+    Ray sets that variable from a worker's reserved CPUs, which would leave torch on one thread.
+    """
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // share))
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Say whether the device computes in bfloat16 by instructions of its own, not by emulation."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Return the context in which the forward pass runs: bf16 autocast, or one that changes nothing."""
+    enabled = precision == "bf16" or (precision == "auto" and has_bf16(device))
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)

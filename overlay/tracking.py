@@ -1,0 +1,102 @@
+"""Weights & Biases: one run, whatever happens to the processes that make it.
+
+The key stays where W&B itself keeps it (WANDB_API_KEY, or the netrc file that `wandb login` writes); no option takes
+one, so none can reach a file or a log.
+"""
+
+import netrc
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlparse
+
+from overlay.config import Tracking, Train
+from overlay.errors import RequestError
+from overlay.history import Epoch
+from overlay.metrics import Evaluation
+
+Mode = Literal["online", "offline", "disabled"]
+
+
+def resolve(config: Tracking) -> Mode:
+    """Turn ``auto`` into online where a key is known and disabled where none is; only looks, and asks nobody.
+
+    Raises:
+        RequestError: online is asked for and there is no key.
+    """
+    if config.mode == "auto":
+        return "online" if _has_key() else "disabled"
+    if config.mode == "online" and not _has_key():
+        raise RequestError("tracking.mode is online, but there is no key; set WANDB_API_KEY or run `wandb login`")
+    return config.mode
+
+
+def describe(config: Tracking, mode: Mode) -> str:
+    """Say in one line whether the run is tracked, and why."""
+    if mode == "disabled":
+        return "tracking: disabled" + (", since there is no key of Weights & Biases" if config.mode == "auto" else "")
+    return f"tracking: Weights & Biases, {mode}, project {config.project}"
+
+
+class Run:
+    """A run of W&B, from one command's start to its end; a later command with the same id goes on in it."""
+
+    def __init__(self, config: Train, mode: Mode, run_id: str, folder: Path) -> None:
+        import wandb
+
+        self._run = wandb.init(
+            project=config.tracking.project,
+            entity=config.tracking.entity,
+            name=config.tracking.name or folder.name,
+            id=run_id,
+            resume="allow",
+            mode=mode,
+            dir=folder,
+            config=asdict(config),
+            settings=wandb.Settings(silent=True, console="off", save_code=False, disable_git=True),
+        )
+
+    def log(self, epoch: Epoch) -> None:
+        """Add an epoch's row; W&B's step is the epoch."""
+        self._run.log(asdict(epoch), step=epoch.epoch)
+
+    def finish(self, evaluation: Evaluation, labels: Sequence[int], predicted: Sequence[int], model: Path) -> None:
+        """Add the test's numbers and confusion matrix, and the model as an artifact.
+
+        ``labels`` and ``predicted``, (n,) each, are positions in the classes.
+        """
+        import wandb
+
+        chart = wandb.plot.confusion_matrix(
+            y_true=labels, preds=predicted, class_names=list(evaluation.classes), title="Confusion matrix, test"
+        )
+        self._run.log({"test/confusion_matrix": chart})
+        numbers: dict[str, Any] = {
+            "test/accuracy": evaluation.accuracy,
+            "test/balanced_accuracy": evaluation.balanced_accuracy,
+            "test/macro_f1": evaluation.macro.f1,
+            "test/auroc": evaluation.auroc,
+            "test/log_loss": evaluation.log_loss,
+        }
+        self._run.summary.update({name: value for name, value in numbers.items() if value is not None})
+        artifact = wandb.Artifact(name=f"model-{self._run.id}", type="model")
+        artifact.add_file(str(model))
+        self._run.log_artifact(artifact)
+
+    def close(self, *, failed: bool) -> None:
+        """End this process's part in the run."""
+        self._run.finish(exit_code=int(failed))
+
+
+def _has_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    # The places and the host that W&B itself uses (wandb.sdk.lib.wbauth.wbnetrc).
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    file = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
+    try:
+        return file.exists() and netrc.netrc(file).authenticators(host) is not None
+    except (netrc.NetrcParseError, OSError):
+        return False

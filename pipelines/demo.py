@@ -1,0 +1,73 @@
+"""The whole way once, on phantoms: make a small set, prepare it, train on it, evaluate, predict.
+
+overlay demo
+overlay demo --out somewhere --seed 1
+"""
+
+from pathlib import Path
+
+from overlay import phantoms
+from overlay.config import (
+    Augment,
+    Demo,
+    EarlyStopping,
+    Input,
+    Loop,
+    Model,
+    Optimizer,
+    Predict,
+    Prepare,
+    Tracking,
+    Train,
+)
+from overlay.errors import RequestError
+from pipelines import predict, prepare, train
+
+IMAGES_PER_CLASS = {"benign": 100, "malignant": 80, "normal": 60}
+
+
+def run(config: Demo) -> None:
+    """Leave everything in ``config.out``; a second run goes on where the first stopped.
+
+    Raises:
+        RequestError: the folder holds something else, or a demo with another seed.
+    """
+    out = Path(config.out).absolute()
+    images, dataset, trained, predictions = (out / name for name in ("phantoms", "dataset", "run", "predictions"))
+    seed = out / f"seed-{config.seed}"
+    if out.exists() and any(out.iterdir()) and not seed.exists():
+        raise RequestError(
+            f"--out {config.out} holds something else, or a demo with another seed; choose another folder"
+        )
+    print(f"1/4  phantoms, {sum(IMAGES_PER_CLASS.values())} images with their masks: {images}")
+    out.mkdir(parents=True, exist_ok=True)
+    seed.touch()
+    phantoms.write(images, images_per_class=IMAGES_PER_CLASS, seed=config.seed)
+    print("\n2/4  prepare")
+    prepare.run(Prepare(sources=[str(images)], out=str(dataset)))
+    print("\n3/4  train ResNet101 from random weights at 64 pixels, and evaluate it on the test split")
+    train.run(
+        Train(
+            dataset=str(dataset),
+            out=str(trained),
+            input=Input(size=64),
+            augment=Augment(rotation=10, zoom=0.1),
+            model=Model(weights="none"),
+            optimizer=Optimizer(lr=1e-3),
+            early_stopping=EarlyStopping(patience=6),
+            train=Loop(epochs=16, batch_size=16, seed=config.seed),
+            tracking=Tracking(mode="disabled"),
+        )
+    )
+    print("\n4/4  predict the class of every phantom, from its files")
+    predict.run(Predict(model=str(trained), inputs=[str(images)], out=str(predictions)))
+    print(
+        f"""
+model:        {trained / "Resnet_fineTuning.pth"}
+curves:       {trained / "curves.png"}
+report:       {trained / "evaluation" / "report.html"}
+predictions:  {predictions / "predictions"}
+
+Now your own images, in one folder a class, with or without masks:
+  overlay train FOLDER --out my-run"""
+    )

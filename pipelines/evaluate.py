@@ -1,0 +1,192 @@
+"""Measure a model on one split of a prepared dataset: metrics, figures, report.
+
+overlay evaluate run dataset --out evaluation
+overlay evaluate run/Resnet_fineTuning.pth dataset --out evaluation --split val
+"""
+
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from ray.exceptions import RayError
+
+from cluster import session
+from overlay import figures, metrics, model
+from overlay.config import SPLITS, Evaluate
+from overlay.dataset import PreparedDataset, open_dataset
+from overlay.errors import RequestError, WorkError
+from overlay.images import decode
+from overlay.predictions import schema
+from overlay.report import MaskOnly, Mistake, Protocol, ReportData, write_report
+from overlay.storage import write_atomically
+from pipelines.ingest import decoded_rows
+from pipelines.placement import device
+from pipelines.scoring import Engine, score
+
+FILES = ("metrics.json", "classification_report.csv", "confusion_matrix.png", "predictions.parquet", "report.html")
+MASK_NUMBERS = {
+    "mask_area_share": "share of the image",
+    "mask_aspect": "height / width",
+    "mask_extent": "fill of its box",
+    "mask_compactness": "perimeter² / area",
+}
+
+
+def run(config: Evaluate) -> None:
+    """Evaluate into ``config.out``.
+
+    Raises:
+        RequestError: the request was wrong; nothing was written.
+        WorkError: the work failed.
+    """
+    loaded = model.load(config.model)
+    dataset = open_dataset(config.dataset)
+    out = Path(config.out).expanduser().absolute()
+    if out.exists() and (strange := sorted({entry.name for entry in out.iterdir()} - set(FILES))):
+        raise RequestError(f"--out {config.out} holds something else ({strange[0]}); choose an empty folder")
+    if tuple(dataset.card.classes) != loaded.card.classes:
+        raise RequestError(
+            f"the model knows the classes {', '.join(loaded.card.classes)}, and {config.dataset} has "
+            f"{', '.join(dataset.card.classes)}; evaluate it on a dataset with the same classes"
+        )
+    session.connect()
+    engine = Engine(device(config.device, session.resources()), config.precision, config.batch_size)
+    evaluation = evaluate(loaded, dataset, config.split, out, engine).metrics
+    print(f"{config.split}: {summary(evaluation)}")
+    print(f"report: {out / 'report.html'}")
+
+
+def summary(evaluation: metrics.Evaluation) -> str:
+    """Return the numbers that stand for an evaluation, in one line."""
+    low, high = evaluation.accuracy_interval
+    return (
+        f"accuracy {evaluation.accuracy:.3f} (95 % interval {low:.3f} to {high:.3f}), macro-F1 "
+        f"{evaluation.macro.f1:.3f} on {evaluation.images} images"
+    )
+
+
+def evaluate(
+    loaded: model.ModelFile,
+    dataset: PreparedDataset,
+    split: str,
+    out: Path,
+    engine: Engine,
+    curves: bytes | None = None,
+) -> "Result":
+    """Score a split and write the files of an evaluation; ``curves`` is the picture of the model's training."""
+    table = _scored(loaded, dataset, split, engine)
+    labels = np.array([dataset.card.classes.index(label) for label in table["true_label"].to_pylist()])
+    probabilities = np.stack([table[f"prob_{name}"].to_numpy() for name in dataset.card.classes], axis=1)
+    evaluation = metrics.evaluate(labels, probabilities.astype(np.float64), dataset.card.classes)
+    confusion_png = figures.confusion_matrix(evaluation)
+
+    out.mkdir(parents=True, exist_ok=True)
+    with write_atomically(out / "predictions.parquet") as temporary:
+        pq.write_table(table, temporary)
+    (out / "metrics.json").write_text(json.dumps(evaluation.to_json(), indent=2) + "\n")
+    metrics.write_classification_report(evaluation, out / "classification_report.csv")
+    (out / "confusion_matrix.png").write_bytes(confusion_png)
+    report = ReportData(
+        title=f"{loaded.card.arch} on {Path(dataset.path).name}, {split}",
+        evaluation=evaluation,
+        protocol=_protocol(loaded, dataset, split),
+        confusion_png=confusion_png,
+        roc_png=figures.roc(labels, probabilities.astype(np.float64), evaluation),
+        curves_png=curves,
+        mask_only=_mask_only(dataset, split),
+        mistakes=_mistakes(dataset, table, metrics.worst_mistakes(labels, probabilities.astype(np.float64))),
+    )
+    write_report(out / "report.html", report)
+    return Result(evaluation, labels.tolist(), probabilities.argmax(axis=1).tolist())
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came out of an evaluation."""
+
+    metrics: metrics.Evaluation
+    labels: list[int]
+    """(n,) positions of the true classes"""
+    predicted: list[int]
+    """(n,) positions of the predicted ones"""
+
+
+def _scored(loaded: model.ModelFile, dataset: PreparedDataset, split: str, engine: Engine) -> pa.Table:
+    """Return predictions.parquet: the columns of a prediction and ``true_label``, in the order of the ids."""
+    rows = decoded_rows(dataset, split, loaded.card.input, engine.batch_size)
+    scored: dict[str, tuple[str, NDArray[np.float32]]] = {}
+    try:
+        for block in score(rows, loaded, engine, session.resources()).iter_batches(batch_size=None):
+            for name, label, probabilities in zip(block["id"], block["label"], block["probabilities"], strict=True):
+                scored[str(name)] = (str(label), probabilities)
+    except RayError as error:
+        raise WorkError(f"evaluation stopped: {str(error).strip().splitlines()[-1]}") from error
+    classes = loaded.card.classes
+    predicted = []
+    for name, (label, probabilities) in sorted(scored.items()):
+        best = int(probabilities.argmax())
+        row: dict[str, Any] = {
+            "id": name,
+            "uri": dataset.path,
+            "status": "ok",
+            "model": loaded.sha256,
+            "true_label": label,
+        }
+        row |= {"label": classes[best], "confidence": float(probabilities[best])}
+        predicted.append(row | {f"prob_{n}": float(p) for n, p in zip(classes, probabilities, strict=True)})
+    return pa.Table.from_pylist(predicted, schema=schema(classes).append(pa.field("true_label", pa.string())))
+
+
+def _protocol(loaded: model.ModelFile, dataset: PreparedDataset, split: str) -> Protocol:
+    card, request = loaded.card, dataset.card.request
+    style = request.overlay
+    drawn = {"fill": f", {style.color}, opacity {style.alpha}", "contour": f", {style.color}, {style.width} px"}
+    return Protocol(
+        model_file=Path(loaded.path).name,
+        model_sha256=loaded.sha256,
+        arch=card.arch,
+        image_size=card.size,
+        resize=card.resize,
+        dataset=Path(dataset.path).name,
+        fingerprint=dataset.card.fingerprint,
+        split=split,
+        split_rule=f"by group ({request.split.group_by})" if request.split.group_by else "by image at random",
+        split_images={name: sum(counts[name] for counts in dataset.card.counts.values()) for name in SPLITS},
+        overlay=style.style + drawn.get(style.style, ""),
+        versions={name: version(name) for name in ("overlay", "torch", "torchvision", "ray")},
+    )
+
+
+def _mask_only(dataset: PreparedDataset, split: str) -> MaskOnly | None:
+    """Measure what the masks alone give away on this split; None for the training split, or without any mask."""
+    columns = ["label", "split", *MASK_NUMBERS]
+    table = pyarrow.dataset.dataset(dataset.data_files()).to_table(columns=columns)
+    if split == "train" or table["mask_area_share"].null_count == len(table):
+        return None
+    numbers = np.stack([table[name].to_numpy() for name in MASK_NUMBERS], axis=1)
+    labels = np.array([dataset.card.classes.index(label) for label in table["label"].to_pylist()])
+    sides = table["split"].to_numpy(zero_copy_only=False)
+    train, side = sides == "train", sides == split
+    accuracy, macro_f1 = metrics.mask_only_scores(numbers[train], labels[train], numbers[side], labels[side])
+    return MaskOnly(accuracy, macro_f1, tuple(MASK_NUMBERS.values()))
+
+
+def _mistakes(dataset: PreparedDataset, table: pa.Table, worst: NDArray[np.int64]) -> tuple[Mistake, ...]:
+    rows = table.take(worst).to_pylist()
+    names = [row["id"] for row in rows]
+    found = pyarrow.dataset.dataset(dataset.data_files()).to_table(
+        columns=["id", "image"], filter=pc.field("id").isin(pa.array(names, pa.string()))
+    )
+    images = {row["id"]: row["image"]["bytes"] for row in found.to_pylist()}
+    return tuple(
+        Mistake(row["id"], row["true_label"], row["label"], row["confidence"], decode(images[row["id"]]))
+        for row in rows
+    )
