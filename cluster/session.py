@@ -16,7 +16,6 @@ from overlay.errors import RequestError
 _SETTINGS = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else `uv run` makes every worker build the environment anew
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",  # else its C++ part warns on the terminal of what Ray Data does by itself
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same in a training worker as in the command
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # the verbs show their own progress
 }
@@ -97,7 +96,7 @@ def check_address(address: str) -> None:
 
 
 def _start() -> None:
-    import joblib  # type: ignore[import-untyped]
+    import joblib
     import ray
 
     _protect_token()

@@ -1,7 +1,6 @@
 """How torch uses the hardware that there is: threads and precision."""
 
-import os
-
+import joblib
 import torch
 
 from overlay.config import Precision
@@ -12,7 +11,7 @@ def use_all_cores(share: int = 1) -> None:
 
     Ray sets that variable from a worker's reserved CPUs, which would leave torch on one thread.
     """
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // share))
+    torch.set_num_threads(max(1, joblib.cpu_count() // share))
 
 
 def has_bf16(device: torch.device) -> bool:

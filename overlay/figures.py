@@ -1,0 +1,147 @@
+"""Pictures of a run and of an evaluation, each as the bytes of a PNG: for a file, a report or a tracker alike.
+
+Drawn with matplotlib's object-oriented API on a light background, in colours that colour-blind readers tell apart
+(Okabe & Ito 2008). No pyplot, so nothing global is touched and any thread or process may draw.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from overlay.metrics import Evaluation
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#6b7280"
+PALETTE = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+
+
+def curves(history: Mapping[str, Sequence[float]], best_epoch: int | None = None) -> bytes:
+    """Draw loss (left), accuracy and macro-F1 (right) over the epochs.
+
+    Args:
+        history: the columns of ``history.parquet``, at least one epoch long.
+        best_epoch: value of the column ``epoch`` whose weights were kept; marked in both panels.
+    """
+    epochs = list(history["epoch"])
+    figure = _figure(10, 4)
+    left, right = figure.subplots(1, 2)
+    _lines(left, history, [("train", "train_loss", BLUE), ("val", "val_loss", ORANGE)])
+    left.set_title("Loss", loc="left", fontweight="bold")
+    left.set_ylim(bottom=0)
+    lines = [("train accuracy", "train_accuracy", BLUE), ("val accuracy", "val_accuracy", ORANGE)]
+    _lines(right, history, [*lines, ("val macro-F1", "val_macro_f1", GREEN)])
+    right.set_title("Accuracy and macro-F1", loc="left", fontweight="bold")
+    right.set_ylim(0, 1.03)
+    for axes, column in ((left, "val_loss"), (right, "val_accuracy")):
+        _plain(axes)
+        axes.set_xlabel("epoch")
+        axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        if best_epoch is not None:
+            axes.axvline(best_epoch, color=GREY, linewidth=1, linestyle=":", zorder=1)
+            best = history[column][epochs.index(best_epoch)]
+            ring = {"markersize": 11, "markerfacecolor": "none", "markeredgecolor": "#111827", "linestyle": "none"}
+            axes.plot([best_epoch], [best], "o", label=f"best epoch, {best_epoch}", **ring)
+        axes.legend(frameon=False)
+    return _png(figure)
+
+
+def confusion_matrix(evaluation: Evaluation) -> bytes:
+    """Draw counts, and each cell's share of its row, with true classes down and predicted classes across."""
+    counts = np.array(evaluation.confusion)
+    support = counts.sum(axis=1, keepdims=True)
+    share = counts / np.maximum(support, 1)
+    n = len(counts)
+    side = min(1.15 * n, 16.0)
+    figure = _figure(side + 2.2, side + 1.6)
+    axes = figure.subplots()
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    size = float(np.clip(90 / n, 5, 15))
+    for row, column in np.ndindex(counts.shape):
+        colour = "white" if share[row, column] > 0.55 else "#111827"
+        percent = f"{share[row, column]:.0%}" if support[row, 0] else "n/a"
+        centre: dict[str, Any] = {"ha": "center", "color": colour}
+        axes.text(column, row, str(counts[row, column]), va="bottom", fontsize=size, fontweight="bold", **centre)
+        axes.text(column, row + 0.08, percent, va="top", fontsize=size * 0.7, **centre)
+    names = [_text(name) for name in evaluation.classes]
+    tilted = max(map(len, names)) > 10
+    axes.set_xticks(range(n), names, rotation=35 if tilted else 0, ha="right" if tilted else "center")
+    axes.set_yticks(range(n), [f"{name}\nn = {total}" for name, total in zip(names, support[:, 0], strict=True)])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("predicted", fontweight="bold", labelpad=8)
+    axes.set_ylabel("true", fontweight="bold", labelpad=8)
+    axes.set_title("Images, and share of the true class", loc="left", fontsize=10, color=GREY)
+    return _png(figure)
+
+
+def roc(labels: NDArray[np.int64], probabilities: NDArray[np.float64], evaluation: Evaluation) -> bytes:
+    """Draw the one-vs-rest ROC curve of each class that has one, with its area, from (n,) labels and (n, C)."""
+    from sklearn.metrics import roc_curve
+
+    figure = _figure(5.4, 5)
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":", label="0.500  chance")
+    for index, scores in enumerate(evaluation.per_class):
+        if scores.auroc is None:
+            continue
+        false_positives, true_positives, _ = roc_curve(labels == index, probabilities[:, index])
+        colour, dashes = PALETTE[index % len(PALETTE)], "-" if index < len(PALETTE) else "--"
+        name = f"{scores.auroc:.3f}  {_text(scores.name)}"
+        axes.plot(false_positives, true_positives, color=colour, linestyle=dashes, linewidth=1.8, label=name)
+    _plain(axes)
+    axes.set_aspect("equal")
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_xlabel("false positive rate")
+    axes.set_ylabel("true positive rate")
+    axes.set_title("Each class against the rest", loc="left", fontweight="bold")
+    axes.legend(title="area under the curve", frameon=False, loc="lower right", alignment="left")
+    return _png(figure)
+
+
+def _lines(axes: Axes, history: Mapping[str, Sequence[float]], lines: list[tuple[str, str, str]]) -> None:
+    epochs = history["epoch"]
+    marker = "o" if len(epochs) <= 30 else None
+    for (label, column, colour), dashes in zip(lines, ("-", "-", "--"), strict=False):
+        axes.plot(
+            epochs,
+            history[column],
+            color=colour,
+            linestyle=dashes,
+            marker=marker,
+            markersize=3.5,
+            linewidth=1.6,
+            label=label,
+        )
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#e5e7eb", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _text(name: str) -> str:
+    """A class may be named with a dollar sign, which matplotlib would read as the start of a formula."""
+    return name.replace("$", r"\$")
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
