@@ -1,0 +1,61 @@
+"""Seconds to find and group the near-duplicates among many hashes, beside a comparison of all with all.
+
+    python scripts/bench_duplicates.py
+    python scripts/bench_duplicates.py --hashes 1000000
+
+Three sets: unrelated hashes with planted copies; the same with a tenth of them one black frame; the same with 3,000
+frames of one video, all near-duplicates of each other. The comparison of all with all is timed on a sample, whose
+pairs must be the same, and scaled up by the number of pairs.
+"""
+
+import argparse
+import resource
+import time
+
+import numpy as np
+
+from overlay.hamming import BITS, Hashes, compare_all, connected, near_pairs
+
+DISTANCE = 40
+
+
+def main() -> None:
+    """Print one line for each set."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hashes", type=int, default=200_000)
+    parser.add_argument("--sample", type=int, default=20_000)
+    arguments = parser.parse_args()
+    random = np.random.default_rng(0)
+    unrelated = random.integers(0, 2**64, (arguments.hashes, BITS // 64), dtype=np.uint64)
+    tenth = arguments.hashes // 10
+    unrelated[-tenth:] = near(unrelated[:tenth], random)
+    black, video = unrelated.copy(), unrelated.copy()
+    black[:tenth] = 0
+    video[:3000] = near(np.repeat(unrelated[:1], 3000, axis=0), random)
+
+    sample = unrelated[-arguments.sample :]
+    start = time.perf_counter()
+    expected = sum(map(len, compare_all(sample, DISTANCE)))
+    all_with_all = (time.perf_counter() - start) * (arguments.hashes / arguments.sample) ** 2
+    assert len(near_pairs(sample, DISTANCE)) == expected
+    print(f"{arguments.hashes:,} hashes within {DISTANCE} of {BITS} bits; all with all would take {all_with_all:.1f} s")
+    for name, hashes in {"unrelated": unrelated, "a tenth is black": black, "3,000 frames of a video": video}.items():
+        start = time.perf_counter()
+        pairs = near_pairs(hashes, DISTANCE)
+        groups = len(set(connected([(pairs.first, pairs.second)], len(hashes)).tolist()))
+        seconds = time.perf_counter() - start
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(
+            f"{name}: {seconds:.1f} s, {all_with_all / seconds:.1f} times as fast; {groups:,} groups, {len(pairs):,} "
+            f"pairs{'' if pairs.complete else ' that link them'}; peak memory so far {peak:.0f} MiB"
+        )
+
+
+def near(hashes: Hashes, random: np.random.Generator) -> Hashes:
+    """Return the hashes, (n, 4), with about 12 bits of each flipped."""
+    flips = np.packbits(random.random((len(hashes), BITS)) < 12 / BITS, axis=1).view(np.uint64)
+    return hashes ^ flips
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from overlay import hamming
+from overlay.hamming import BITS, Hashes, Pairs, connected, near_pairs, parse
+
+
+def flipped(value: int, bits: set[int]) -> int:
+    for bit in bits:
+        value ^= 1 << bit
+    return value
+
+
+def words(values: list[int]) -> Hashes:
+    return parse([f"{value:064x}" for value in values])
+
+
+def listed(pairs: Pairs) -> list[tuple[int, int, int]]:
+    return list(zip(pairs.first.tolist(), pairs.second.tolist(), pairs.distance.tolist(), strict=True))
+
+
+def by_hand(values: list[int], distance: int) -> list[tuple[int, int, int]]:
+    return [
+        (i, j, (values[i] ^ values[j]).bit_count())
+        for i in range(len(values))
+        for j in range(i + 1, len(values))
+        if (values[i] ^ values[j]).bit_count() <= distance
+    ]
+
+
+@st.composite
+def families(draw: st.DrawFn) -> list[int]:
+    """Draw hashes of which many are copies, or near-copies, of others, about as far away as the limits drawn."""
+    values = draw(st.lists(st.integers(0, 2**BITS - 1), min_size=1, max_size=4))
+    for _ in range(draw(st.integers(0, 20))):
+        origin = values[draw(st.integers(0, len(values) - 1))]
+        values.append(flipped(origin, draw(st.sets(st.integers(0, BITS - 1), max_size=70))))
+    return values
+
+
+@pytest.mark.parametrize("index", [True, False])
+@settings(max_examples=25, deadline=None)
+@given(values=families(), distance=st.integers(0, 64))
+def test_the_pairs_are_those_of_all_with_all(index: bool, values: list[int], distance: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hamming, "_SMALL", 0 if index else 10_000)
+        patch.setattr(hamming, "_DENSE", 0)
+        patch.setattr(hamming, "_CANDIDATES", 3)
+        assert listed(near_pairs(words(values), distance)) == by_hand(values, distance)
+
+
+@pytest.mark.parametrize("distance", range(65))
+def test_no_pair_can_hide_from_the_chunks(distance: int) -> None:
+    chunks = hamming._chunks(distance)
+    bits = np.concatenate([chunk.bits for chunk in chunks])
+    assert len(set(bits.tolist())) == len(bits)
+    assert sum(chunk.radius + 1 for chunk in chunks) == distance + 1
+
+
+def test_a_hash_is_read_as_its_number() -> None:
+    assert words([1 << 64 | 5]).tolist() == [[0, 0, 1, 5]]
+
+
+def test_many_hashes_are_searched_by_the_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    hashes = random.integers(0, 2**64, (10_500, 4), dtype=np.uint64)
+    hashes[10_000] = hashes[3] ^ np.array([2**40 - 1, 0, 0, 0], np.uint64)
+    hashes[10_001] = hashes[4] ^ np.array([2**40 - 1, 1, 0, 0], np.uint64)
+    hashes[10_002] = hashes[5]
+    monkeypatch.setattr(hamming, "compare_all", None)
+    assert listed(near_pairs(hashes, 40)) == [(3, 10_000, 40), (5, 10_002, 0)]
+
+
+def test_where_most_are_alike_all_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    hashes = random.integers(0, 2**64, (300, 4), dtype=np.uint64) & np.uint64(0x0101)
+    monkeypatch.setattr(hamming, "_SMALL", 0)
+    monkeypatch.setattr(hamming, "_indexed", None)
+    assert len(near_pairs(hashes, 40)) == 300 * 299 // 2
+
+
+@pytest.mark.parametrize("kinds", [1, 40])
+def test_too_many_pairs_become_the_links_of_their_groups(kinds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = [flipped(0, {i % kinds}) for i in range(120)] + [flipped(2**200 - 1, {i}) for i in range(40)]
+    monkeypatch.setattr(hamming, "MOST_PAIRS", 500)
+    pairs = near_pairs(words(values), 40)
+    assert not pairs.complete
+    assert len(pairs) == 158
+    assert set(listed(pairs)) <= set(by_hand(values, 40))
+    components = connected([(pairs.first, pairs.second)], 160)
+    assert len(set(components[:120])) == len(set(components[120:])) == 1
+    assert components[0] != components[-1]
+
+
+def test_no_hash_and_one() -> None:
+    assert listed(near_pairs(words([7]), 40)) == []
+    assert listed(near_pairs(np.zeros((0, 4), np.uint64), 40)) == []
