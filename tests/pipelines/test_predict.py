@@ -41,7 +41,7 @@ def predicted(trained: Trained, images: Path, tmp_path_factory: pytest.TempPathF
 
 
 def test_each_input_has_one_row(predicted: Path, images: Path) -> None:
-    rows = duckdb.sql(f"select * from '{predicted}/predictions/*.parquet' order by id").fetchdf()
+    rows = duckdb.read_parquet(f"{predicted}/predictions/*.parquet").order("id").df()
     wanted = sorted(
         str(path.relative_to(images))
         for path in images.rglob("*.*")

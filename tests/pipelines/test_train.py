@@ -68,7 +68,7 @@ def test_the_numbers_of_two_workers_are_those_of_one(trained: Trained) -> None:
     assert last is not None
     file = model.load(trained.folder)
     network = model.network(replace(file, state=OrderedDict(checkpoint.load(last, "last.pt")["network"])))
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network.to(memory_format=torch.channels_last)
     loss, confusion = validate(network, validation, file.card, torch.autocast("cpu", enabled=False), 0, 1)
     reported = epochs(trained.folder)[-1]
     assert reported.val_loss == pytest.approx(loss, abs=1e-6)
