@@ -5,6 +5,7 @@ One class a verb; its sections are classes of their own, so that ``--augment.rot
 reads this module before it knows whether torch or Ray is needed.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -24,6 +25,12 @@ def check(right: bool, message: str) -> None:
     """
     if not right:
         raise RequestError(message)
+
+
+def table_column(text: str) -> tuple[str, str] | None:
+    """Return the file and the column of FILE.csv:column or FILE.parquet:column; None where a text is neither."""
+    written = re.fullmatch(r"(.+\.(?:csv|parquet)):([^:]+)", text, re.IGNORECASE)
+    return (written[1], written[2]) if written else None
 
 
 @dataclass(frozen=True)
@@ -61,9 +68,23 @@ class Split:
     seed: int = 0
     """the same seed gives the same split"""
     group_by: str | None = None
-    """regular expression on an image's path; images whose first group (or whole match) is equal stay on one side"""
+    """images of one group stay on one side: a regular expression on the path, whose first group (or whole match) is
+    the name, or FILE.csv:column or FILE.parquet:column, a table that has the image's id or path beside it"""
+    folds: int | None = None
+    """number of equal folds instead of shares: fold 0 is test, fold 1 is val, and the rest is train"""
+    column: str | None = None
+    """a split of your own, with the values train, val and test: FILE.csv:column or FILE.parquet:column, as group_by"""
 
     def __post_init__(self) -> None:
+        check(self.folds is None or self.folds >= 3, f"split.folds is {self.folds}; it must be at least 3")
+        check(
+            self.folds is None or self.column is None,
+            f"split.folds is {self.folds} and split.column is {self.column}; give one of them",
+        )
+        check(
+            self.column is None or table_column(self.column) is not None,
+            f"split.column is {self.column!r}; give it as FILE.csv:column or FILE.parquet:column",
+        )
         for name in SPLITS:
             share = getattr(self, name)
             check(0 < share < 1, f"split.{name} is {share}; each share must lie between 0 and 1")
@@ -76,15 +97,50 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Duplicates:
+    """Which images are near-duplicates, and what becomes of those with different labels."""
+
+    distance: int = 40
+    """most bits, of 256, in which the perceptual hashes of near-duplicates differ; unrelated images differ in 128"""
+    conflicts: Literal["keep", "drop", "stop"] = "keep"
+    """near-duplicates with different labels: keep them together on one side, drop all of them, or stop and name them"""
+
+    def __post_init__(self) -> None:
+        check(0 <= self.distance <= 64, f"duplicates.distance is {self.distance}; it must be at least 0 and at most 64")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much of an archive is read, so that one made to do harm can't."""
+
+    member_bytes: int = 256 * 2**20
+    """largest image in an archive"""
+    archive_bytes: int = 2**40
+    """most that one archive may unpack to"""
+    members: int = 5_000_000
+    """most members of one archive"""
+    ratio: float = 100.0
+    """most bytes that an archive may unpack to for each of its own, beyond the first 16 MiB"""
+    seconds: float = 3600.0
+    """longest time that listing one archive may take"""
+
+    def __post_init__(self) -> None:
+        for name in ("member_bytes", "archive_bytes", "members", "ratio", "seconds"):
+            check(getattr(self, name) > 0, f"limits.{name} is {getattr(self, name)}; it must be above 0")
+
+
+@dataclass(frozen=True)
 class Prepare:
     """Turn images, or images and masks, into a prepared dataset."""
 
     sources: list[str]
-    """folders with one subfolder a class"""
+    """folders or archives with one subfolder a class, on a disk or in a bucket (s3://, gs://)"""
     out: str
-    """folder of the prepared dataset"""
+    """folder of the prepared dataset, on a disk or in a bucket"""
     overlay: OverlayStyle = field(default_factory=OverlayStyle)
     split: Split = field(default_factory=Split)
+    duplicates: Duplicates = field(default_factory=Duplicates)
+    limits: Limits = field(default_factory=Limits)
     max_pixels: int = 50_000_000
     """an image that would decode to more pixels than this is rejected before it is decoded"""
     shard_rows: int = 256
@@ -203,6 +259,7 @@ class Loop:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "workers"):
             check(getattr(self, name) >= 1, f"train.{name} is {getattr(self, name)}; it must be at least 1")
+        check(0 <= self.seed < 2**32, f"train.seed is {self.seed}; it must be at least 0 and below 2**32")
         check(
             self.batch_size >= 2 * self.workers,
             f"train.batch_size is {self.batch_size} for {self.workers} workers; give each at least 2 images, since "
@@ -296,6 +353,9 @@ class Demo:
     """folder for everything the demo makes"""
     seed: int = 0
     """the same seed makes the same phantoms"""
+
+    def __post_init__(self) -> None:
+        check(0 <= self.seed < 2**32, f"seed is {self.seed}; it must be at least 0 and below 2**32")
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from overlay.config import SPLITS, Split
+from overlay.config import SPLITS, Split, table_column
 from overlay.errors import RequestError
+from overlay.tables import read_column
 
 
 def assign(labels: Sequence[str], groups: Sequence[str], split: Split) -> list[str]:
@@ -26,21 +27,54 @@ def assign(labels: Sequence[str], groups: Sequence[str], split: Split) -> list[s
         RequestError: a class has fewer than three groups, or groups of several classes leave one out of a split.
     """
     check_sizes(labels, groups)
+    return [SPLITS[side] for side in _deal(labels, groups, [getattr(split, name) for name in SPLITS], split.seed)]
+
+
+def assign_folds(labels: Sequence[str], groups: Sequence[str], folds: int, seed: int) -> list[int]:
+    """Return the fold of each image, counted from 0, by the rules of `assign` for equal shares.
+
+    Raises:
+        RequestError: a class has fewer groups than there are folds, or groups of several classes leave one out of a
+            fold.
+    """
+    check_sizes(labels, groups, folds)
+    return _deal(labels, groups, [1 / folds] * folds, seed)
+
+
+def side_of_fold(fold: int, run: int, folds: int) -> str:
+    """Return the split to which a fold belongs in one of ``folds`` runs.
+
+    Run i is tested on fold i and stopped by the one after it, so each image is tested once. The column ``split`` of a
+    dataset is that of run 0.
+    """
+    return {0: "test", 1: "val"}.get((fold - run) % folds, "train")
+
+
+def deviation(labels: Sequence[str], sides: Sequence[str]) -> dict[str, float]:
+    """Return for each side the largest difference, in points, of a class's share there from its share of the whole."""
+    whole, sizes = Counter(labels), Counter(sides)
+    both = Counter(zip(labels, sides, strict=True))
+    return {
+        side: max(abs(100 * both[label, side] / size - 100 * count / len(labels)) for label, count in whole.items())
+        for side, size in sorted(sizes.items())
+    }
+
+
+def _deal(labels: Sequence[str], groups: Sequence[str], shares: list[float], seed: int) -> list[int]:
     members: dict[str, Counter[str]] = defaultdict(Counter)
     for label, group in zip(labels, groups, strict=True):
         members[group][label] += 1
     sizes = Counter(labels)
-    targets = {label: _quota(size, [getattr(split, name) for name in SPLITS]) for label, size in sizes.items()}
-    deficits = {label: list(target) for label, target in targets.items()}
-    missing = {label: set(range(len(SPLITS))) for label in sizes}
+    deficits = {label: _quota(size, shares) for label, size in sizes.items()}
+    missing = {label: set(range(len(shares))) for label in sizes}
     waiting = Counter(label for counts in members.values() for label in counts)
     sides: dict[str, int] = {}
-    for group in sorted(members, key=lambda group: (-members[group].total(), _draw(split.seed, group))):
+    for group in sorted(members, key=lambda group: (-members[group].total(), _draw(seed, group))):
         counts = members[group]
-        # A class with as many groups left as splits that lack it can't wait any longer.
+        # A class with as many groups left as sides that lack it can't wait any longer.
         urgent = [label for label in counts if waiting[label] <= len(missing[label])]
         side = max(
-            range(len(SPLITS)),
+            range(len(shares)),
             key=lambda side: (
                 sum(side in missing[label] for label in urgent),
                 # What the squared error of the classes' shares falls by, without the part that all sides have.
@@ -59,40 +93,63 @@ def assign(labels: Sequence[str], groups: Sequence[str], split: Split) -> list[s
                 f"class {label} can't be in every split, since its groups are tied to those of other classes; "
                 "use another split.seed, or a split.group_by that makes smaller groups"
             )
-    return [SPLITS[sides[group]] for group in groups]
+    return [sides[group] for group in groups]
 
 
-def check_sizes(labels: Sequence[str], groups: Sequence[str]) -> None:
-    """Refuse a class that can't be in every split.
+def check_sizes(labels: Sequence[str], groups: Sequence[str], folds: int | None = None) -> None:
+    """Refuse a class that can't be in every split, or in every fold.
 
     Raises:
-        RequestError: a class has fewer than three groups; names the class and both counts.
+        RequestError: a class has fewer groups than three, or than folds; names the class and both counts.
     """
     images = Counter(labels)
     distinct = Counter(label for label, _ in set(zip(labels, groups, strict=True)))
+    where, least = (f"in each of {folds} folds", folds) if folds else ("in train, val and test", len(SPLITS))
     for label in sorted(images):
-        if distinct[label] < len(SPLITS):
+        if distinct[label] < least:
             grouped = f" in {distinct[label]} groups" if distinct[label] < images[label] else ""
             unit = "groups" if grouped else "images"
             raise RequestError(
-                f"class {label} has {images[label]} images{grouped}, too few to be in train, val and test; "
-                f"it needs at least {len(SPLITS)} {unit}"
+                f"class {label} has {images[label]} images{grouped}, too few to be {where}; it needs at least {least} "
+                f"{unit}"
             )
 
 
-def groups_of(ids: Sequence[str], paths: Sequence[str], pattern: str | None) -> list[str]:
-    """Return each image's group: what ``split.group_by`` finds in its path, or its id where it finds nothing.
+def groups_of(ids: Sequence[str], paths: Sequence[str], group_by: str | None) -> list[str]:
+    """Return each image's group by ``split.group_by``, or its id where that finds nothing.
 
     Raises:
-        RequestError: the pattern is no regular expression, or matches no path at all.
+        RequestError: the pattern is no regular expression, or matches no path at all; or as `read_column`.
     """
-    if pattern is None:
+    if group_by is None:
         return list(ids)
-    compiled = compile_pattern(pattern)
-    found = [group_of(path, compiled) for path in paths]
-    if not any(found):
-        raise RequestError(f"split.group_by {pattern!r} matches no path; a path looks like {paths[0]!r}")
+    if table_column(group_by):
+        found = read_column("split.group_by", group_by, ids, paths)
+    else:
+        compiled = compile_pattern(group_by)
+        found = [group_of(path, compiled) for path in paths]
+        if not any(found):
+            raise RequestError(f"split.group_by {group_by!r} matches no path; a path looks like {paths[0]!r}")
     return [group or id for group, id in zip(found, ids, strict=True)]
+
+
+def given_splits(ids: Sequence[str], paths: Sequence[str], column: str) -> list[str]:
+    """Return each image's split by ``split.column``.
+
+    Raises:
+        RequestError: an image has none, or another than train, val and test; one of these has no image; or as
+            `read_column`.
+    """
+    found = read_column("split.column", column, ids, paths)
+    sides = []
+    for id, side in zip(ids, found, strict=True):
+        if side not in SPLITS:
+            said = "has no value" if side is None else f"is {side!r}"
+            raise RequestError(f"split.column {column} {said} for {id}; give each image train, val or test")
+        sides.append(side)
+    if lacking := [name for name in SPLITS if name not in sides]:
+        raise RequestError(f"split.column {column} has no image in {lacking[0]}; give it at least one")
+    return sides
 
 
 def group_of(path: str, pattern: re.Pattern[str]) -> str | None:

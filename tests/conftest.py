@@ -2,6 +2,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# No test asserts a time, and a machine may be busy.
+settings.register_profile("overlay", deadline=None)
+settings.load_profile("overlay")
 
 
 def pytest_configure(config: pytest.Config) -> None:

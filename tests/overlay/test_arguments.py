@@ -53,7 +53,7 @@ def configs(paths: st.SearchStrategy[str]) -> st.SearchStrategy[Config]:
         st.builds(
             Predict, model=paths, inputs=st.lists(paths, min_size=1), out=paths, actors=st.none() | st.integers(1)
         ),
-        st.builds(Demo, out=paths, seed=st.integers()),
+        st.builds(Demo, out=paths, seed=st.integers(0, 2**32 - 1)),
     )
 
 
@@ -143,6 +143,8 @@ def test_the_printed_configuration_is_whole_and_read_back(tmp_path: Path, capsys
         ),
         ("predict", ["m", "i", "--out", "o", "--actors", "x"], "actors is 'x'; it must be a whole number or null"),
         ("train", ["d", "--out", "o", "--train.epochs", "0"], "train.epochs is 0; it must be at least 1"),
+        ("train", ["d", "--out", "o", "--train.seed=-1"], "train.seed is -1; it must be at least 0 and below 2**32"),
+        ("demo", ["--seed=-1"], "seed is -1; it must be at least 0 and below 2**32"),
         (
             "train",
             ["d", "--out", "o", "--train.epoch", "3"],
@@ -213,5 +215,5 @@ def test_help_lists_every_option_of_the_verb(verb: str, capsys: pytest.CaptureFi
 
 
 def test_options_have_dotted_names() -> None:
-    assert list(option_types(Split)) == ["train", "val", "test", "seed", "group_by"]
+    assert list(option_types(Split)) == ["train", "val", "test", "seed", "group_by", "folds", "column"]
     assert "overlay.color" in option_types(Prepare)

@@ -1,4 +1,5 @@
 from collections import Counter, defaultdict
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -6,7 +7,17 @@ from hypothesis import strategies as st
 
 from overlay.config import SPLITS, Split
 from overlay.errors import RequestError
-from overlay.splits import assign, check_sizes, compile_pattern, group_of, groups_of
+from overlay.splits import (
+    assign,
+    assign_folds,
+    check_sizes,
+    compile_pattern,
+    deviation,
+    given_splits,
+    group_of,
+    groups_of,
+    side_of_fold,
+)
 
 
 @st.composite
@@ -139,3 +150,66 @@ def test_patterns_that_are_none() -> None:
         groups_of(["a"], ["a"], "(")
     with pytest.raises(RequestError, match=r"split.group_by 'x\+' matches no path; a path looks like 'a/1.png'"):
         groups_of(["a/1.png"], ["a/1.png"], "x+")
+
+
+@given(sizes=st.lists(st.integers(5, 100), min_size=2, max_size=4), folds=st.integers(3, 5), seed=st.integers(0, 9))
+def test_folds_share_each_class_evenly(sizes: list[int], folds: int, seed: int) -> None:
+    labels = [f"class {i}" for i, size in enumerate(sizes) for _ in range(size)]
+    dealt = assign_folds(labels, [str(i) for i in range(len(labels))], folds, seed)
+    for i, size in enumerate(sizes):
+        counts = Counter(fold for label, fold in zip(labels, dealt, strict=True) if label == f"class {i}")
+        assert set(counts) == set(range(folds))
+        assert set(counts.values()) <= {size // folds, size // folds + 1}
+
+
+def test_a_group_lies_in_one_fold() -> None:
+    labels = ["a", "b"] * 30
+    groups = [str(i // 4) for i in range(60)]
+    dealt = assign_folds(labels, groups, 5, seed=0)
+    assert len(set(zip(groups, dealt, strict=True))) == 15
+    assert Counter(dealt) == dict.fromkeys(range(5), 12)
+
+
+def test_a_class_with_fewer_groups_than_folds() -> None:
+    with pytest.raises(RequestError, match="class b has 4 images, too few to be in each of 5 folds; it needs at least"):
+        assign_folds(["a"] * 9 + ["b"] * 4, [str(i) for i in range(13)], 5, seed=0)
+
+
+def test_each_fold_is_tested_once_and_validated_once() -> None:
+    sides = [[side_of_fold(fold, run, 4) for fold in range(4)] for run in range(4)]
+    assert sides[0] == ["test", "val", "train", "train"]
+    assert sides[3] == ["val", "train", "train", "test"]
+    assert all(sorted(column) == ["test", "train", "train", "val"] for column in zip(*sides, strict=True))
+
+
+def test_deviation_by_hand() -> None:
+    # a: 60 of 100 in the whole, 30 of 60 in train, 30 of 40 in test
+    labels = ["a"] * 30 + ["b"] * 30 + ["a"] * 30 + ["b"] * 10
+    sides = ["train"] * 60 + ["test"] * 40
+    assert deviation(labels, sides) == {"test": pytest.approx(15), "train": pytest.approx(10)}
+
+
+def test_groups_from_a_table(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("path,patient\nb/x,7\nb/y,7\nb/z,\n")
+    groups = groups_of(["a/b/x", "a/b/y", "a/b/z", "a/b/w"], ["b/x", "b/y", "b/z", "b/w"], f"{tmp_path}/t.csv:patient")
+    assert groups == ["7", "7", "a/b/z", "a/b/w"]
+
+
+@pytest.mark.parametrize(
+    ("sides", "message"),
+    [
+        ("train val test", None),
+        ("train val Test", r"t\.csv:side is 'Test' for 2; give each image train, val or test"),
+        ("train val ", r"t\.csv:side has no value for 2; give each image train, val or test"),
+        ("train val val", r"t\.csv:side has no image in test; give it at least one"),
+    ],
+)
+def test_a_split_of_the_users_own(tmp_path: Path, sides: str, message: str | None) -> None:
+    rows = "".join(f"{i},{side}\n" for i, side in enumerate(sides.split(" ")))
+    (tmp_path / "t.csv").write_text("id,side\n" + rows)
+    column = f"{tmp_path}/t.csv:side"
+    if message is None:
+        assert given_splits(["2", "0", "1"], [""] * 3, column) == ["test", "train", "val"]
+    else:
+        with pytest.raises(RequestError, match=message):
+            given_splits(["0", "1", "2"], [""] * 3, column)
