@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from overlay.archives import SPAN_TYPE
 from overlay.config import OverlayStyle, Split
 from overlay.errors import RequestError
 from overlay.storage import write_atomically
@@ -65,6 +66,7 @@ MANIFEST_SCHEMA = pa.schema(
         ("group", pa.string()),
         ("source", pa.string()),
         ("path", pa.string()),
+        ("spans", pa.list_(SPAN_TYPE)),
     ]
 )
 STAGED_SCHEMA = pa.schema([*SCHEMA.remove_metadata(), *((name, pa.string()) for name in ("uri", "sha256", "reason"))])

@@ -1,17 +1,23 @@
 """The inputs of a prediction: which files are images, which are their masks, and whether a folder tells the label.
 
+They lie in folders, buckets or archives, or are named one by one.
 Unlike a source of `overlay prepare`, an input needs no class folders, and nothing that was named is left out: what
 can't be used becomes an input with the reason, and in the end a row with it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 
 import pyarrow as pa
 
+from overlay.archives import SPAN_TYPE, Span, sample_key
+from overlay.config import Limits
 from overlay.errors import RequestError
-from overlay.sources import is_image, is_mask, list_files, name_folders, pair
+from overlay.listing import Holding, locate, look, name_places
+from overlay.names import escaped, is_archive
+from overlay.sources import is_mask, pair
+from overlay.storage import Place
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -21,6 +27,7 @@ MANIFEST_SCHEMA = pa.schema(
         ("masks", pa.list_(pa.string())),
         ("true_label", pa.string()),
         ("reason", pa.string()),
+        ("spans", pa.list_(SPAN_TYPE)),
     ]
 )
 """a row of the manifest of a prediction"""
@@ -38,7 +45,9 @@ class Input:
     true_label: str | None
     """the nearest folder above the file that is called like a class"""
     reason: str | None
-    """why it can't be used, where that is known from its name"""
+    """why it can't be used, where that is known from its name or its archive"""
+    spans: tuple[Span, ...] | None = None
+    """where the image, and then its masks, lie in the archive; None for files"""
 
 
 @dataclass(frozen=True)
@@ -50,48 +59,78 @@ class Inputs:
     """files in the folders that are no images by their names"""
 
 
-def collect(inputs: Sequence[str], classes: Sequence[str]) -> Inputs:
-    """List files and folders, these with all their subfolders.
+def collect(inputs: Sequence[str], classes: Sequence[str], limits: Limits | None = None) -> Inputs:
+    """List files, archives, and folders, these with all their subfolders.
 
     Raises:
         RequestError: an input isn't there, or there is no image in any of them.
     """
-    files: dict[Path, list[str]] = {}
-    passed_over = 0
+    holdings: list[Holding] = []
+    single: dict[Place, list[str]] = {}
+    seen: set[Place] = set()
     for given in inputs:
-        path = Path(given).expanduser()
-        if not path.exists():
-            raise RequestError(f"input {given} is not there; check the path")
-        if path.is_dir():
-            listed = list_files(path.resolve())
-            usable = [name for name in listed if is_image(name)]
-            passed_over += len(listed) - len(usable)
-            files.setdefault(path.resolve(), []).extend(usable)
+        place = locate(given, "input")
+        if not place.is_folder() and not is_archive(place.name):
+            single.setdefault(place.parent, []).append(place.name)
+        elif place not in seen:
+            seen.add(place)
+            holdings += look(place, limits or Limits())
+    for folder, names in single.items():
+        whole = next((i for i, held in enumerate(holdings) if held.place == folder and held.spans is None), None)
+        if whole is None:
+            holdings.append(Holding(folder, names))
         else:
-            files.setdefault(path.resolve().parent, []).append(path.name)
+            holdings[whole] = replace(holdings[whole], names=[*holdings[whole].names, *names])
     images = []
-    for (root, names), folder in zip(files.items(), name_folders(list(files)), strict=True):
-        images += _inputs(root, sorted(set(names)), f"{folder}/" if len(files) > 1 else "", classes)
+    for holding, name in zip(holdings, name_places([held.place for held in holdings]), strict=True):
+        images += _inputs(holding, f"{name}/" if len(holdings) > 1 else "", classes)
     if not images:
-        raise RequestError(f"no image in {', '.join(inputs)}; name image files, or folders that hold some")
-    return Inputs(sorted(images, key=lambda image: image.id), passed_over)
+        raise RequestError(f"no image in {', '.join(inputs)}; name image files, archives, or folders that hold some")
+    return Inputs(sorted(images, key=lambda image: image.id), sum(held.passed_over for held in holdings))
 
 
-def _inputs(root: Path, names: list[str], prefix: str, classes: Sequence[str]) -> list[Input]:
+def _inputs(holding: Holding, prefix: str, classes: Sequence[str]) -> list[Input]:
+    names = sorted(set(holding.names))
     # `pair` expects a class folder first; a prediction's input has none, so all get the same.
     pairing = pair([f"any/{name}" for name in names])
+    in_archive = holding.spans is not None
     found = []
     for name in names:
-        masks = tuple(str(root / mask.removeprefix("any/")) for mask in pairing.images.get(f"any/{name}", ()))
+        masks = [mask.removeprefix("any/") for mask in pairing.images.get(f"any/{name}", ())]
         reason = pairing.rejected.get(f"any/{name}")
         if f"any/{name}" in pairing.images or reason is not None:
-            if reason is not None and not is_mask(f"any/{name}") and str(root / name).isprintable():
+            if reason is not None and not is_mask(f"any/{name}") and escaped(name) == name:
                 reason = None  # an image without a mask, where others have one: it can be classified all the same
-            found.append(Input(prefix + name, str(root / name), None, masks, _label(root / name, classes), reason))
+            found.append(
+                Input(
+                    id=escaped(prefix + name),
+                    uri=escaped(holding.uri(name)),
+                    member=escaped(name) if in_archive else None,
+                    masks=tuple(masks if in_archive else map(holding.uri, masks)),
+                    true_label=_label(holding, name, classes),
+                    reason=reason,
+                    spans=holding.spans_of([name, *masks]),
+                )
+            )
+    return found + _troubles(holding, prefix, {image.id for image in found})
+
+
+def _troubles(holding: Holding, prefix: str, taken: set[str]) -> list[Input]:
+    """Make an input of each member of an archive that can't be used; names that occur again get a number."""
+    found = []
+    for member, reason in holding.troubles:
+        first = id = escaped(prefix + (holding.place.name if member is None else member))
+        number = 2
+        while id in taken:
+            id, number = f"{first}#{number}", number + 1
+        taken.add(id)
+        name = None if member is None else escaped(member)
+        found.append(Input(id, escaped(str(holding.place)), name, (), None, reason))
     return found
 
 
-def _label(path: Path, classes: Sequence[str]) -> str | None:
-    names = {name.lower(): name for name in classes}
-    folders = [folder.lower() for folder in PurePosixPath(path).parts[:-1]]
-    return next((names[folder] for folder in reversed(folders) if folder in names), None)
+def _label(holding: Holding, name: str, classes: Sequence[str]) -> str | None:
+    names = {known.lower(): known for known in classes}
+    folders = [*PurePosixPath(holding.place.path).parts, *PurePosixPath(name).parts[:-1]]
+    told = [holding.labels.get(sample_key(name), ""), *reversed(folders)]
+    return next((names[folder.lower()] for folder in told if folder.lower() in names), None)

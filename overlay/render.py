@@ -1,8 +1,10 @@
-"""From one record to one row: read, decode, unite the masks, draw them, hash, encode; or a reason why not."""
+"""From one record to one row: read, decode, unite the masks, draw them, hash, encode; or a reason why not.
+
+An image and its masks are named here, and read by a function that the caller gives: they may lie anywhere.
+"""
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +14,13 @@ from overlay.config import OverlayStyle
 from overlay.errors import ImageError
 from overlay.images import decode, encode_png, perceptual_hash
 from overlay.masks import decode_mask, draw, measure, unite
+from overlay.reading import Read, read_file
+from overlay.storage import Place
 
 
-def render(id: str, uri: str, masks: Sequence[str], style: OverlayStyle, max_pixels: int) -> dict[str, Any]:
+def render(
+    id: str, name: str, masks: Sequence[str], style: OverlayStyle, max_pixels: int, read: Read = read_file
+) -> dict[str, Any]:
     """Return the columns of a row that come from the pixels, and the ``sha256`` of the image (see `fingerprint`).
 
     An image without masks, and every image where the style is none, keeps its own bytes. The perceptual hash is that
@@ -24,12 +30,12 @@ def render(id: str, uri: str, masks: Sequence[str], style: OverlayStyle, max_pix
         ImageError: the image or a mask can't be used; the message is the reason.
         OSError: a file can't be read, for a cause that may pass.
     """
-    data = _read(uri)
+    data = read(name)
     pixels = decode(data, max_pixels=max_pixels)
     row = {"width": pixels.shape[1], "height": pixels.shape[0], "phash": perceptual_hash(pixels), "overlay": "none"}
     content = data
     if masks:
-        united = unite([_mask(mask, pixels.shape[:2], max_pixels) for mask in masks])
+        united = unite([_mask(mask, pixels.shape[:2], max_pixels, read) for mask in masks])
         if numbers := measure(united):
             row |= {
                 "mask_area_share": numbers.area_share,
@@ -46,7 +52,9 @@ def render(id: str, uri: str, masks: Sequence[str], style: OverlayStyle, max_pix
     return row | {"image": {"bytes": data, "path": id}, "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def overlaid(uri: str, masks: Sequence[str], style: OverlayStyle, max_pixels: int, target: int) -> NDArray[np.uint8]:
+def overlaid(
+    name: str, masks: Sequence[str], style: OverlayStyle, max_pixels: int, target: int, read: Read = read_file
+) -> NDArray[np.uint8]:
     """Return an image with its masks drawn on it, (height, width, 3): what `render` puts into a row.
 
     An image that is much larger than ``target`` on its shorter side may come at a reduced scale.
@@ -55,25 +63,18 @@ def overlaid(uri: str, masks: Sequence[str], style: OverlayStyle, max_pixels: in
         ImageError, OSError: as `render`.
     """
     if not masks or style.style == "none":
-        return decode(_read(uri), max_pixels=max_pixels, target=target)
-    pixels = decode(_read(uri), max_pixels=max_pixels)
-    return draw(pixels, unite([_mask(mask, pixels.shape[:2], max_pixels) for mask in masks]), style)
+        return decode(read(name), max_pixels=max_pixels, target=target)
+    pixels = decode(read(name), max_pixels=max_pixels)
+    return draw(pixels, unite([_mask(mask, pixels.shape[:2], max_pixels, read) for mask in masks]), style)
 
 
-def _mask(uri: str, shape: tuple[int, ...], max_pixels: int) -> NDArray[np.bool_]:
-    name = Path(uri).name
+def _mask(path: str, shape: tuple[int, ...], max_pixels: int, read: Read) -> NDArray[np.bool_]:
+    name = Place(path).name
     try:
-        mask = decode_mask(_read(uri), max_pixels=max_pixels)
+        mask = decode_mask(read(path), max_pixels=max_pixels)
     except ImageError as error:
         raise ImageError(f"mask that can't be used: {name}: {error}") from error
     if mask.shape != shape:
         sizes = f"{name} has {mask.shape[1]} x {mask.shape[0]} pixels, its image {shape[1]} x {shape[0]}"
         raise ImageError(f"mask of another size: {sizes}")
     return mask
-
-
-def _read(uri: str) -> bytes:
-    try:
-        return Path(uri).read_bytes()
-    except (FileNotFoundError, PermissionError) as error:
-        raise ImageError(f"file that can't be read: {error.strerror}") from error

@@ -2,20 +2,23 @@
 
 Everything is told from names alone, so that `pair` serves for any listing. Three layouts are known, and may be mixed:
 class folders of images that carry their overlay already; BUSI's, where ``x.png`` has ``x_mask.png``, ``x_mask_1.png``,
-... beside it; and class folders with ``images`` and ``masks`` folders in them. No file is opened here: broken images
-and masks of another size are found later, when they are decoded.
+... beside it; and class folders with ``images`` and ``masks`` folders in them. Folders, buckets and archives are read
+alike, and give the same ids. No image is opened here: broken ones and masks of another size are found later, when they
+are decoded.
 """
 
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
+from overlay.archives import Span, safe_name, sample_key
+from overlay.config import Limits
 from overlay.errors import RequestError
+from overlay.listing import Holding, locate, look, name_places
+from overlay.names import escaped, is_archive, is_image
+from overlay.storage import Place
 
-# What files of overlay.images.FORMATS are called.
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".jp2", ".ppm", ".pgm")
 LAYOUT = "give a folder with one subfolder for each class, such as benign/ and malignant/"
 
 _IMAGE_FOLDERS = frozenset({"image", "images"})
@@ -38,9 +41,11 @@ class Record:
     """files of its masks (members of the same archive, where ``member`` is given), in the order of their names"""
     label: str
     source: str
-    """the source's folder name"""
+    """the source's folder name, or its archive's without the ending"""
     path: str
     """path within the source, from the class folder on"""
+    spans: tuple[Span, ...] | None = None
+    """where the image, and then its masks, lie in the archive; None for files"""
 
 
 @dataclass(frozen=True)
@@ -82,55 +87,101 @@ class Collection:
         return sorted({record.label for record in self.records})
 
 
-def collect(sources: list[str]) -> Collection:
+def collect(sources: list[str], limits: Limits | None = None) -> Collection:
     """List the sources and pair images with masks.
 
     Raises:
-        RequestError: a source isn't there, isn't a folder, is named twice, holds no image or no class folders; or all
-            sources together hold one class only.
+        RequestError: a source isn't there, is neither a folder nor an archive, is named twice, holds no image or no
+            class folders; or all sources together hold one class only.
     """
-    folders = [_folder(source) for source in sources]
-    for folder in folders:
-        if folders.count(folder) > 1:
-            raise RequestError(f"source {folder} is named twice; name it once")
-    records, rejected = [], []
-    images = masks = passed_over = 0
-    for folder, name in zip(folders, name_folders(folders), strict=True):
-        files = list_files(folder)
-        usable = [file for file in files if is_image(file)]
-        if not usable:
-            raise RequestError(f"source {folder} holds no image among its {len(files)} files; {LAYOUT}")
-        passed_over += len(files) - len(usable)
-        prefix = wrapper(usable)
-        pairing = pair([file.removeprefix(prefix) for file in usable])
-        if not pairing.images and all("/" not in path for path in pairing.rejected):
-            raise RequestError(f"source {folder} has images but no class folders; {LAYOUT}")
-        root = folder / prefix
-        masks += sum(is_mask(file.removeprefix(prefix)) for file in usable)
-        images += sum(not is_mask(file.removeprefix(prefix)) for file in usable)
-        before = f"{name}/" if len(folders) > 1 else ""
-        for path, mask_paths in pairing.images.items():
-            uris = tuple(str(root / mask) for mask in mask_paths)
-            records.append(Record(before + path, str(root / path), None, uris, _label(path), name, path))
-        for path, reason in pairing.rejected.items():
-            label = _label(path) if "/" in path else None
-            rejected.append(Rejected(_escaped(before + path), _escaped(str(root / path)), label, reason))
+    places = [_place_of(source) for source in sources]
+    for place in places:
+        if places.count(place) > 1:
+            raise RequestError(f"source {place} is named twice; name it once")
+    holdings = [holding for place in places for holding in look(place, limits or Limits())]
+    records: list[Record] = []
+    rejected: list[Rejected] = []
+    images = masks = 0
+    for holding, name in zip(holdings, name_places([holding.place for holding in holdings]), strict=True):
+        before = f"{name}/" if len(holdings) > 1 else ""
+        rejected += [_rejected(holding, member, reason, before) for member, reason in holding.troubles]
+        if not holding.names and (not holding.troubles or len(holdings) == 1):
+            raise RequestError(_empty(holding))
+        found = _collect(holding, name, before)
+        records += found.records
+        rejected += found.rejected
+        images += found.images
+        masks += found.masks
     collection = Collection(
         sorted(records, key=lambda record: record.id),
         sorted(rejected, key=lambda record: record.id),
         images,
         masks,
-        passed_over,
+        sum(holding.passed_over for holding in holdings),
     )
-    _check_classes(collection, [str(folder) for folder in folders])
+    _check_classes(collection, [str(place) for place in places])
     return collection
 
 
-def is_image(name: str) -> bool:
-    """Whether a relative name may be an image or a mask: a known ending, nothing hidden, no leftover of macOS."""
-    path = PurePosixPath(name)
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return not hidden and path.suffix.lower() in IMAGE_ENDINGS
+def _collect(holding: Holding, source: str, before: str) -> Collection:
+    """Pair what one folder or archive holds; ``before`` is what its ids begin with."""
+    names = {_with_label(name, holding): name for name in holding.names}
+    prefix = wrapper(list(names)) if names else ""
+    paths = {path.removeprefix(prefix): name for path, name in names.items()}
+    pairing = pair(paths)
+    if names and not pairing.images and all("/" not in path for path in pairing.rejected):
+        raise RequestError(f"source {holding.place} has images but no class folders; {LAYOUT}")
+    in_archive = holding.spans is not None
+    records = []
+    for path, mask_paths in pairing.images.items():
+        own, others = paths[path], [paths[mask] for mask in mask_paths]
+        records.append(
+            Record(
+                id=before + path,
+                uri=holding.uri(own),
+                member=own if in_archive else None,
+                masks=tuple(others if in_archive else map(holding.uri, others)),
+                label=_label(path),
+                source=source,
+                path=path,
+                spans=holding.spans_of([own, *others]),
+            )
+        )
+    rejected = [
+        Rejected(
+            escaped(before + path), escaped(holding.uri(paths[path])), _label(path) if "/" in path else None, reason
+        )
+        for path, reason in pairing.rejected.items()
+    ]
+    masks = sum(map(is_mask, paths))
+    return Collection(records, rejected, len(paths) - masks, masks, 0)
+
+
+def _rejected(holding: Holding, member: str | None, reason: str, before: str) -> Rejected:
+    """Make a row of what an archive holds that can't be used."""
+    uri = escaped(str(holding.place))
+    if member is None:
+        return Rejected(escaped(before + holding.place.name), uri, None, reason)
+    prefix = wrapper(holding.names) if holding.names else ""
+    path = member.removeprefix(prefix)
+    labelled = "/" in path and is_image(path) and safe_name(path) == path
+    return Rejected(escaped(before + path), uri, _label(path) if labelled else None, reason)
+
+
+def _empty(holding: Holding) -> str:
+    if holding.troubles:
+        reason = next((reason for name, reason in holding.troubles if name is None), holding.troubles[0][1])
+        return f"source {holding.place} holds no image that can be used: {escaped(reason)}"
+    return f"source {holding.place} holds no image among its {holding.passed_over} files; {LAYOUT}"
+
+
+def _with_label(name: str, holding: Holding) -> str:
+    """Return a name with its WebDataset label as its class folder, where it has one; a mask has its image's."""
+    if not holding.labels:
+        return name
+    masked = _MASK_NAME.fullmatch(sample_key(name))
+    label = holding.labels.get(sample_key(name)) or (holding.labels.get(masked["stem"]) if masked else None)
+    return f"{label.replace('/', '_')}/{name}" if label else name
 
 
 def is_mask(name: str) -> bool:
@@ -167,7 +218,7 @@ def pair(names: Iterable[str]) -> Pairing:
     masks: dict[tuple[str, ...], list[str]] = {}
     images: dict[tuple[str, ...], list[str]] = {}
     for name in sorted(names):
-        if _escaped(name) != name:
+        if escaped(name) != name:
             pairing.rejected[name] = "its name is not UTF-8"
         elif "/" not in name:
             pairing.rejected[name] = "lies beside the class folders, so it has no label"
@@ -193,12 +244,7 @@ def pair(names: Iterable[str]) -> Pairing:
 
 
 def _label(path: str) -> str:
-    return _escaped(path.split("/", 1)[0])
-
-
-def _escaped(name: str) -> str:
-    """Write the bytes of a name that are not UTF-8, which Python holds as lone surrogates, as escapes."""
-    return name.encode(errors="backslashreplace").decode()
+    return escaped(path.split("/", 1)[0])
 
 
 def _place(name: str) -> tuple[str, ...]:
@@ -207,37 +253,11 @@ def _place(name: str) -> tuple[str, ...]:
     return (label, *(folder for folder in folders if folder.lower() not in _IMAGE_FOLDERS | _MASK_FOLDERS))
 
 
-def _folder(source: str) -> Path:
-    path = Path(source).expanduser()
-    if not path.exists():
-        raise RequestError(f"source {source} is not there; check the path")
-    if not path.is_dir():
-        raise RequestError(f"source {source} is a file; {LAYOUT}")
-    return path.resolve()
-
-
-def name_folders(folders: list[Path]) -> list[str]:
-    """Name each source by its folder; equal names are numbered in the order in which they were given."""
-    names: list[str] = []
-    for folder in folders:
-        name, number = folder.name, 2
-        while name in names:
-            name, number = f"{folder.name}-{number}", number + 1
-        names.append(name)
-    return names
-
-
-def list_files(folder: Path) -> list[str]:
-    """Return the relative names, with slashes, of all files below a folder; a link to a folder is followed once."""
-    names, seen = [], set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        names += [Path(place, file).relative_to(folder).as_posix() for file in files]
-    return names
+def _place_of(source: str) -> Place:
+    place = locate(source, "source")
+    if not place.is_folder() and not is_archive(place.name):
+        raise RequestError(f"source {source} is a file and no archive (.zip, .tar, .tar.gz, .tar.zst); {LAYOUT}")
+    return place
 
 
 def _check_classes(collection: Collection, sources: list[str]) -> None:

@@ -1,20 +1,320 @@
-"""Files that are there whole or not at all."""
+"""Files on a disk or in a bucket, by one way: listed, read, and written whole or not at all.
 
-from collections.abc import Iterator
+A bucket is s3:// (or any store that speaks S3, by AWS_ENDPOINT_URL or ``?endpoint_override=``) or gs://, through
+pyarrow's file systems. A fault of the network is waited out a few times; one that stays is an OSError, which is never
+mistaken for a bad image.
+"""
+
+import io
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from urllib.parse import urlsplit
 from uuid import uuid4
+
+from pyarrow import NativeFile
+from pyarrow.fs import FileInfo, FileSelector, FileSystem
+
+from overlay.errors import RequestError
+
+SCHEMES = ("s3", "gs")
+PAUSES = (1.0, 3.0)
+"""seconds before each new try of what a network fault stopped"""
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer as Buffer  # collections.abc has it from Python 3.12 on
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file or a folder. Pickles, prints and compares as its text."""
+
+    text: str
+    """absolute path on a disk, or URI of a bucket, its query at the end"""
+
+    @classmethod
+    def of(cls, given: "str | Path | Place") -> "Place":
+        """Take a path or URI as a user writes it.
+
+        Raises:
+            RequestError: a URI of a kind that is not known, or one with credentials in it.
+        """
+        if isinstance(given, Place):
+            return given
+        text = str(given)
+        if "://" not in text:
+            return cls(str(Path(text).expanduser().absolute()))
+        address = urlsplit(text)
+        if address.scheme not in SCHEMES or not address.netloc:
+            raise RequestError(
+                f"{text} is no address that can be used; give a path, s3://bucket/... or gs://bucket/..."
+            )
+        if "@" in address.netloc or "secret" in address.query.lower():
+            raise RequestError(
+                f"credentials in the address of a bucket ({address.scheme}://...) would be written to files and logs; "
+                "set them in the environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
+        path, query = _divide(text)
+        return cls(path.rstrip("/") + query)
+
+    @property
+    def in_bucket(self) -> bool:
+        """Whether it is in a bucket; else it is a local path."""
+        return "://" in self.text
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return _divide(self.text)[0].rpartition("/")[2] if self.in_bucket else Path(self.text).name
+
+    @property
+    def parent(self) -> "Place":
+        """The folder that it lies in."""
+        if not self.in_bucket:
+            return Place(str(Path(self.text).parent))
+        path, query = _divide(self.text)
+        return Place(path.rpartition("/")[0] + query)
+
+    @property
+    def filesystem(self) -> FileSystem | None:
+        """pyarrow's file system, None for local paths, as pyarrow and Ray Data take it."""
+        return self._bucket if self.in_bucket else None
+
+    @property
+    def path(self) -> str:
+        """The path within ``filesystem``."""
+        return _divide(self.text)[0].partition("://")[2] if self.in_bucket else self.text
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __truediv__(self, name: str) -> "Place":
+        if not self.in_bucket:
+            return Place(str(Path(self.text, name)))
+        path, query = _divide(self.text)
+        return Place(f"{path}/{name}{query}")
+
+    def is_file(self) -> bool:
+        """Whether there is such a file."""
+        return self._info("File") if self.in_bucket else Path(self.text).is_file()
+
+    def is_folder(self) -> bool:
+        """Whether there is such a folder; in a bucket, whether anything begins with its path."""
+        return self._info("Directory") if self.in_bucket else Path(self.text).is_dir()
+
+    def exists(self) -> bool:
+        """Whether there is such a file or folder."""
+        return self.is_file() or self.is_folder()
+
+    def children(self) -> list[str]:
+        """Return the names of what lies in a folder, sorted; empty where there is no such folder."""
+        if not self.in_bucket:
+            return sorted(entry.name for entry in Path(self.text).iterdir()) if self.is_folder() else []
+        return sorted({info.base_name for info in self._select(recursive=False)} - {""})
+
+    def files(self) -> list[str]:
+        """Return the relative names, with slashes, of all files below a folder; a link to a folder is followed once."""
+        if not self.in_bucket:
+            return _local_files(Path(self.text))
+        return [info.path.removeprefix(f"{self.path}/") for info in self._select(recursive=True) if info.is_file]
+
+    def size(self) -> int:
+        """Return the bytes of a file.
+
+        Raises:
+            OSError: it can't be asked for.
+        """
+        if not self.in_bucket:
+            return Path(self.text).stat().st_size
+        return int(_retried(lambda: self._bucket.get_file_info(self.path)).size or 0)
+
+    def read_bytes(self) -> bytes:
+        """Read a whole file.
+
+        Raises:
+            OSError: it can't be read; FileNotFoundError where it is not there.
+        """
+        if not self.in_bucket:
+            return Path(self.text).read_bytes()
+        return _retried(self._read_once)
+
+    def open(self, buffer: int = 256 * 1024) -> BinaryIO:
+        """Open a file to be read, with seeks. ``buffer`` is what one request to a bucket asks for, in bytes."""
+        if not self.in_bucket:
+            return Path(self.text).open("rb")
+        return io.BufferedReader(_ObjectReader(self), buffer)
+
+    def make_folder(self) -> None:
+        """Make a folder and those above it; a bucket needs none."""
+        if not self.in_bucket:
+            Path(self.text).mkdir(parents=True, exist_ok=True)
+
+    def remove(self) -> None:
+        """Delete a file, or a folder with all that is in it; nothing happens where there is none."""
+        if not self.in_bucket:
+            path = Path(self.text)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        elif self.is_file():
+            _retried(lambda: self._bucket.delete_file(self.path))
+        elif self.is_folder():
+            _retried(lambda: self._bucket.delete_dir(self.path))
+
+    def write_text(self, text: str) -> None:
+        """Write a file, whole or not at all."""
+        with write_atomically(self) as temporary:
+            temporary.write_text(text)
+
+    def _info(self, kind: str) -> bool:
+        info = _retried(lambda: self._bucket.get_file_info(self.path))
+        return bool(info.type.name == kind)
+
+    def _select(self, recursive: bool) -> list[FileInfo]:
+        selector = FileSelector(self.path, allow_not_found=True, recursive=recursive)
+        return list(_retried(lambda: self._bucket.get_file_info(selector)))
+
+    def _read_once(self) -> bytes:
+        with self._bucket.open_input_stream(self.path) as stream:
+            return bytes(stream.readall())
+
+    def _upload(self, file: Path) -> None:
+        with file.open("rb") as source, self._bucket.open_output_stream(self.path) as sink:
+            shutil.copyfileobj(source, sink, 8 * 2**20)
+
+    @property
+    def _bucket(self) -> FileSystem:
+        path, query = _divide(self.text)
+        return _filesystem("/".join(path.split("/")[:3]) + query)
 
 
 @contextmanager
-def write_atomically(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``, and move what was written there to ``path`` once the block has ended.
+def write_atomically(place: Path | Place) -> Iterator[Path]:
+    """Give a temporary local path, and move what was written there to ``place`` once the block has ended.
 
-    A process that is killed in the middle leaves the old file, or none, and never a torn one.
+    On a disk the temporary file lies beside ``place`` and is renamed; to a bucket it is uploaded, where an object
+    appears only once all of it is there. A process that is killed in the middle leaves the old file, or none, and never
+    a torn one.
     """
+    if isinstance(place, Place) and place.in_bucket:
+        with tempfile.TemporaryDirectory(prefix="overlay-") as folder:
+            temporary = Path(folder, place.name)
+            yield temporary
+            _retried(lambda: place._upload(temporary))
+        return
+    path = Path(place.text) if isinstance(place, Place) else place
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
         yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class _ObjectReader(io.RawIOBase):
+    """Reads an object of a bucket; after a fault it is opened again, and goes on where it was."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._position = 0
+        self._file: NativeFile | None = None
+        self._size = int(_retried(self._opened).size())
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        if position < 0:
+            raise ValueError(f"negative position {position}")
+        self._position = position
+        return position
+
+    def readinto(self, buffer: "Buffer") -> int:
+        view = memoryview(buffer).cast("B")
+        if self._position >= self._size:
+            return 0
+        data = _retried(lambda: self._read(len(view)))
+        view[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        super().close()
+
+    def _read(self, length: int) -> bytes:
+        try:
+            file = self._opened()
+            file.seek(self._position)
+            return bytes(file.read(length))
+        except OSError:
+            self._file = None
+            raise
+
+    def _opened(self) -> NativeFile:
+        if self._file is None:
+            self._file = self._place._bucket.open_input_file(self._place.path)
+        return self._file
+
+
+@lru_cache(maxsize=64)
+def _filesystem(root: str) -> FileSystem:
+    try:
+        filesystem, _ = _retried(lambda: FileSystem.from_uri(root))
+    except (ValueError, NotImplementedError) as error:
+        raise RequestError(f"{root} can't be used: {one_line(error)}; check the address") from error
+    return filesystem
+
+
+def _divide(text: str) -> tuple[str, str]:
+    """Divide a URI into its path and its query, with the question mark; a question mark may stand in a name too."""
+    match = re.search(r"\?\w+=[^/?]*$", text)
+    return (text[: match.start()], match[0]) if match else (text, "")
+
+
+def one_line(error: Exception) -> str:
+    """Say an error in one line of at most 200 characters."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]
+
+
+def _retried(work: Callable[[], _Result]) -> _Result:
+    for pause in PAUSES:
+        try:
+            return work()
+        except FileNotFoundError:
+            raise
+        except OSError:
+            time.sleep(pause)
+    return work()
+
+
+def _local_files(folder: Path) -> list[str]:
+    names, seen = [], set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        names += [Path(place, file).relative_to(folder).as_posix() for file in files]
+    return names

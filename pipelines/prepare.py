@@ -1,6 +1,7 @@
 """Turn images, or images and masks, into a prepared dataset.
 
     overlay prepare BUSI --out dataset
+    overlay prepare BUSI.zip s3://bucket/more --out s3://bucket/dataset
     overlay prepare clinic-a clinic-b --out dataset --overlay.style contour --split.group_by 'patient(\\d+)'
 
 Two passes of Ray Data. The first decodes, draws and encodes each image once and stages the rows in small files; the
@@ -47,11 +48,14 @@ from overlay.dataset import (
 )
 from overlay.dataset_folder import WORK, already_prepared, begin
 from overlay.errors import ImageError, RequestError, WorkError
+from overlay.listing import locate
+from overlay.reading import Reader, Unit, plan, without
 from overlay.render import render
 from overlay.sources import Collection, Record, collect
 from overlay.splits import assign, check_sizes, groups_of
-from overlay.storage import write_atomically
+from overlay.storage import Place, write_atomically
 from pipelines.progress import progress
+from pipelines.reading import Groups, read_groups
 
 STAGED_ROWS = 32
 """images in one staged file, the unit of work: small, so that a small set too keeps all cores busy"""
@@ -66,7 +70,7 @@ def run(config: Prepare) -> PreparedDataset:
         RequestError: the request was wrong; nothing was written.
         WorkError: the work failed; the same command goes on where it stopped.
     """
-    collection = collect(config.sources)
+    collection = collect(config.sources, config.limits)
     records = collection.records
     groups = groups_of([r.id for r in records], [r.path for r in records], config.split.group_by)
     check_sizes([r.label for r in records], groups)
@@ -80,9 +84,9 @@ def run(config: Prepare) -> PreparedDataset:
 
     staged = begin(out, request, config.overwrite)
     manifest = out / "manifest.parquet"
-    rows = [asdict(record) | {"group": group} for record, group in zip(records, groups, strict=True)]
-    _write(manifest, rows, MANIFEST_SCHEMA, min(STAGED_ROWS, config.shard_rows))
-    _stage(manifest, staged, config)
+    reading = plan(records, min(STAGED_ROWS, config.shard_rows))
+    _write_manifest(manifest, reading.groups, dict(zip([r.id for r in records], groups, strict=True)))
+    _stage(manifest, reading.units, staged, config)
 
     survivors, broken = _read_staged(staged, manifest)
     rejected = sorted([*broken, *map(asdict, collection.rejected)], key=lambda row: row["id"])
@@ -93,9 +97,11 @@ def run(config: Prepare) -> PreparedDataset:
         shutil.rmtree(staged)  # the files may be mended before the next run, which must look at them again then
         kinds = ", ".join(f"{count} {reason}" for reason, count in _reasons(rejected).items())
         raise WorkError(f"{error}; rejected were: {kinds}; see {out / 'rejected.parquet'}") from error
+    survivors.sort(key=lambda row: row["part"])  # a shard is put together from few staged files
     _write(_index_path(staged), survivors, INDEX_SCHEMA, config.shard_rows)
     parts = math.ceil(len(survivors) / config.shard_rows)
-    _in_parallel(assemble_shard, parts, {"staged": staged, "out": out}, "writing", len(survivors))
+    shards = Groups(ray.data.range(parts, override_num_blocks=parts))
+    _in_parallel(assemble_shard, shards, {"staged": staged, "out": out}, "writing", len(survivors))
 
     counts = {label: dict.fromkeys(SPLITS, 0) for label in collection.classes}
     for row in survivors:
@@ -118,17 +124,19 @@ def run(config: Prepare) -> PreparedDataset:
     return dataset
 
 
-def stage_part(row: dict[str, Any], manifest: Path, staged: Path, todo: list[int], config: Prepare) -> dict[str, Any]:
+def stage_part(row: dict[str, Any], manifest: Path, staged: Path, config: Prepare) -> dict[str, Any]:
     """Render one row group of the manifest into a staged file; runs in a worker. Returns counts, or the ``failure``."""
-    part = todo[row["id"]]
+    part = row["group"]
     rejected = 0
     try:
         sources = pq.ParquetFile(manifest).read_row_group(part).to_pylist()
-        with write_rows(_staged_path(staged, part), STAGED_SCHEMA) as rows:
-            for source in sources:
+        contents = row["contents"] or [None] * len(sources)
+        with write_rows(_staged_path(staged, part), STAGED_SCHEMA) as rows, Reader() as reader:
+            for source, content in zip(sources, contents, strict=True):
                 known = {name: source[name] for name in ("id", "uri", "label", "source")}
+                name, read = source["member"] or source["uri"], reader.of(source, content)
                 try:
-                    rendered = render(source["id"], source["uri"], source["masks"], config.overlay, config.max_pixels)
+                    rendered = render(source["id"], name, source["masks"], config.overlay, config.max_pixels, read)
                     rows.write(known | rendered)
                 except ImageError as error:
                     rejected += 1
@@ -157,21 +165,19 @@ def assemble_shard(row: dict[str, Any], staged: Path, out: Path) -> dict[str, An
 
 
 def _in_parallel(
-    work: Callable[..., dict[str, Any]], tasks: int, arguments: dict[str, Any], description: str, total: int
+    work: Callable[..., dict[str, Any]], tasks: Groups, arguments: dict[str, Any], description: str, total: int
 ) -> None:
-    """Run a task for each of range(tasks) as Ray Data, and show how many rows are done.
+    """Run a task for each row as Ray Data, and show how many images are done.
 
     Raises:
         WorkError: a task failed.
     """
-    if not tasks:
-        return
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     rejected = 0
     try:
         with progress(description, total) as meter:
-            results = ray.data.range(tasks, override_num_blocks=tasks).map(work, fn_kwargs=arguments)
+            results = tasks.rows.map(work, fn_kwargs=arguments, num_cpus=tasks.cpus)
             for result in results.iter_rows():
                 if result["failure"]:
                     raise WorkError(f"{result['failure']}; the same command goes on where it stopped")
@@ -183,19 +189,20 @@ def _in_parallel(
         raise WorkError(f"a task failed: {said[-1].strip()}; the same command goes on where it stopped") from error
 
 
-def _stage(manifest: Path, staged: Path, config: Prepare) -> None:
+def _stage(manifest: Path, units: list[Unit], staged: Path, config: Prepare) -> None:
     file = pq.ParquetFile(manifest)
     sizes = [file.metadata.row_group(part).num_rows for part in range(file.num_row_groups)]
-    todo = [part for part in range(len(sizes)) if not _staged_path(staged, part).exists()]
-    left = sum(sizes[part] for part in todo)
-    if left < sum(sizes):
-        print(f"going on: {sum(sizes) - left} of {sum(sizes)} images are done already")
-    arguments = {"manifest": manifest, "staged": staged, "todo": todo, "config": config}
-    _in_parallel(stage_part, len(todo), arguments, "drawing", left)
+    done = {part for part in range(len(sizes)) if _staged_path(staged, part).exists()}
+    if done:
+        print(f"going on: {sum(sizes[part] for part in done)} of {sum(sizes)} images are done already")
+    if todo := without(units, done):
+        left = sum(size for part, size in enumerate(sizes) if part not in done)
+        arguments = {"manifest": manifest, "staged": staged, "config": config}
+        _in_parallel(stage_part, read_groups(Place.of(manifest), todo), arguments, "drawing", left)
 
 
 def _read_staged(staged: Path, manifest: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the rows that survived, without their images, and the rejected ones."""
+    """Return the rows that survived, without their images, in the order of their ids, and the rejected ones."""
     survivors: list[dict[str, Any]] = []
     rejected: list[dict[str, Any]] = []
     groups = pq.read_table(manifest, columns=["group"])["group"].to_pylist()
@@ -207,6 +214,7 @@ def _read_staged(staged: Path, manifest: Path) -> tuple[list[dict[str, Any]], li
                 survivors.append(row | {"part": part, "group": group})
             else:
                 rejected.append({name: row[name] for name in REJECTED_SCHEMA.names})
+    survivors.sort(key=lambda row: row["id"])
     return survivors, rejected
 
 
@@ -226,9 +234,16 @@ def _split(survivors: list[dict[str, Any]], config: Prepare, classes: list[str])
 def _request(config: Prepare, records: list[Record]) -> Request:
     names = hashlib.sha256()
     for record in records:
-        names.update(json.dumps([record.id, [Path(mask).name for mask in record.masks]]).encode() + b"\n")
-    sources = [str(Path(source).expanduser().resolve()) for source in config.sources]
+        names.update(json.dumps([record.id, [Place(mask).name for mask in record.masks]]).encode() + b"\n")
+    sources = [str(locate(source, "source")) for source in config.sources]
     return Request(sources, config.overlay, config.split, config.max_pixels, config.shard_rows, names.hexdigest())
+
+
+def _write_manifest(path: Path, parts: list[list[Record]], group_of: dict[str, str]) -> None:
+    with write_atomically(path) as temporary, pq.ParquetWriter(temporary, MANIFEST_SCHEMA) as writer:
+        for part in parts:
+            rows = [asdict(record) | {"group": group_of[record.id]} for record in part]
+            writer.write_table(pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA))
 
 
 def _write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema, row_group_size: int) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from overlay.errors import RequestError
-from overlay.sources import Record, Rejected, collect, is_image, is_mask, pair, wrapper
+from overlay.names import is_image
+from overlay.sources import Record, Rejected, collect, is_mask, pair, wrapper
 
 
 def make(folder: Path, *names: str) -> Path:

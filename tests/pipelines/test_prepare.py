@@ -76,6 +76,7 @@ def test_the_files_of_the_contract(prepared: PreparedDataset, source: Path) -> N
             "group": "a/a (1).png",
             "source": "set",
             "path": "a/a (1).png",
+            "spans": None,
         }
     ]
 

@@ -1,0 +1,34 @@
+"""What a file's name says: image, archive, or nothing of ours."""
+
+from pathlib import PurePosixPath
+
+# What files of overlay.images.FORMATS are called.
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".jp2", ".ppm", ".pgm")
+ARCHIVE_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.zst")
+OTHER_ARCHIVES = (".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".7z", ".rar")
+"""what people use too, and is not read"""
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a relative name is hidden, or a leftover of macOS."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
+
+
+def is_image(name: str) -> bool:
+    """Whether a relative name may be an image or a mask: a known ending, nothing hidden, no leftover of macOS."""
+    return not is_hidden(name) and PurePosixPath(name).suffix.lower() in IMAGE_ENDINGS
+
+
+def is_archive(name: str) -> bool:
+    """Whether a relative name is that of an archive that can be read."""
+    return not is_hidden(name) and name.lower().endswith(ARCHIVE_ENDINGS)
+
+
+def stem(name: str) -> str:
+    """Return the name of a folder, or that of an archive without its ending."""
+    return next((name[: -len(end)] for end in ARCHIVE_ENDINGS if name.lower().endswith(end)), name)
+
+
+def escaped(name: str) -> str:
+    """Write the bytes of a name that are not UTF-8, which Python holds as lone surrogates, as escapes."""
+    return name.encode(errors="backslashreplace").decode()
