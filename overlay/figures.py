@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#6b7280"
 PALETTE = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MANY_CLASSES = 12
 
 
 def curves(history: Mapping[str, Sequence[float]], best_epoch: int | None = None) -> bytes:
@@ -35,7 +36,8 @@ def curves(history: Mapping[str, Sequence[float]], best_epoch: int | None = None
     left, right = figure.subplots(1, 2)
     _lines(left, history, [("train", "train_loss", BLUE), ("val", "val_loss", ORANGE)])
     left.set_title("Loss", loc="left", fontweight="bold")
-    left.set_ylim(bottom=0)
+    losses = np.array([history["train_loss"], history["val_loss"]], dtype=np.float64)
+    left.set_ylim(0, 1.08 * float(losses[np.isfinite(losses)].max(initial=1e-3)))
     lines = [("train accuracy", "train_accuracy", BLUE), ("val accuracy", "val_accuracy", ORANGE)]
     _lines(right, history, [*lines, ("val macro-F1", "val_macro_f1", GREEN)])
     right.set_title("Accuracy and macro-F1", loc="left", fontweight="bold")
@@ -64,11 +66,12 @@ def confusion_matrix(evaluation: Evaluation) -> bytes:
     figure = _figure(side + 2.2, side + 1.6)
     axes = figure.subplots()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    size = float(np.clip(90 / n, 5, 15))
-    for row, column in np.ndindex(counts.shape):
+    size = 14 * side / (1.15 * n)
+    # Of many classes only the cells that hold something are written: the rest would be noise, and slow to draw.
+    for row, column in np.argwhere(counts > 0) if n > MANY_CLASSES else np.ndindex(counts.shape):
         colour = "white" if share[row, column] > 0.55 else "#111827"
         percent = f"{share[row, column]:.0%}" if support[row, 0] else "n/a"
-        centre: dict[str, Any] = {"ha": "center", "color": colour}
+        centre: dict[str, Any] = {"ha": "center", "color": colour, "in_layout": False}
         axes.text(column, row, str(counts[row, column]), va="bottom", fontsize=size, fontweight="bold", **centre)
         axes.text(column, row + 0.08, percent, va="top", fontsize=size * 0.7, **centre)
     names = [_text(name) for name in evaluation.classes]
@@ -76,6 +79,10 @@ def confusion_matrix(evaluation: Evaluation) -> bytes:
     axes.set_xticks(range(n), names, rotation=35 if tilted else 0, ha="right" if tilted else "center")
     axes.set_yticks(range(n), [f"{name}\nn = {total}" for name, total in zip(names, support[:, 0], strict=True)])
     axes.tick_params(length=0)
+    axes.set_xticks(np.arange(n - 1) + 0.5, minor=True)
+    axes.set_yticks(np.arange(n - 1) + 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=2)
+    axes.tick_params(which="minor", length=0)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("predicted", fontweight="bold", labelpad=8)
     axes.set_ylabel("true", fontweight="bold", labelpad=8)

@@ -130,8 +130,8 @@ def _reading(evaluation: Evaluation, mask: MaskOnly, drawn: bool) -> str:
         return "That lies inside this model's interval, so these images do not show that it reads more than the masks."
     gain = 100 * (evaluation.accuracy - mask.accuracy)
     return (
-        f"This model is {gain:.1f} percentage points above that; only so much can have come from the image, or from finer "
-        "detail of the outline."
+        f"This model is {gain:.1f} percentage points above that; only so much can have come from the image, or from "
+        "finer detail of the outline."
     )
 
 
@@ -140,7 +140,7 @@ def _number(value: float | None) -> str:
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
+    return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
 
 
 def _png(picture: bytes) -> str:
