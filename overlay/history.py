@@ -1,5 +1,6 @@
 """The epochs of a run so far, and what follows from them: the best epoch, and whether to stop."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,16 +46,26 @@ def curves(history: Sequence[Epoch], best: int) -> bytes:
 
 
 def best_epoch(history: Sequence[Epoch], config: EarlyStopping) -> int:
-    """Return the position in the history, which is not empty, of the last epoch that improved on all before it."""
+    """Return the position in the history, which is not empty, of the last epoch that improved on all before it.
+
+    An epoch whose validation loss is not a finite number is best only where all are like that: such a network may
+    score well, since argmax takes NaN for the first class, but it predicts nothing.
+    """
     sign = -1 if config.metric == "val_loss" else 1
-    best = 0
+    best, best_score = 0, -math.inf
     for position, epoch in enumerate(history):
-        gain = sign * (getattr(epoch, config.metric) - getattr(history[best], config.metric))
-        if gain > config.min_delta:
-            best = position
+        score = sign * getattr(epoch, config.metric)
+        gain = score - best_score
+        if math.isfinite(epoch.val_loss) and gain > 0 and gain >= config.min_delta:
+            best, best_score = position, score
     return best
 
 
 def should_stop(history: Sequence[Epoch], config: EarlyStopping) -> bool:
-    """Say whether ``patience`` epochs have passed since the best one."""
-    return len(history) > 0 and len(history) - 1 - best_epoch(history, config) >= config.patience
+    """Say whether ``patience`` epochs have passed since the best one, or the run diverged.
+
+    A training loss of NaN has made every weight NaN, and no later step changes that.
+    """
+    if not history:
+        return False
+    return math.isnan(history[-1].train_loss) or len(history) - 1 - best_epoch(history, config) >= config.patience

@@ -6,6 +6,7 @@ says the rest.
 """
 
 import hashlib
+import json
 from collections import OrderedDict
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -101,17 +102,18 @@ def pretrained(arch: str, weights: str) -> Weights:
     Raises:
         RequestError: they can't be reached, are no state_dict, or don't fit the network.
     """
-    skeleton = build(arch, classes=1000)
+    with torch.device("meta"):  # only names and shapes are needed
+        skeleton = build(arch, classes=1000)
     if weights == "none":
         return Weights(state=None)
     if weights == "imagenet":
         chosen = torchvision.models.get_model_weights(arch).DEFAULT
         try:
-            state = chosen.get_state_dict(progress=False, check_hash=True)
-        except (OSError, RuntimeError) as error:
+            state = chosen.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        except Exception as error:  # a damaged file in torch's cache raises whatever the unpickler meets
             raise RequestError(
-                f"the imagenet weights of {arch} can't be downloaded ({error}); connect to the network, give a file "
-                "with --model.weights PATH, or start from random weights with --model.weights none"
+                f"the imagenet weights of {arch} can't be downloaded ({_first_line(error)}); connect to the network, "
+                "give a file with --model.weights PATH, or start from random weights with --model.weights none"
             ) from error
         preset = chosen.transforms()
         return Weights(state, tuple(preset.mean), tuple(preset.std))
@@ -140,7 +142,8 @@ def save(path: Path, state: StateDict, card: ModelCard) -> None:
     """Write a model file, whole or not at all."""
     plain: StateDict = OrderedDict((name, tensor.detach().cpu().contiguous()) for name, tensor in state.items())
     # load_state_dict looks at the keys only, and weights_only unpickling restores the attributes of an OrderedDict.
-    plain.overlay = {"format": MODEL_FORMAT, **asdict(card), "sha256": checksum(plain)}  # type: ignore[attr-defined]
+    described = {"format": MODEL_FORMAT, **asdict(card)}
+    plain.overlay = {**described, "sha256": checksum(plain, described)}  # type: ignore[attr-defined]
     with write_atomically(path) as temporary:
         torch.save(plain, temporary)
 
@@ -156,11 +159,7 @@ def load(path: str | Path) -> ModelFile:
     stored: dict[str, Any] | None = getattr(state, "overlay", None)
     if stored is None:
         raise RequestError(f"{file} holds weights but no card; give a model file that overlay train wrote")
-    values = dict(stored)
-    if (version := values.pop("format")) > MODEL_FORMAT:
-        raise RequestError(f"{file} has model format {version}, newer than {MODEL_FORMAT}; update overlay")
-    if values.pop("sha256") != checksum(state):
-        raise RequestError(f"{file} is damaged: its weights don't match their checksum; copy it again")
+    values = {name: value for name, value in stored.items() if name not in ("format", "sha256")}
     style = values.pop("overlay")
     card = ModelCard(
         **{**values, **{name: tuple(values[name]) for name in ("classes", "mean", "std")}},
@@ -177,36 +176,80 @@ def network(file: ModelFile) -> nn.Module:
     return built.eval()
 
 
-def checksum(state: StateDict) -> str:
-    """Return the sha256 of the names, types, shapes and bytes of all tensors, as hexadecimal digits."""
-    digest = hashlib.sha256()
+def checksum(state: StateDict, card: dict[str, Any]) -> str:
+    """Return the sha256, as hexadecimal digits, of a card, and of the names, types, shapes and bytes of all tensors."""
+    digest = hashlib.sha256(json.dumps(card, sort_keys=True).encode())
     for name, tensor in state.items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
 def _read_state(where: str) -> StateDict:
+    remote = urlparse(where).scheme in ("http", "https")
     try:
-        if urlparse(where).scheme in ("http", "https"):
-            state = torch.hub.load_state_dict_from_url(where, map_location="cpu", progress=False, weights_only=True)
-        else:
-            state = torch.load(where, map_location="cpu", weights_only=True)
+        file = _download(where) if remote else Path(where)
+    except Exception as error:  # URLs and servers go wrong in more ways than OSError covers
+        raise RequestError(f"the weights at {where} can't be downloaded: {_first_line(error)}") from error
+    cause: Exception | None = None
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise RequestError(f"no weights at {where}; check the path") from None
+    except OSError as error:
+        raise RequestError(f"the weights at {where} can't be read: {_first_line(error)}") from error
     except Exception as error:  # damaged files raise whatever the unpickler meets
-        reason = str(error).strip().split("\n")[0][:200]
-        raise RequestError(f"the weights at {where} can't be read: {reason}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise RequestError(f"{where} holds no state_dict; give a file that torch.save made of model.state_dict()")
-    return state if isinstance(state, OrderedDict) else OrderedDict(state)
+        state, cause = None, error
+    if not _is_state_dict(state):
+        if remote:
+            file.unlink()  # else a page that says "not found" would stay for ever
+        # What torch.load says here is how to switch its protection off, which is no advice to pass on.
+        raise RequestError(
+            f"{where} holds no state_dict, or a damaged one; give a file that torch.save made of model.state_dict()"
+        ) from cause
+    state = state if isinstance(state, OrderedDict) else OrderedDict(state)
+    _check_card(state, where)
+    return state
+
+
+def _is_state_dict(state: object) -> bool:
+    return (
+        isinstance(state, dict)
+        and len(state) > 0
+        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items())
+    )
+
+
+def _download(url: str) -> Path:
+    """Download into torch's cache, once; a cached file is known by its whole URL, since many end in `model.pth`."""
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    file = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}.pth"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(file), progress=False)
+    return file
+
+
+def _check_card(state: StateDict, where: str) -> None:
+    """Refuse a model file of Overlay that is newer or damaged; other weights have no card to check."""
+    card: dict[str, Any] | None = getattr(state, "overlay", None)
+    if card is None:
+        return
+    if card["format"] > MODEL_FORMAT:
+        raise RequestError(f"{where} has model format {card['format']}, newer than {MODEL_FORMAT}; update overlay")
+    if card["sha256"] != checksum(state, {name: value for name, value in card.items() if name != "sha256"}):
+        raise RequestError(f"{where} is damaged: its content doesn't match its checksum; copy it again")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
 
 
 def _check_fit(network: nn.Module, state: StateDict, arch: str, where: str) -> None:
     """Refuse weights with other names or shapes than the network's, the head aside."""
     expected = {n: tuple(t.shape) for n, t in network.state_dict().items() if not n.startswith("fc.")}
     given = {n: tuple(t.shape) for n, t in state.items() if not n.startswith("fc.")}
-    for name in expected.keys() | given.keys():
+    for name in [*expected, *given]:
         # Files from before torch 0.4.1 lack the counter, and nothing depends on it.
         if expected.get(name) != given.get(name) and not name.endswith("num_batches_tracked"):
             raise RequestError(

@@ -73,11 +73,13 @@ class RunFolder:
             raise RequestError(
                 f"{self.path} holds a run on another dataset than {config.dataset}; choose another --out"
             )
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True)
+        # First of all, since a folder without it is not known for a run's, should this process be killed now.
+        with write_atomically(self.config_file) as temporary:
+            temporary.write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
         if not identity:
             self._write_identity({"dataset": fingerprint, "tracking_id": secrets.token_hex(4), "finished": False})
-        with write_atomically(self.config_file) as temporary:
-            temporary.write_text(yaml.safe_dump(asdict(config), sort_keys=False))
+        self.checkpoints.mkdir(exist_ok=True)
 
     def finish(self) -> None:
         """Note that nothing is left to do."""
@@ -99,15 +101,17 @@ def open_run(config: Train) -> RunFolder:
     Raises:
         RequestError: it holds something else, or a run with other options.
     """
-    folder = RunFolder(Path(config.out).absolute())
+    folder = RunFolder(Path(config.out).expanduser().absolute())
     if folder.path.is_file():
         raise RequestError(f"--out {config.out} is a file; name a folder")
     there = {entry.name for entry in folder.path.iterdir()} if folder.path.exists() else set()
-    if not folder.config_file.exists():
-        if there - {folder.dataset.name}:
-            raise RequestError(f"--out {config.out} holds something else ({min(there)}); choose an empty folder")
+    strange = {name for name in there if not _is_torn(name)} - {folder.dataset.name}
+    stored = _read_yaml(folder.config_file) if folder.config_file.exists() else None
+    if not isinstance(stored, dict) or not {"dataset", "out", "train"} <= stored.keys():
+        if strange:
+            raise RequestError(f"--out {config.out} holds something else ({min(strange)}); choose an empty folder")
         return folder
-    before, now = _flat(yaml.safe_load(folder.config_file.read_text())), _flat(asdict(config))
+    before, now = _flat(stored), _flat(asdict(config))
     for option in sorted((before.keys() | now.keys()) - set(_MAY_DIFFER)):
         if before.get(option) != now.get(option):
             raise RequestError(
@@ -115,6 +119,18 @@ def open_run(config: Train) -> RunFolder:
                 "give the same options to go on, or another --out"
             )
     return folder
+
+
+def _is_torn(name: str) -> bool:
+    """Say whether a file is what `write_atomically` leaves behind in a process that is killed."""
+    return name.startswith(".") and name.endswith(".tmp")
+
+
+def _read_yaml(file: Path) -> object:
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return None
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from urllib.parse import urlparse
 
 from overlay.config import Tracking, Train
-from overlay.errors import RequestError
+from overlay.errors import RequestError, WorkError
 from overlay.history import Epoch
 from overlay.metrics import Evaluation
 
@@ -41,22 +41,32 @@ def describe(config: Tracking, mode: Mode) -> str:
 
 
 class Run:
-    """A run of W&B, from one command's start to its end; a later command with the same id goes on in it."""
+    """A run of W&B, from one command's start to its end; a later command with the same id goes on in it.
+
+    Raises:
+        WorkError: W&B can't be reached, or refuses the key.
+    """
 
     def __init__(self, config: Train, mode: Mode, run_id: str, folder: Path) -> None:
         import wandb
 
-        self._run = wandb.init(
-            project=config.tracking.project,
-            entity=config.tracking.entity,
-            name=config.tracking.name or folder.name,
-            id=run_id,
-            resume="allow",
-            mode=mode,
-            dir=folder,
-            config=asdict(config),
-            settings=wandb.Settings(silent=True, console="off", save_code=False, disable_git=True),
-        )
+        try:
+            self._run = wandb.init(
+                project=config.tracking.project,
+                entity=config.tracking.entity,
+                name=config.tracking.name or folder.name,
+                id=run_id,
+                resume="allow",
+                mode=mode,
+                dir=folder,
+                config=asdict(config),
+                settings=wandb.Settings(silent=True, console="off", save_code=False, disable_git=True),
+            )
+        except wandb.Error as error:
+            reason = " ".join(str(error).split())
+            raise WorkError(
+                f"Weights & Biases: {reason}; mend that, or go on with --tracking.mode offline or disabled"
+            ) from error
 
     def log(self, epoch: Epoch) -> None:
         """Add an epoch's row; W&B's step is the epoch."""
@@ -82,7 +92,7 @@ class Run:
         }
         self._run.summary.update({name: value for name, value in numbers.items() if value is not None})
         artifact = wandb.Artifact(name=f"model-{self._run.id}", type="model")
-        artifact.add_file(str(model))
+        artifact.add_file(str(model), policy="immutable")  # else W&B keeps a copy of its own in the home folder
         self._run.log_artifact(artifact)
 
     def close(self, *, failed: bool) -> None:
@@ -94,9 +104,10 @@ def _has_key() -> bool:
     if os.environ.get("WANDB_API_KEY"):
         return True
     # The places and the host that W&B itself uses (wandb.sdk.lib.wbauth.wbnetrc).
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
     file = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
     try:
-        return file.exists() and netrc.netrc(file).authenticators(host) is not None
+        _, _, key = netrc.netrc(file).authenticators(host) or ("", "", "")
     except (netrc.NetrcParseError, OSError):
         return False
+    return bool(key)

@@ -33,6 +33,9 @@ def start_attempt(checkpoints: Path) -> Path:
     for folder in attempts:
         if keep is None or folder != keep.parent:
             shutil.rmtree(folder)
+    for step in checkpoints.glob("attempt-*/step-*"):
+        if step != keep:
+            shutil.rmtree(step)
     for partial in checkpoints.glob(f"{_PARTIAL}*"):
         shutil.rmtree(partial)
     number = int(attempts[-1].name.removeprefix("attempt-")) + 1 if attempts else 1

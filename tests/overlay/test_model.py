@@ -1,0 +1,343 @@
+import hashlib
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from overlay import model
+from overlay.config import Input, OverlayStyle
+from overlay.errors import RequestError
+
+CARD = model.ModelCard(
+    arch="resnet18",
+    classes=("benign", "malignant", "normal"),
+    size=64,
+    resize="pad",
+    mean=(0.5, 0.25, 0.125),
+    std=(0.25, 0.5, 0.75),
+    overlay=OverlayStyle(style="contour", width=5),
+    dataset="fingerprint",
+    weights="none",
+    version="0.1.0",
+)
+PLAIN_SCRIPT = """
+import importlib.util, sys, torch, torchvision
+assert importlib.util.find_spec("overlay") is None
+for arch in sys.argv[1:]:
+    state = torch.load(arch + ".pth", weights_only=True)
+    network = getattr(torchvision.models, arch)(num_classes=3)
+    print(network.load_state_dict(state, strict=True), len(state))
+"""
+
+
+def state_of(arch: str = "resnet18", classes: int = 3) -> dict[str, Tensor]:
+    network: nn.Module = torchvision.models.get_model(arch, num_classes=classes)
+    return network.state_dict()
+
+
+@pytest.fixture(scope="module")
+def resnet18() -> dict[str, Tensor]:
+    """As torchvision publishes it: 1000 classes, no card."""
+    return state_of(classes=1000)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file; not to be changed."""
+    file = tmp_path_factory.mktemp("run") / model.MODEL_FILE
+    model.save(file, OrderedDict(state_of()), CARD)
+    return file
+
+
+def refusal(call: Any, *arguments: Any) -> str:  # noqa: ANN401
+    with pytest.raises(RequestError) as error:
+        call(*arguments)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def without_head(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
+
+
+def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def test_every_architecture_is_a_resnet_with_a_head_called_fc() -> None:
+    names = model.architectures()
+    assert {"resnet18", "resnet101", "resnext50_32x4d", "wide_resnet50_2"} <= set(names)
+    for name in names:
+        with torch.device("meta"):
+            network = model.build(name, classes=3)
+        assert isinstance(network, torchvision.models.ResNet)
+        assert network.state_dict()["fc.weight"].shape[0] == 3
+
+
+def test_an_unknown_architecture_is_refused() -> None:
+    for call in (lambda: model.build("vgg16", 3), lambda: model.pretrained("vgg16", "none")):
+        message = refusal(call)
+        assert message.startswith("model.arch is 'vgg16'; choose one of resnet101, resnet152, resnet18, ")
+
+
+def test_normalises_to_channels_last() -> None:
+    images = torch.tensor([0, 51, 102, 255, 204, 153], dtype=torch.uint8).reshape(1, 1, 2, 3).repeat(2, 3, 1, 1)
+    normal = model.normalise(images, torch.tensor(CARD.mean), torch.tensor(CARD.std))
+    assert (normal.shape, normal.dtype) == ((2, 3, 3, 2), torch.float32)
+    assert normal.is_contiguous(memory_format=torch.channels_last)
+    expected = torch.tensor([[(0 - 0.5) / 0.25, 2.0], [(0.2 - 0.25) / 0.5, 1.1], [(0.4 - 0.125) / 0.75, 0.475 / 0.75]])
+    torch.testing.assert_close(normal[1, :, 2], expected)
+
+
+# The model file
+
+
+@pytest.mark.slow
+def test_a_plain_script_without_this_package_loads_the_file(tmp_path: Path) -> None:
+    states = {arch: state_of(arch) for arch in ("resnet18", "resnet101")}
+    for arch, state in states.items():
+        model.save(tmp_path / f"{arch}.pth", OrderedDict(state), replace(CARD, arch=arch))
+    # Torch lies beside this package, so only the ways that lead to this one are closed: its folder and its finder.
+    root = str(Path(model.__file__).parents[1])
+    hide = "import sys; sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f)]; "
+    script = tmp_path / "plain.py"
+    script.write_text(f"{hide}sys.path = [p for p in sys.path if p != {root!r}]\n{PLAIN_SCRIPT}")
+    done = subprocess.run(
+        [sys.executable, script, *states],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+    )
+    expected = [f"<All keys matched successfully> {len(state)}" for state in states.values()]
+    assert done.stdout.splitlines() == expected, done.stderr
+
+
+def test_what_was_saved_is_loaded(written: Path) -> None:
+    loaded = model.load(written)
+    assert loaded.card == CARD
+    assert loaded.card.input == Input(size=64, resize="pad")
+    assert loaded.sha256 == hashlib.sha256(written.read_bytes()).hexdigest()
+    network = model.network(loaded)
+    assert not network.training
+    assert_equal(network.state_dict(), loaded.state)
+    assert model.load(written.parent).path == str(written)
+
+
+def test_what_was_trained_is_saved(tmp_path: Path) -> None:
+    """A network in training lies on its device channels last, needs gradients, and has a style that is not known."""
+    network = model.build("resnet18", 3).to(memory_format=torch.channels_last)
+    model.save(tmp_path / "m.pth", OrderedDict(network.state_dict(keep_vars=True)), CARD)
+    model.save(tmp_path / "n.pth", OrderedDict(network.state_dict()), replace(CARD, overlay=None))
+    assert_equal(model.load(tmp_path / "m.pth").state, network.state_dict())
+    assert model.load(tmp_path / "n.pth").card.overlay is None
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.pth", "n.pth"]
+
+
+def test_a_flipped_byte_is_noticed(written: Path, tmp_path: Path) -> None:
+    content = bytearray(written.read_bytes())
+    tensor = torch.load(written)["layer1.0.conv1.weight"].numpy().tobytes()
+    for where in (content.index(tensor) + 1000, content.index(b"malignant")):
+        damaged = bytearray(content)
+        damaged[where] ^= 1
+        file = tmp_path / "damaged.pth"
+        file.write_bytes(damaged)
+        message = f"{file} is damaged: its content doesn't match its checksum; copy it again"
+        assert refusal(model.load, file) == message
+        assert refusal(model.pretrained, "resnet18", str(file)) == message
+
+
+def test_a_newer_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "MODEL_FORMAT", 2)
+    model.save(tmp_path / "m.pth", OrderedDict(state_of()), CARD)
+    monkeypatch.undo()
+    message = f"{tmp_path}/m.pth has model format 2, newer than 1; update overlay"
+    assert refusal(model.load, tmp_path / "m.pth") == message
+    assert refusal(model.pretrained, "resnet18", str(tmp_path / "m.pth")) == message
+
+
+def test_weights_without_a_card_are_no_model(resnet18: dict[str, Tensor], tmp_path: Path) -> None:
+    torch.save(resnet18, tmp_path / "w.pth")
+    assert refusal(model.load, tmp_path / "w.pth") == (
+        f"{tmp_path}/w.pth holds weights but no card; give a model file that overlay train wrote"
+    )
+    assert refusal(model.load, tmp_path / "none.pth") == f"no weights at {tmp_path}/none.pth; check the path"
+    assert refusal(model.load, tmp_path) == f"no weights at {tmp_path}/Resnet_fineTuning.pth; check the path"
+
+
+# Pretrained weights
+
+
+def test_none_starts_from_random_weights() -> None:
+    weights = model.pretrained("resnet18", "none")
+    assert weights == model.Weights(None, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    network = model.build("resnet18", 3)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    model.initialise(network, weights)
+    assert_equal(network.state_dict(), before)
+
+
+def test_a_state_dict_fills_all_but_the_head(resnet18: dict[str, Tensor], tmp_path: Path) -> None:
+    old = {name: tensor for name, tensor in resnet18.items() if not name.endswith("num_batches_tracked")}
+    torch.save(old, tmp_path / "old.pth")  # as before torch 0.4.1
+    torch.save(resnet18, tmp_path / "w.pth")
+    for name in ("w.pth", "old.pth"):
+        weights = model.pretrained("resnet18", str(tmp_path / name))
+        assert (weights.mean, weights.std) == (model.IMAGENET_MEAN, model.IMAGENET_STD)
+        network = model.build("resnet18", 3)
+        head = network.state_dict()["fc.weight"].clone()
+        model.initialise(network, weights)
+        assert_equal(without_head(network.state_dict()), without_head(resnet18))
+        assert torch.equal(network.state_dict()["fc.weight"], head)
+
+
+def test_a_model_of_ours_brings_its_own_statistics(written: Path) -> None:
+    weights = model.pretrained("resnet18", str(written))
+    assert (weights.mean, weights.std) == (CARD.mean, CARD.std)
+
+
+def test_weights_of_another_architecture_are_refused(resnet18: dict[str, Tensor], tmp_path: Path) -> None:
+    file = tmp_path / "w.pth"
+    torch.save(resnet18, file)
+    advice = "choose the architecture that they were made with"
+    assert refusal(model.pretrained, "resnet50", str(file)) == (
+        f"the weights at {file} don't fit resnet50: layer1.0.conv1.weight is (64, 64, 3, 3) there and (64, 64, 1, 1) "
+        f"in the network; {advice}"
+    )
+    torch.save({f"module.{name}": tensor for name, tensor in resnet18.items()}, file)
+    assert refusal(model.pretrained, "resnet18", str(file)) == (
+        f"the weights at {file} don't fit resnet18: conv1.weight is missing there and (64, 3, 7, 7) in the network; "
+        f"{advice}"
+    )
+
+
+class Payload:
+    """Pickled, it runs a command when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self._trace = trace
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (str(self._trace),)
+
+
+def test_what_holds_no_weights_is_refused_and_never_run(resnet18: dict[str, Tensor], tmp_path: Path) -> None:
+    file, trace = tmp_path / "w.pth", tmp_path / "trace"
+    torch.save(resnet18, file)
+    whole_file = file.read_bytes()
+
+    def pickled(content: object) -> bytes:
+        torch.save(content, file)
+        return file.read_bytes()
+
+    contents = [
+        b"",
+        b"hello, world\n",
+        whole_file[: len(whole_file) // 2],
+        pickle.dumps(Payload(trace)),
+        pickled({"conv1.weight": Payload(trace)}),
+        pickled(torchvision.models.resnet18()),
+        pickled({"state_dict": resnet18}),
+        pickled(torch.zeros(3)),
+        pickled({}),
+        pickled({1: torch.zeros(3)}),
+    ]
+    for content in contents:
+        file.write_bytes(content)
+        assert refusal(model.pretrained, "resnet18", str(file)) == (
+            f"{file} holds no state_dict, or a damaged one; give a file that torch.save made of model.state_dict()"
+        )
+        assert refusal(model.load, file).startswith(f"{file} holds no state_dict")
+    assert not trace.exists()
+
+
+def test_a_path_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "w.pth", "s3://bucket/w.pth"):
+        assert refusal(model.pretrained, "resnet18", str(path)) == f"no weights at {path}; check the path"
+    assert refusal(model.pretrained, "resnet18", str(tmp_path)).startswith(f"the weights at {tmp_path} can't be read: ")
+
+
+@pytest.fixture
+def server(resnet18: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A web server with two files of the same name and a page; what is downloaded is kept in a folder of the test's."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    torch.save(resnet18, tmp_path / "1.pth")
+    torch.save({name: tensor + 1 for name, tensor in resnet18.items()}, tmp_path / "2.pth")
+    pages = {f"/{n}/model.pth": (tmp_path / f"{n}.pth").read_bytes() for n in (1, 2)} | {"/page": b"<html>Log in"}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path in pages else 404)
+            self.end_headers()
+            self.wfile.write(pages.get(self.path, b""))
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_urls_are_told_apart_though_their_files_are_named_alike(server: str, resnet18: dict[str, Tensor]) -> None:
+    for number in (1, 2, 1):
+        state = model.pretrained("resnet18", f"{server}/{number}/model.pth").state
+        assert state is not None
+        assert torch.equal(state["conv1.weight"], resnet18["conv1.weight"] + (number - 1))
+
+
+def test_wrong_urls_are_refused_and_leave_nothing_behind(server: str, tmp_path: Path) -> None:
+    assert refusal(model.pretrained, "resnet18", f"{server}/page").startswith(f"{server}/page holds no state_dict, or ")
+    for url, reason in [
+        (f"{server}/none.pth", "HTTP Error 404: Not Found"),
+        ("http://127.0.0.1:9/x.pth", "<urlopen error [Errno 111] Connection refused>"),
+        ("https://", "<urlopen error no host given>"),
+        ("http://a b/", "URL can't contain control characters. 'a b' (found at least ' ')"),
+    ]:
+        assert refusal(model.pretrained, "resnet18", url) == f"the weights at {url} can't be downloaded: {reason}"
+    assert [file for file in (tmp_path / "torch").rglob("*") if file.is_file()] == []
+
+
+def test_imagenet_brings_torchvision_s_statistics(resnet18: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def download(url: str, **options: object) -> dict[str, Tensor]:
+        asked.append((url, options))
+        return resnet18
+
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", download)
+    weights = model.pretrained("resnet18", "imagenet")
+    assert asdict(replace(weights, state=None)) == asdict(model.Weights(None, model.IMAGENET_MEAN, model.IMAGENET_STD))
+    assert weights.state is resnet18
+    options = {"progress": False, "check_hash": True, "weights_only": True}
+    assert asked == [(torchvision.models.ResNet18_Weights.DEFAULT.url, options)]
+
+
+def test_imagenet_without_a_network_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    assert refusal(model.pretrained, "resnet18", "imagenet") == (
+        "the imagenet weights of resnet18 can't be downloaded (<urlopen error no route to host>); connect to the "
+        "network, give a file with --model.weights PATH, or start from random weights with --model.weights none"
+    )

@@ -1,0 +1,61 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from overlay.plan import Plan
+
+PLANS = st.builds(
+    Plan,
+    samples=st.integers(1, 300),
+    batch_size=st.integers(1, 64),
+    epochs=st.integers(1, 4),
+    seed=st.integers(0, 2**32 - 1),
+)
+
+
+def epoch_order(plan: Plan, epoch: int) -> list[int]:
+    first = epoch * plan.steps_per_epoch
+    return [int(sample) for step in range(first, first + plan.steps_per_epoch) for sample in plan.batch(step)]
+
+
+@given(PLANS)
+def test_an_epoch_holds_each_sample_once(plan: Plan) -> None:
+    for epoch in range(plan.epochs):
+        assert sorted(epoch_order(plan, epoch)) == list(range(plan.samples))
+
+
+@given(PLANS)
+def test_batches_are_of_almost_one_size_and_never_too_large(plan: Plan) -> None:
+    sizes = {len(plan.batch(step)) for step in range(plan.steps)}
+    assert max(sizes) <= plan.batch_size
+    assert max(sizes) - min(sizes) <= 1
+    assert min(sizes) == plan.smallest_batch
+
+
+@given(PLANS, st.sampled_from([1, 2, 3, 7]), st.data())
+def test_the_shares_of_the_ranks_make_up_the_batch(plan: Plan, world_size: int, data: st.DataObject) -> None:
+    step = data.draw(st.integers(0, plan.steps - 1))
+    shares = [plan.batch(step, rank, world_size) for rank in range(world_size)]
+    assert np.concatenate(shares).tolist() == plan.batch(step).tolist()
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@given(PLANS, st.data())
+def test_a_resumed_run_sees_what_the_whole_one_would_have_seen(plan: Plan, data: st.DataObject) -> None:
+    whole = [plan.batch(step).tolist() for step in range(plan.steps)]
+    start = data.draw(st.integers(0, plan.steps))
+    again = Plan(plan.samples, plan.batch_size, plan.epochs, plan.seed)
+    assert [again.batch(step).tolist() for step in range(start, again.steps)] == whole[start:]
+
+
+def test_epochs_and_seeds_differ() -> None:
+    plan, other = Plan(100, 32, epochs=3, seed=0), Plan(100, 32, epochs=3, seed=1)
+    orders = [epoch_order(each, epoch) for each in (plan, other) for epoch in range(3)]
+    assert len({tuple(order) for order in orders}) == 6
+
+
+def test_a_hundred_samples_are_four_batches_of_25() -> None:
+    plan = Plan(100, 32, epochs=3, seed=0)
+    assert (plan.steps_per_epoch, plan.steps, plan.smallest_batch) == (4, 12, 25)
+    assert [plan.epoch(step) for step in (0, 3, 4, 11)] == [0, 0, 1, 2]
+    assert {len(plan.batch(step)) for step in range(12)} == {25}

@@ -1,0 +1,171 @@
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import wandb
+
+from overlay import metrics
+from overlay.config import Tracking, Train
+from overlay.errors import RequestError, WorkError
+from overlay.history import Epoch
+from overlay.tracking import Run, describe, resolve
+
+KEY = "0123456789abcdef0123456789abcdef01234567"
+EPOCHS = [
+    Epoch(1, 0.75, 0.5, 0.5, 0.5, 0.25, 1e-4, 10.0, 2.0),
+    Epoch(2, 0.5, 0.75, 0.25, 0.75, 0.5, 5e-5, 20.0, 1.0),
+]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home without a key, and a W&B that keeps its own files there."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_MODE", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(home / name))
+    return home
+
+
+def netrc(file: Path, machine: str = "api.wandb.ai", key: str = KEY) -> None:
+    file.write_text(f"machine {machine}\n  login user\n  password {key}\n")
+
+
+@pytest.mark.parametrize(
+    ("mode", "with_key", "without_key"),
+    [
+        ("auto", "online", "disabled"),
+        ("online", "online", None),
+        ("offline", "offline", "offline"),
+        ("disabled", "disabled", "disabled"),
+    ],
+)
+def test_modes(mode: Any, with_key: str, without_key: str | None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN401
+    if without_key is None:
+        with pytest.raises(
+            RequestError, match=r"^tracking.mode is online, but there is no key; set WANDB_API_KEY or .*$"
+        ):
+            resolve(Tracking(mode=mode))
+    else:
+        assert resolve(Tracking(mode=mode)) == without_key
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    assert resolve(Tracking(mode=mode)) == with_key
+
+
+def test_the_key_of_wandb_login_counts(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    netrc(home / ".netrc")
+    assert resolve(Tracking()) == "online"
+    monkeypatch.setenv("NETRC", str(home / "elsewhere"))
+    assert resolve(Tracking()) == "disabled"
+    netrc(home / "elsewhere", machine="other.example")
+    assert resolve(Tracking()) == "disabled"
+
+
+def test_the_key_of_a_server_of_one_s_own_is_known_by_host_and_port(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc(home / ".netrc", machine="localhost:8080")
+    assert resolve(Tracking()) == "disabled"
+    monkeypatch.setenv("WANDB_BASE_URL", "http://localhost:8080")
+    assert resolve(Tracking()) == "online"
+
+
+@pytest.mark.parametrize("content", ["no netrc at all", "machine api.wandb.ai login user\n", ""])
+def test_a_netrc_without_a_key_is_none(home: Path, content: str) -> None:
+    (home / ".netrc").write_text(content)
+    assert resolve(Tracking()) == "disabled"
+
+
+def test_says_in_one_line_what_it_does() -> None:
+    assert describe(Tracking(), "disabled") == "tracking: disabled, since there is no key of Weights & Biases"
+    assert describe(Tracking(mode="disabled"), "disabled") == "tracking: disabled"
+    assert describe(Tracking(project="p"), "online") == "tracking: Weights & Biases, online, project p"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of a run whose two epochs were tracked offline, with a key in the environment."""
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    model = folder / "Resnet_fineTuning.pth"
+    model.write_bytes(b"weights")
+    run = Run(Train(dataset="ds", out=str(folder), tracking=Tracking(mode="offline")), "offline", "ab12cd34", folder)
+    for epoch in EPOCHS:
+        run.log(epoch)
+    probabilities = np.array([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.25, 0.25, 0.5], [0.25, 0.25, 0.5]])
+    evaluation = metrics.evaluate(np.array([0, 1, 2, 1]), probabilities, ("benign", "malignant", "normal"))
+    run.finish(evaluation, [0, 1, 2, 1], [0, 1, 2, 2], model)
+    run.close(failed=False)
+    yield folder
+    wandb.teardown()
+
+
+def inspect(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Read an offline run back with W&B's own tool: the records by their types."""
+    (run,) = (folder / "wandb").glob("offline-run-*-ab12cd34")
+    tool = Path(sys.executable).with_name("wandb")
+    done = subprocess.run([tool, "leet", "inspect", "--json", run], check=True, capture_output=True, text=True)
+    records: dict[str, list[dict[str, Any]]] = {}
+    for record in map(json.loads, done.stdout.splitlines()):
+        records.setdefault(record["type"], []).append(record[record["type"]])
+    return records
+
+
+def test_an_offline_run_holds_everything_once_and_no_key(folder: Path, home: Path) -> None:
+    records = inspect(folder)
+    (run,) = records["run"]
+    assert (run["run_id"], run["project"], run["display_name"]) == ("ab12cd34", "overlay", "run")
+    assert run["config"]["update"]["dataset"] == "ds"
+    assert run["config"]["update"]["augment"]["rotation"] == 15
+    assert run["config"]["update"]["tracking"] == {
+        "mode": "offline",
+        "project": "overlay",
+        "entity": None,
+        "name": None,
+    }
+
+    rows = [record["item"] for record in records["history"]]
+    assert [record["step"]["num"] for record in records["history"]] == [1, 2]
+    assert [[row["epoch"], row["val_loss"], row["seconds"]] for row in rows] == [[1, 0.5, 2], [2, 0.25, 1]]
+    assert "test/confusion_matrix_table.nrows" in rows[1]
+
+    summary: dict[str, Any] = {}
+    for record in records["summary"]:
+        summary |= record["update"]
+    assert summary["val_macro_f1"] == 0.5
+    assert summary["test/accuracy"] == 0.75
+    assert summary["test/balanced_accuracy"] == pytest.approx(2.5 / 3)
+    assert math.isfinite(summary["test/log_loss"])
+
+    (model,) = [artifact for artifact in records["artifact"] if artifact["type"] == "model"]
+    (content,) = model["manifest"]["contents"]
+    assert model["name"] == "model-ab12cd34"
+    assert (content["path"], content["local_path"]) == ("Resnet_fineTuning.pth", str(folder / "Resnet_fineTuning.pth"))
+    assert records["exit"] == [{"exit_code": 0, "runtime": records["exit"][0]["runtime"]}]
+
+    files = [file for place in (folder, home) for file in place.rglob("*") if file.is_file()]
+    assert len(files) > 5
+    assert [file for file in files if KEY.encode() in file.read_bytes()] == []
+
+
+def test_what_wandb_refuses_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise wandb.errors.CommError("Run initialization has timed out\nafter 90.0 sec.")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    message = (
+        "^Weights & Biases: Run initialization has timed out after 90.0 sec.; mend that, or go on with "
+        "--tracking.mode offline or disabled$"
+    )
+    with pytest.raises(WorkError, match=message):
+        Run(Train(dataset="ds", out=str(tmp_path)), "online", "ab12cd34", tmp_path)

@@ -1,0 +1,54 @@
+import pytest
+
+from cluster.session import Resources
+from overlay.config import Loop
+from overlay.errors import RequestError
+from pipelines.placement import Placement, actor_cpus, device, place
+
+
+@pytest.mark.parametrize(
+    ("wanted", "gpus", "chosen"),
+    [("auto", 0, "cpu"), ("auto", 1, "cuda"), ("cpu", 4, "cpu"), ("cuda", 1, "cuda"), ("auto", 0.5, "cpu")],
+)
+def test_device(wanted: str, gpus: float, chosen: str) -> None:
+    assert device(wanted, Resources(cpus=8, gpus=gpus)) == chosen
+
+
+def test_cuda_without_a_gpu_is_refused() -> None:
+    with pytest.raises(RequestError, match=r"^device is cuda, but the cluster has no GPU; choose cpu, or join .*$"):
+        device("cuda", Resources(cpus=8, gpus=0))
+
+
+@pytest.mark.parametrize(
+    ("workers", "cpus", "gpus", "placement"),
+    [
+        (1, 2, 0, Placement("cpu", 1, worker_cpus=1, data_cpus=1)),
+        (2, 2, 0, Placement("cpu", 2, worker_cpus=0.5, data_cpus=1)),
+        (3, 4, 0, Placement("cpu", 3, worker_cpus=1, data_cpus=1)),
+        (2, 16, 2, Placement("cuda", 2, worker_cpus=1, data_cpus=14)),
+        (4, 3, 4, Placement("cuda", 4, worker_cpus=0.5, data_cpus=1)),
+        (1, 1, 0, Placement("cpu", 1, worker_cpus=0, data_cpus=1)),
+    ],
+)
+def test_a_cpu_stays_for_the_data(workers: int, cpus: float, gpus: float, placement: Placement) -> None:
+    assert place(Loop(workers=workers), Resources(cpus, gpus)) == placement
+
+
+@pytest.mark.parametrize(
+    ("loop", "resources", "there"),
+    [
+        (Loop(workers=3), Resources(cpus=2, gpus=0), "2 CPUs"),
+        (Loop(workers=3), Resources(cpus=16, gpus=2), "2 GPUs"),
+        (Loop(workers=3, device="cuda"), Resources(cpus=16, gpus=1), "1 GPUs"),
+        (Loop(workers=3, device="cpu"), Resources(cpus=2, gpus=8), "2 CPUs"),
+    ],
+)
+def test_more_workers_than_there_is_room_for_are_refused(loop: Loop, resources: Resources, there: str) -> None:
+    with pytest.raises(RequestError, match=f"^train.workers is 3, but the cluster has {there}; ask for fewer$"):
+        place(loop, resources)
+
+
+@pytest.mark.parametrize(("actors", "cpus", "each"), [(1, 2, 1), (2, 2, 0.5), (4, 3, 0.5), (1, 64, 1)])
+def test_actors_leave_a_cpu_to_those_who_feed_them(actors: int, cpus: float, each: float) -> None:
+    assert actor_cpus(actors, Resources(cpus, gpus=0)) == each
+    assert actors * each <= cpus - 1
