@@ -1,15 +1,15 @@
 """What a prepared dataset is: the columns of its tables, its card, and how it is opened.
 
 A dataset is a folder: ``data/part-*.parquet`` with the images' bytes in it, ``manifest.parquet`` with what was found
-in the sources, ``rejected.parquet`` with what takes no part, and ``dataset.json``, the card. The card is written last:
-a folder without it is not a dataset yet.
+in the sources, ``rejected.parquet`` with what takes no part, ``duplicates.parquet`` with the near-duplicates, two
+pictures to look at, and ``dataset.json``, the card. The card is written last: a folder without it is no dataset yet.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from overlay.archives import SPAN_TYPE
-from overlay.config import OverlayStyle, Split
+from overlay.config import Duplicates, OverlayStyle, Split
 from overlay.errors import RequestError
 from overlay.storage import write_atomically
 
@@ -34,6 +34,7 @@ _COLUMNS = [
     ("image", _IMAGE),
     ("label", pa.string()),
     ("split", pa.string()),
+    ("fold", pa.int32()),
     ("group", pa.string()),
     ("width", pa.int32()),
     ("height", pa.int32()),
@@ -55,7 +56,7 @@ def _hugging_face() -> dict[str, str]:
 
 
 SCHEMA = pa.schema(_COLUMNS, metadata=_hugging_face())
-"""a row of ``data/``; the mask's numbers are null where there was no mask"""
+"""a row of ``data/``; the mask's numbers are null where there was no mask, and so is the fold without folds"""
 MANIFEST_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -69,8 +70,9 @@ MANIFEST_SCHEMA = pa.schema(
         ("spans", pa.list_(SPAN_TYPE)),
     ]
 )
-STAGED_SCHEMA = pa.schema([*SCHEMA.remove_metadata(), *((name, pa.string()) for name in ("uri", "sha256", "reason"))])
-"""a row on its way into ``data/``; split and group are null, and with a reason all that comes from the pixels"""
+_ON_THE_WAY = ("uri", "sha256", "pixels", "reason")
+STAGED_SCHEMA = pa.schema([*SCHEMA.remove_metadata(), *((name, pa.string()) for name in _ON_THE_WAY)])
+"""a row on its way into ``data/``; split, fold and group are null, and with a reason all that comes from the pixels"""
 REJECTED_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "uri", "label", "reason")])
 
 
@@ -85,6 +87,9 @@ class Request:
     shard_rows: int
     listing: str
     """sha256 over the names that the sources held"""
+    duplicates: Duplicates = field(default_factory=Duplicates)
+    tables: str = ""
+    """sha256 over what the tables of split.group_by and split.column said; empty without one"""
 
     def difference(self, other: "Request") -> str | None:
         """Say how another request differs, in the words of the options; None where it doesn't."""
@@ -93,6 +98,8 @@ class Request:
             if value != others[option]:
                 if option == "listing":
                     return "the sources hold other files now"
+                if option == "tables":
+                    return "the table of split.group_by or split.column says something else now"
                 return f"{option} is {value!r} there and {others[option]!r} here"
         return None
 
@@ -109,6 +116,22 @@ class Card:
     """sorted"""
     counts: dict[str, dict[str, int]]
     """class -> split -> images"""
+    groups: int
+    """groups of near-duplicates joined with the user's own, a single image among them"""
+    largest_group: int
+    """images"""
+    near_duplicates: int
+    """pairs in ``duplicates.parquet``, the identical ones among them"""
+    all_pairs: bool
+    """whether these are all; where there are millions, only those that link the groups are listed"""
+    identical: int
+    """pairs with equal pixels"""
+    conflicts: int
+    """pairs with different labels"""
+    deviation: dict[str, float]
+    """split, or fold -> largest difference, in points, of a class's share there from its share of the whole"""
+    leaks: dict[str, int]
+    """pairs, identical pairs and groups that a split of the user's own tears apart"""
     rejected: int
     parts: int
     request: Request
@@ -183,6 +206,7 @@ def request_from(fields_of_request: dict[str, Any]) -> Request:
     values = dict(fields_of_request)
     values["overlay"] = OverlayStyle(**values["overlay"])
     values["split"] = Split(**values["split"])
+    values["duplicates"] = Duplicates(**values["duplicates"])
     return Request(**values)
 
 

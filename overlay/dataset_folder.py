@@ -12,6 +12,9 @@ from overlay.storage import write_atomically
 WORK = ".prepare"
 """folder within the dataset's for what is half done; gone once the dataset is complete"""
 
+LISTS = ("manifest.parquet", "rejected.parquet", "duplicates.parquet")
+PICTURES = ("contact_sheet.png", "duplicates.png")
+
 
 def already_prepared(out: Path, request: Request, overwrite: bool) -> bool:
     """Whether ``out`` holds the dataset that is asked for; where not, it may be written to. Changes nothing.
@@ -49,7 +52,7 @@ def begin(out: Path, request: Request, overwrite: bool) -> Path:
         shutil.rmtree(staged, ignore_errors=True)
         with write_atomically(work / "request.json") as temporary:
             temporary.write_text(json.dumps(asdict(request)))
-    for name in (CARD, "manifest.parquet", "rejected.parquet", "duplicates.parquet"):
+    for name in (CARD, *LISTS, *PICTURES):
         (out / name).unlink(missing_ok=True)
     shutil.rmtree(out / "data", ignore_errors=True)
     staged.mkdir(exist_ok=True)

@@ -20,7 +20,7 @@ Indices = NDArray[np.int64]
 
 BITS = 256
 WORDS = BITS // 64
-MOST_PAIRS = 10_000_000
+MOST_PAIRS = 5_000_000
 """pairs that are listed; of more, only those that hold the groups together"""
 _SMALL = 10_000
 """hashes up to which all are compared with all, which takes a quarter of a second"""

@@ -21,10 +21,11 @@ from overlay.storage import Place
 def render(
     id: str, name: str, masks: Sequence[str], style: OverlayStyle, max_pixels: int, read: Read = read_file
 ) -> dict[str, Any]:
-    """Return the columns of a row that come from the pixels, and the ``sha256`` of the image (see `fingerprint`).
+    """Return the columns of a row that come from the pixels, the ``sha256`` of the image (see `fingerprint`), and the
+    ``pixels``' own digest (`digest_of`).
 
-    An image without masks, and every image where the style is none, keeps its own bytes. The perceptual hash is that
-    of the image before its overlay is drawn, since near-duplicates are looked for in the ultrasound.
+    An image without masks, and every image where the style is none, keeps its own bytes. The perceptual hash and the
+    digest are of the image before its overlay is drawn, since near-duplicates are looked for in the ultrasound.
 
     Raises:
         ImageError: the image or a mask can't be used; the message is the reason.
@@ -33,7 +34,7 @@ def render(
     data = read(name)
     pixels = decode(data, max_pixels=max_pixels)
     row = {"width": pixels.shape[1], "height": pixels.shape[0], "phash": perceptual_hash(pixels), "overlay": "none"}
-    content = data
+    digest, pixels_digest = hashlib.sha256(data).hexdigest(), digest_of(pixels)
     if masks:
         united = unite([_mask(mask, pixels.shape[:2], max_pixels, read) for mask in masks])
         if numbers := measure(united):
@@ -47,9 +48,14 @@ def render(
         if style.style != "none":
             drawn = draw(pixels, united, style)
             data = encode_png(drawn)
-            content = f"{drawn.shape}".encode() + drawn.tobytes()
+            digest = digest_of(drawn)
             row["overlay"] = style.style
-    return row | {"image": {"bytes": data, "path": id}, "sha256": hashlib.sha256(content).hexdigest()}
+    return row | {"image": {"bytes": data, "path": id}, "sha256": digest, "pixels": pixels_digest}
+
+
+def digest_of(pixels: NDArray[np.uint8]) -> str:
+    """Return the sha256 of an image's height, width and pixels, by which identical images are known."""
+    return hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
 
 
 def overlaid(

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster import session
-from overlay.config import SPLITS, Prepare
+from overlay.config import SPLITS, Prepare, table_column
 from overlay.dataset import (
     FORMAT,
     MANIFEST_SCHEMA,
@@ -47,19 +47,22 @@ from overlay.dataset import (
     write_rows,
 )
 from overlay.dataset_folder import WORK, already_prepared, begin
+from overlay.division import divide, settle
+from overlay.duplicates import Duplicates, find
 from overlay.errors import ImageError, RequestError, WorkError
 from overlay.listing import locate
 from overlay.reading import Reader, Unit, plan, without
 from overlay.render import render
+from overlay.sheets import draw_classes, draw_duplicates
 from overlay.sources import Collection, Record, collect
-from overlay.splits import assign, check_sizes, groups_of
+from overlay.splits import check_sizes, given_splits, groups_of
 from overlay.storage import Place, write_atomically
 from pipelines.progress import progress
 from pipelines.reading import Groups, read_groups
 
 STAGED_ROWS = 32
 """images in one staged file, the unit of work: small, so that a small set too keeps all cores busy"""
-INDEX_SCHEMA = pa.schema([("id", pa.string()), ("part", pa.int64()), ("split", pa.string()), ("group", pa.string())])
+INDEX_SCHEMA = pa.schema([("part", pa.int64()), *(SCHEMA.field(name) for name in ("id", "split", "fold", "group"))])
 """which staged file holds a row that survived, and where it goes; one row group is one shard"""
 
 
@@ -72,9 +75,12 @@ def run(config: Prepare) -> PreparedDataset:
     """
     collection = collect(config.sources, config.limits)
     records = collection.records
-    groups = groups_of([r.id for r in records], [r.path for r in records], config.split.group_by)
-    check_sizes([r.label for r in records], groups)
-    request = _request(config, records)
+    ids, paths = [record.id for record in records], [record.path for record in records]
+    groups = groups_of(ids, paths, config.split.group_by)
+    own = dict(zip(ids, given_splits(ids, paths, config.split.column), strict=True)) if config.split.column else {}
+    if not own:
+        check_sizes([record.label for record in records], groups, config.split.folds)
+    request = _request(config, records, groups, own)
     out = Path(config.out).expanduser().absolute()
     if already_prepared(out, request, config.overwrite):
         print(f"{out} is prepared already, from these files with these options; nothing to do")
@@ -85,18 +91,32 @@ def run(config: Prepare) -> PreparedDataset:
     staged = begin(out, request, config.overwrite)
     manifest = out / "manifest.parquet"
     reading = plan(records, min(STAGED_ROWS, config.shard_rows))
-    _write_manifest(manifest, reading.groups, dict(zip([r.id for r in records], groups, strict=True)))
+    _write_manifest(manifest, reading.groups, dict(zip(ids, groups, strict=True)))
     _stage(manifest, reading.units, staged, config)
 
-    survivors, broken = _read_staged(staged, manifest)
-    rejected = sorted([*broken, *map(asdict, collection.rejected)], key=lambda row: row["id"])
+    usable, broken = _read_staged(staged, manifest)
+    duplicates = find(usable, config.duplicates.distance)
+    with write_atomically(out / "duplicates.parquet") as temporary:
+        pq.write_table(duplicates.table(), temporary)
+    parts_of = {row["id"]: _staged_path(staged, row["part"]) for row in usable}
+    draw_duplicates(duplicates, parts_of, out / "duplicates.png")
+    try:
+        survivors, contradicted = settle(usable, duplicates, config.duplicates.conflicts)
+    except WorkError:
+        shutil.rmtree(staged)  # the labels may be mended before the next run, by moving files
+        raise
+    rejected = sorted([*broken, *contradicted, *map(asdict, collection.rejected)], key=lambda row: row["id"])
     _write(out / "rejected.parquet", rejected, REJECTED_SCHEMA, len(rejected) or 1)
     try:
-        _split(survivors, config, collection.classes)
+        division = divide(survivors, collection.classes, config, own, duplicates)
     except RequestError as error:
         shutil.rmtree(staged)  # the files may be mended before the next run, which must look at them again then
         kinds = ", ".join(f"{count} {reason}" for reason, count in _reasons(rejected).items())
-        raise WorkError(f"{error}; rejected were: {kinds}; see {out / 'rejected.parquet'}") from error
+        raise WorkError(
+            f"{error}; rejected were: {kinds or 'none'}; see {out / 'rejected.parquet'}, and duplicates.parquet beside "
+            "it for what makes the groups"
+        ) from error
+    draw_classes(survivors, parts_of, out / "contact_sheet.png")
     survivors.sort(key=lambda row: row["part"])  # a shard is put together from few staged files
     _write(_index_path(staged), survivors, INDEX_SCHEMA, config.shard_rows)
     parts = math.ceil(len(survivors) / config.shard_rows)
@@ -109,9 +129,17 @@ def run(config: Prepare) -> PreparedDataset:
     card = Card(
         format=FORMAT,
         overlay_version=version("overlay"),
-        fingerprint=fingerprint((r["id"], r["label"], r["split"], r["group"], r["sha256"]) for r in survivors),
+        fingerprint=fingerprint((r["id"], r["label"], _side(r), r["group"], r["sha256"]) for r in survivors),
         classes=collection.classes,
         counts=counts,
+        groups=division.groups,
+        largest_group=division.largest_group,
+        near_duplicates=len(duplicates.pairs),
+        all_pairs=duplicates.pairs.complete,
+        identical=int(duplicates.identical.sum()),
+        conflicts=int(duplicates.conflicts.sum()),
+        deviation={side: round(points, 3) for side, points in division.deviation.items()},
+        leaks=asdict(division.leaks),
         rejected=len(rejected),
         parts=parts,
         request=request,
@@ -120,7 +148,7 @@ def run(config: Prepare) -> PreparedDataset:
     write_card(out, card)
     shutil.rmtree(out / WORK)
     dataset = open_dataset(out)
-    _print_summary(dataset, rejected)
+    _print_summary(dataset, rejected, duplicates)
     return dataset
 
 
@@ -158,7 +186,7 @@ def assemble_shard(row: dict[str, Any], staged: Path, out: Path) -> dict[str, An
                     for staged_row in batch.to_pylist():
                         if place := wanted.get(staged_row["id"]):
                             rendered = {name: staged_row[name] for name in SCHEMA.names}
-                            rows.write(rendered | {"split": place["split"], "group": place["group"]})
+                            rows.write(rendered | {name: place[name] for name in ("split", "fold", "group")})
     except OSError as error:
         return {"rows": 0, "rejected": 0, "failure": str(error)}
     return {"rows": len(index), "rejected": 0, "failure": ""}
@@ -207,7 +235,8 @@ def _read_staged(staged: Path, manifest: Path) -> tuple[list[dict[str, Any]], li
     rejected: list[dict[str, Any]] = []
     groups = pq.read_table(manifest, columns=["group"])["group"].to_pylist()
     for part in range(pq.ParquetFile(manifest).num_row_groups):
-        table = pq.read_table(_staged_path(staged, part), columns=["id", "uri", "label", "sha256", "reason"])
+        columns = ["id", "uri", "label", "phash", "sha256", "pixels", "reason"]
+        table = pq.read_table(_staged_path(staged, part), columns=columns)
         for row in table.to_pylist():
             group = groups[len(survivors) + len(rejected)]
             if row["reason"] is None:
@@ -218,25 +247,28 @@ def _read_staged(staged: Path, manifest: Path) -> tuple[list[dict[str, Any]], li
     return survivors, rejected
 
 
-def _split(survivors: list[dict[str, Any]], config: Prepare, classes: list[str]) -> None:
-    """Give each row its split.
-
-    Raises:
-        RequestError: a class is too small by now, or gone.
-    """
-    labels = [row["label"] for row in survivors]
-    if gone := sorted(set(classes) - set(labels)):
-        raise RequestError(f"class {gone[0]} has no usable image left")
-    for row, side in zip(survivors, assign(labels, [row["group"] for row in survivors], config.split), strict=True):
-        row["split"] = side
+def _side(row: dict[str, Any]) -> str:
+    """Return where a row lies, for the fingerprint: its fold, or its split."""
+    return row["split"] if row["fold"] is None else f"fold {row['fold']}"
 
 
-def _request(config: Prepare, records: list[Record]) -> Request:
+def _request(config: Prepare, records: list[Record], groups: list[str], own: dict[str, str]) -> Request:
     names = hashlib.sha256()
     for record in records:
         names.update(json.dumps([record.id, [Place(mask).name for mask in record.masks]]).encode() + b"\n")
-    sources = [str(locate(source, "source")) for source in config.sources]
-    return Request(sources, config.overlay, config.split, config.max_pixels, config.shard_rows, names.hexdigest())
+    tables = ""
+    if own or table_column(config.split.group_by or ""):
+        tables = hashlib.sha256(json.dumps([groups, own]).encode()).hexdigest()
+    return Request(
+        [str(locate(source, "source")) for source in config.sources],
+        config.overlay,
+        config.split,
+        config.max_pixels,
+        config.shard_rows,
+        names.hexdigest(),
+        config.duplicates,
+        tables,
+    )
 
 
 def _write_manifest(path: Path, parts: list[list[Record]], group_of: dict[str, str]) -> None:
@@ -271,7 +303,7 @@ def _reasons(rejected: list[dict[str, Any]]) -> dict[str, int]:
     return dict(Counter(row["reason"].split(":")[0] for row in rejected).most_common())
 
 
-def _print_summary(dataset: PreparedDataset, rejected: list[dict[str, Any]]) -> None:
+def _print_summary(dataset: PreparedDataset, rejected: list[dict[str, Any]], duplicates: Duplicates) -> None:
     card = dataset.card
     table = Table("class", *SPLITS, "all")
     for column in table.columns[1:]:
@@ -283,6 +315,30 @@ def _print_summary(dataset: PreparedDataset, rejected: list[dict[str, Any]]) -> 
     table.add_row("all", *map(str, sums), str(sum(sums)))
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
+    for line in _findings(card, duplicates):
+        console.print(line, markup=False)
     for reason, count in _reasons(rejected).items():
         console.print(f"{count} rejected: {reason}", markup=False)
     console.print(f"prepared dataset: {dataset.path} (fingerprint {card.fingerprint[:12]})", markup=False)
+
+
+def _findings(card: Card, duplicates: Duplicates) -> list[str]:
+    """Say what was found out about the division and the near-duplicates."""
+    torn = card.leaks
+    more = "" if card.all_pairs else "more than "
+    lines = [
+        f"class shares differ from the whole's by at most {max(card.deviation.values()):.1f} points",
+        f"{more}{card.near_duplicates} pairs of near-duplicates, {card.identical} of them identical; {card.groups} "
+        f"groups, the largest of {card.largest_group}",
+    ]
+    if card.conflicts:
+        lines.append(f"{card.conflicts} pairs have different labels (see duplicates.png and duplicates.parquet):")
+        lines += [
+            f"  {duplicates.describe(int(pair))}" for pair in duplicates.conflicts_first()[: min(5, card.conflicts)]
+        ]
+    if any(torn.values()):
+        lines.append(
+            f"LEAKS: split.column puts {torn['pairs']} pairs of near-duplicates ({torn['identical']} identical) and "
+            f"{torn['groups']} groups on two sides"
+        )
+    return lines

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from overlay.config import OverlayStyle, Split
+from overlay.config import Duplicates, OverlayStyle, Split
 from overlay.dataset import (
     FORMAT,
     SCHEMA,
@@ -29,6 +29,14 @@ CARD = Card(
     fingerprint="cd" * 32,
     classes=["benign", "normal"],
     counts={"benign": {"train": 3, "val": 1, "test": 1}, "normal": {"train": 4, "val": 1, "test": 1}},
+    groups=9,
+    largest_group=3,
+    near_duplicates=4,
+    all_pairs=True,
+    identical=1,
+    conflicts=0,
+    deviation={"test": 5.5, "train": 1.25, "val": 0.0},
+    leaks={"pairs": 0, "identical": 0, "groups": 0},
     rejected=2,
     parts=1,
     request=REQUEST,
@@ -57,6 +65,7 @@ def test_columns_are_the_contract() -> None:
         ("image", "struct<bytes: binary, path: string>"),
         ("label", "string"),
         ("split", "string"),
+        ("fold", "int32"),
         ("group", "string"),
         ("width", "int32"),
         ("height", "int32"),
@@ -169,6 +178,14 @@ def test_a_missing_part(tmp_path: Path) -> None:
             "split.seed is 0 there and 3 here",
         ),
         (Request(["/data/busi"], OverlayStyle(), Split(), 1000, 256, "cd" * 32), "the sources hold other files now"),
+        (
+            Request(["/data/busi"], OverlayStyle(), Split(), 1000, 256, "ab" * 32, Duplicates(conflicts="drop")),
+            "duplicates.conflicts is 'keep' there and 'drop' here",
+        ),
+        (
+            Request(["/data/busi"], OverlayStyle(), Split(), 1000, 256, "ab" * 32, tables="ef" * 32),
+            "the table of split.group_by or split.column says something else now",
+        ),
     ],
 )
 def test_difference_of_requests(other: Request, difference: str | None) -> None:

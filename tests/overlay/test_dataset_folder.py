@@ -15,7 +15,7 @@ OTHER = replace(REQUEST, max_pixels=5)
 def finished(folder: Path) -> Path:
     (folder / "data").mkdir(parents=True)
     (folder / "data" / "part-00000.parquet").touch()
-    write_card(folder, Card(FORMAT, "0.1.0", "", [], {}, 0, 1, REQUEST, {}))
+    write_card(folder, Card(FORMAT, "0.1.0", "", [], {}, 0, 0, 0, True, 0, 0, {}, {}, 0, 1, REQUEST, {}))
     return folder
 
 

@@ -42,6 +42,7 @@ def test_masks_are_united_drawn_and_measured(tmp_path: Path) -> None:
     assert row["mask_area_share"] == pytest.approx(80 / 600)
     assert row["phash"] == perceptual_hash(PIXELS)
     assert row["sha256"] == hashlib.sha256(b"(20, 30, 3)" + expected.tobytes()).hexdigest()
+    assert row["pixels"] == hashlib.sha256(b"(20, 30, 3)" + PIXELS.tobytes()).hexdigest()
 
 
 def test_an_empty_mask_has_no_numbers(tmp_path: Path) -> None:

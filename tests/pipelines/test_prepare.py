@@ -55,8 +55,10 @@ def prepared(source: Path, tmp_path_factory: pytest.TempPathFactory, ray_session
 def test_the_files_of_the_contract(prepared: PreparedDataset, source: Path) -> None:
     out = Path(prepared.path)
     assert sorted(entry.name for entry in out.iterdir()) == [
+        "contact_sheet.png",
         "data",
         "dataset.json",
+        "duplicates.parquet",
         "manifest.parquet",
         "rejected.parquet",
     ]
@@ -186,16 +188,16 @@ def test_groups_stay_on_one_side(tmp_path: Path, ray_session: None) -> None:
 
 def test_a_class_that_breaks_away_is_said_and_can_be_mended(tmp_path: Path, ray_session: None) -> None:
     source = make(tmp_path / "set", images=3)
-    whole = (source / "b" / "b (2).png").read_bytes()
-    for image in (source / "b").glob("b (?).png"):
+    whole = {image: image.read_bytes() for image in (source / "b").glob("b (?).png")}
+    for image in whole:
         image.write_bytes(b"broken")
     config = Prepare([str(source)], str(tmp_path / "out"))
     with pytest.raises(
         WorkError, match=r"class b has no usable image left; rejected were: 3 no image .*rejected\.parquet"
     ):
         prepare.run(config)
-    for image in (source / "b").glob("b (?).png"):
-        image.write_bytes(whole)
+    for image, data in whole.items():
+        image.write_bytes(data)
     assert prepare.run(config).card.rejected == 0
 
 

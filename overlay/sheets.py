@@ -1,0 +1,174 @@
+"""Pictures to look at before training: some images of each class, and the near-duplicates side by side."""
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image, ImageDraw, ImageFont
+
+from overlay.duplicates import Duplicates
+from overlay.images import decode
+from overlay.storage import write_atomically
+
+_CELL_WIDTH, _CELL_HEIGHT = 168, 132
+_GAP = 8
+_LINE = 18
+_PAPER, _INK, _SOFT, _WARNING, _FRAME = "#ffffff", "#1a1a1a", "#6b6b6b", "#c62828", "#f0f0f0"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image file and its caption."""
+
+    data: bytes
+    caption: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two images that are near-duplicates."""
+
+    first: Picture
+    second: Picture
+    title: str
+    conflict: bool
+
+
+def contact_sheet(classes: dict[str, Sequence[Picture]], across: int = 8) -> bytes:
+    """Return a PNG with the pictures of each class, given by its heading, in rows of ``across``."""
+    heading = _LINE + 14
+    rows = {name: -(-len(pictures) // across) for name, pictures in classes.items()}
+    cell = _CELL_HEIGHT + _LINE + _GAP
+    height = _GAP + sum(heading + count * cell for count in rows.values())
+    sheet = Image.new("RGB", (_GAP + across * (_CELL_WIDTH + _GAP), height), _PAPER)
+    top = _GAP
+    for name, pictures in classes.items():
+        _write(sheet, _GAP, top + 4, name, _INK, size=18)
+        for place, picture in enumerate(pictures):
+            left = _GAP + place % across * (_CELL_WIDTH + _GAP)
+            _paste(sheet, left, top + heading + place // across * cell, picture)
+        top += heading + rows[name] * cell
+    return _png(sheet)
+
+
+def duplicates_sheet(pairs: Sequence[Pair], heading: str, across: int = 3) -> bytes:
+    """Return a PNG with the pairs side by side, ``across`` pairs in a row; those with different labels are marked."""
+    width, height = 2 * _CELL_WIDTH + 3 * _GAP, _CELL_HEIGHT + 2 * _LINE + 3 * _GAP
+    top = _LINE + 2 * _GAP + 4
+    rows = -(-len(pairs) // across)
+    sheet = Image.new("RGB", (_GAP + across * (width + _GAP), top + rows * (height + _GAP)), _PAPER)
+    _write(sheet, _GAP, _GAP, heading, _INK, size=18)
+    drawing = ImageDraw.Draw(sheet)
+    for place, pair in enumerate(pairs):
+        left, upper = _GAP + place % across * (width + _GAP), top + place // across * (height + _GAP)
+        color = _WARNING if pair.conflict else _FRAME
+        drawing.rectangle((left, upper, left + width - 1, upper + height - 1), outline=color, width=2)
+        _write(sheet, left + _GAP, upper + 5, pair.title, _WARNING if pair.conflict else _INK, bold=pair.conflict)
+        for number, picture in enumerate((pair.first, pair.second)):
+            _paste(sheet, left + _GAP + number * (_CELL_WIDTH + _GAP), upper + _LINE + 2 * _GAP - 2, picture)
+    return _png(sheet)
+
+
+def draw_duplicates(duplicates: Duplicates, files: Mapping[str, Path], place: Path, most: int = 30) -> None:
+    """Write ``duplicates.png``: the pairs with different labels first, then others, evenly over the distances.
+
+    ``files`` has for each id the Parquet file that holds the image. Nothing is written where there are no pairs.
+    """
+    if not len(duplicates.pairs):
+        return
+    order, conflicts = duplicates.conflicts_first(), int(duplicates.conflicts.sum())
+    rest = order[conflicts:]
+    wanted = min(most - min(most, conflicts), len(rest))
+    chosen = [*order[: min(most, conflicts)], *rest[np.linspace(0, len(rest) - 1, wanted).round().astype(int)]]
+    images = _read_images(
+        {duplicates.ids[i] for pair in chosen for i in (duplicates.pairs.first[pair], duplicates.pairs.second[pair])},
+        files,
+    )
+    pairs = []
+    for pair in chosen:
+        first, second = (
+            Picture(images[duplicates.ids[i]], f"{duplicates.labels[i]}: {PurePosixPath(duplicates.ids[i]).name}")
+            for i in (duplicates.pairs.first[pair], duplicates.pairs.second[pair])
+        )
+        conflict = bool(duplicates.conflicts[pair])
+        title = duplicates.apart(int(pair)) + (", different labels" if conflict else "")
+        pairs.append(Pair(first, second, title, conflict))
+    heading = f"{len(chosen)} of {len(duplicates.pairs)} pairs of near-duplicates; {conflicts} have different labels"
+    _write_picture(duplicates_sheet(pairs, heading), place)
+
+
+def draw_classes(rows: Sequence[Mapping[str, Any]], files: Mapping[str, Path], place: Path, most: int = 16) -> None:
+    """Write ``contact_sheet.png``: images of each class, drawn at random, the same each time."""
+    members: dict[str, list[str]] = {}
+    for row in rows:
+        members.setdefault(row["label"], []).append(row["id"])
+    chosen = {
+        label: sorted(sorted(ids, key=lambda id: hashlib.sha256(id.encode()).digest())[:most])
+        for label, ids in sorted(members.items())
+    }
+    images = _read_images({id for ids in chosen.values() for id in ids}, files)
+    _write_picture(
+        contact_sheet(
+            {
+                f"{label}: {len(ids)} of {len(members[label])} images": [
+                    Picture(images[id], PurePosixPath(id).name) for id in ids
+                ]
+                for label, ids in chosen.items()
+            }
+        ),
+        place,
+    )
+
+
+def _read_images(ids: set[str], files: Mapping[str, Path]) -> dict[str, bytes]:
+    images = {}
+    for file in sorted({files[id] for id in ids}):
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=8, columns=["id", "image"]):
+            for row in batch.to_pylist():
+                if row["id"] in ids:
+                    images[row["id"]] = row["image"]["bytes"]
+    return images
+
+
+def _write_picture(data: bytes, place: Path) -> None:
+    with write_atomically(place) as temporary:
+        temporary.write_bytes(data)
+
+
+def _paste(sheet: Image.Image, left: int, top: int, picture: Picture) -> None:
+    image = Image.fromarray(decode(picture.data, target=_CELL_WIDTH))
+    image.thumbnail((_CELL_WIDTH, _CELL_HEIGHT))
+    ImageDraw.Draw(sheet).rectangle((left, top, left + _CELL_WIDTH - 1, top + _CELL_HEIGHT - 1), _FRAME)
+    sheet.paste(image, (left + (_CELL_WIDTH - image.width) // 2, top + (_CELL_HEIGHT - image.height) // 2))
+    _write(sheet, left, top + _CELL_HEIGHT + 1, picture.caption, _SOFT, width=_CELL_WIDTH)
+
+
+def _write(
+    sheet: Image.Image,
+    left: int,
+    top: int,
+    text: str,
+    color: str,
+    *,
+    size: int = 13,
+    width: int | None = None,
+    bold: bool = False,
+) -> None:
+    """Write one line; where it is longer than ``width`` pixels its beginning is left out."""
+    font = ImageFont.load_default(size)
+    shown = text
+    while width is not None and len(text) > 1 and font.getlength(shown) > width:
+        text = text[1:]
+        shown = "…" + text
+    ImageDraw.Draw(sheet).text((left, top), shown, color, font, stroke_width=0.3 if bold else 0)
+
+
+def _png(sheet: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    sheet.save(stream, "PNG", optimize=True)
+    return stream.getvalue()
