@@ -69,7 +69,10 @@ def write(checkpoints: Path, last: dict[str, Any], best: dict[str, Any] | None, 
         torch.save(best, folder / "best.pt")
     else:
         assert previous is not None
-        os.link(previous / "best.pt", folder / "best.pt")
+        try:
+            os.link(previous / "best.pt", folder / "best.pt")
+        except OSError:  # shares of Windows and some mounted buckets have no hard links
+            shutil.copyfile(previous / "best.pt", folder / "best.pt")
     return Checkpoint(str(folder))
 
 

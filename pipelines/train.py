@@ -8,6 +8,7 @@ This is the driver: it checks the request, has the images decoded, starts the wo
 the end, writes and evaluates the model.
 """
 
+import math
 from collections import OrderedDict
 from importlib.metadata import version
 
@@ -75,6 +76,8 @@ def run(config: Train) -> None:
         assert last is not None
         epochs = checkpoint.history(last)
         tracker.show(epochs)
+        if math.isnan(epochs[-1].train_loss):
+            print(f"the run diverged in epoch {len(epochs)}: its loss is no number; lower --optimizer.lr in a new run")
         best = history.best_epoch(epochs, config.early_stopping)
         print(f"best epoch: {epochs[best].epoch} of {len(epochs)}, by {config.early_stopping.metric}")
 

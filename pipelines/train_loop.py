@@ -99,6 +99,7 @@ def train_worker(config: dict[str, Job]) -> None:
         losses = cross_entropy(logits.float(), labels, reduction="none")
         # The gradient of the mean over the whole batch: the workers' shares of it differ in size, and DDP averages.
         (losses.sum() * (world_size / len(plan.batch(batch.step)))).backward()
+        learning_rate = schedule.get_last_lr()[0]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         schedule.step()
@@ -119,7 +120,7 @@ def train_worker(config: dict[str, Job]) -> None:
             val_loss=val_loss,
             val_accuracy=metrics.accuracy(val_confusion),
             val_macro_f1=metrics.macro_f1(val_confusion),
-            learning_rate=float(schedule.get_last_lr()[0]),
+            learning_rate=float(learning_rate),
             images_per_second=plan.samples / trained_for,
             seconds=time.monotonic() - began,
         )
