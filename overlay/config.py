@@ -133,9 +133,9 @@ class Limits:
 class Prepare:
     """Turn images, or images and masks, into a prepared dataset."""
 
-    sources: list[str]
+    sources: list[str] = field(default_factory=list)
     """folders or archives with one subfolder a class, on a disk or in a bucket (s3://, gs://)"""
-    out: str
+    out: str = ""
     """folder of the prepared dataset, on a disk or in a bucket"""
     overlay: OverlayStyle = field(default_factory=OverlayStyle)
     split: Split = field(default_factory=Split)
@@ -147,9 +147,16 @@ class Prepare:
     """images in one Parquet shard"""
     overwrite: bool = False
     """replace what --out holds"""
+    check: str | None = None
+    """prepare nothing, but look for leaks in this dataset, ours or any Parquet with the columns image, label, split"""
 
     def __post_init__(self) -> None:
-        check(len(self.sources) > 0, "no source given; name at least one folder with a subfolder for each class")
+        if self.check is None:
+            check(len(self.sources) > 0, "no source given; name at least one folder with a subfolder for each class")
+            check(self.out != "", "not given: out; the order is: overlay prepare SOURCE... --out DATASET")
+        else:
+            alone = not self.sources and not self.out
+            check(alone, f"check is {self.check}, which is all that is looked at; leave sources and --out away")
         check(self.max_pixels >= 1, f"max_pixels is {self.max_pixels}; it must be at least 1")
         check(self.shard_rows >= 1, f"shard_rows is {self.shard_rows}; it must be at least 1")
 
@@ -323,9 +330,10 @@ class Predict:
     model: str
     """a model file, or the folder of a run"""
     inputs: list[str]
-    """image files, and folders that are searched with all their subfolders"""
+    """image files, archives, and folders with all their subfolders, on a disk or in a bucket (s3://, gs://)"""
     out: str
-    """folder of the predictions"""
+    """folder of the predictions, on a disk or in a bucket"""
+    limits: Limits = field(default_factory=Limits)
     batch_size: int = 32
     device: Device = "auto"
     precision: Precision = "auto"

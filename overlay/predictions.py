@@ -2,19 +2,20 @@
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from overlay.config import Predict
 from overlay.errors import RequestError
-from overlay.inputs import MANIFEST_SCHEMA, Inputs
-from overlay.storage import write_atomically
+from overlay.inputs import MANIFEST_SCHEMA, Input, Inputs
+from overlay.reading import Plan, plan
+from overlay.storage import Place, write_atomically
 
+FILES = {"manifest.parquet", "predictions", "metrics.parquet", "_SUCCESS.json"}
+"""all that a folder of predictions holds"""
 MANIFEST_ROW_GROUP = 32
 """inputs in one row group of the manifest, which is what one task reads"""
 
@@ -60,15 +61,15 @@ class Request:
 class PredictionFolder:
     """Where predictions are written, and read only once ``_SUCCESS.json`` is there."""
 
-    path: Path
+    path: Place
 
     @property
-    def manifest(self) -> Path:
-        """The inputs, one row each."""
+    def manifest(self) -> Place:
+        """The inputs, one row each, in the order of reading."""
         return self.path / "manifest.parquet"
 
     @property
-    def _success(self) -> Path:
+    def _success(self) -> Place:
         return self.path / "_SUCCESS.json"
 
     def check(self, request: Request, overwrite: bool) -> bool:
@@ -79,12 +80,14 @@ class PredictionFolder:
         """
         if self.path.is_file():
             raise RequestError(f"--out {self.path} is a file; name a folder")
-        there = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
-        if there and not self.manifest.exists():
-            raise RequestError(f"--out {self.path} holds something else ({min(there)}); choose an empty folder")
-        if overwrite or not self._success.exists():
+        # Without what a killed process left.
+        there = {name for name in self.path.children() if not (name.startswith(".") and name.endswith(".tmp"))}
+        # A prepared dataset has a manifest too, so everything else there must be ours as well.
+        if strange := there - FILES if self.manifest.is_file() else there:
+            raise RequestError(f"--out {self.path} holds something else ({min(strange)}); choose an empty folder")
+        if overwrite or not self._success.is_file():
             return False
-        before = json.loads(self._success.read_text())["request"]
+        before = json.loads(self._success.read_bytes())["request"]
         for name, value in asdict(request).items():
             if before.get(name) != value:
                 raise RequestError(
@@ -92,14 +95,18 @@ class PredictionFolder:
                 )
         return True
 
-    def begin(self, found: Inputs) -> None:
-        """Clear away what is not complete, or is to be replaced, and write the manifest."""
-        self._success.unlink(missing_ok=True)
-        shutil.rmtree(self.path / "predictions", ignore_errors=True)
-        (self.path / "predictions").mkdir(parents=True)
-        table = pa.Table.from_pylist([asdict(image) for image in found.images], schema=MANIFEST_SCHEMA)
-        with write_atomically(self.manifest) as temporary:
-            pq.write_table(table, temporary, row_group_size=MANIFEST_ROW_GROUP)
+    def begin(self, found: Inputs) -> Plan[Input]:
+        """Clear away what is not complete, or is to be replaced, write the manifest, and return what is in it."""
+        self.path.make_folder()
+        self._success.remove()
+        # Before the folder of the parts: without a manifest, nothing here would be known for ours.
+        reading = plan(found.images, MANIFEST_ROW_GROUP)
+        with write_atomically(self.manifest) as temporary, pq.ParquetWriter(temporary, MANIFEST_SCHEMA) as writer:
+            for group in reading.groups:
+                writer.write_table(pa.Table.from_pylist([asdict(image) for image in group], schema=MANIFEST_SCHEMA))
+        (self.path / "predictions").remove()
+        (self.path / "predictions").make_folder()
+        return reading
 
     def write_part(self, part: int, rows: pa.Table) -> None:
         """Write one part of the output, whole or not at all."""
@@ -113,7 +120,7 @@ class PredictionFolder:
         )
         with write_atomically(self.path / "metrics.parquet") as temporary:
             pq.write_table(pa.table({"name": names, "value": values, "unit": units}), temporary)
-        parts = sorted(file.name for file in (self.path / "predictions").glob("part-*.parquet"))
+        parts = [name for name in (self.path / "predictions").children() if name.startswith("part-")]
         success = {"rows": int(summary["images"][0]), "files": parts, "request": asdict(request)}
         with write_atomically(self._success) as temporary:
             temporary.write_text(json.dumps(success, indent=2) + "\n")

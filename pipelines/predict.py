@@ -2,6 +2,7 @@
 
     overlay predict run/Resnet_fineTuning.pth images/ --out predictions
     overlay predict run more-images/ image.png --out predictions --actors 2 --batch_size 64
+    overlay predict run images.zip s3://bucket/shards --out s3://bucket/predictions
 
 The inputs are listed first, as manifest.parquet. Tasks read, decode and draw them; a pool of actors holds the model;
 the driver gathers their small rows into parts, in the manifest's order, and commits each part by a rename. Last comes
@@ -11,13 +12,12 @@ _SUCCESS.json: where it stands, every input has exactly one row.
 import time
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray.data
 from numpy.typing import NDArray
 from ray.exceptions import RayError
 
@@ -27,9 +27,12 @@ from overlay.config import OverlayStyle, Predict
 from overlay.errors import ImageError, WorkError
 from overlay.images import decode_target, resize
 from overlay.predictions import PredictionFolder, Request, schema
+from overlay.reading import Read, Reader
 from overlay.render import overlaid
+from overlay.storage import Place
 from pipelines.placement import device
 from pipelines.progress import progress
+from pipelines.reading import read_groups
 from pipelines.scoring import Columns, Engine, score
 
 
@@ -41,27 +44,29 @@ def run(config: Predict) -> None:
         WorkError: the work failed.
     """
     loaded = model.load(config.model)
-    found = inputs.collect(config.inputs, loaded.card.classes)
+    found = inputs.collect(config.inputs, loaded.card.classes, config.limits)
     request = Request.of(config, loaded.sha256, found)
-    folder = PredictionFolder(Path(config.out).expanduser().absolute())
+    folder = PredictionFolder(Place.of(config.out))
     if folder.check(request, config.overwrite):
         print(f"{folder.path} holds these predictions already; nothing to do")
         return
     session.connect()
     cluster = session.resources()
     engine = Engine(device(config.device, cluster), config.precision, config.batch_size, config.actors)
-    folder.begin(found)
+    reading = folder.begin(found)
     others = f"; {found.passed_over} other files passed over" if found.passed_over else ""
     print(f"{len(found.images)} images to classify{others}")
 
-    chunks = pq.ParquetFile(folder.manifest).num_row_groups
-    rows = ray.data.range(chunks, override_num_blocks=chunks).map_batches(
+    groups = read_groups(folder.manifest, reading.units)
+    rows = groups.rows.map_batches(
         read_chunk,  # type: ignore[arg-type]  # Ray's type knows nothing of fn_kwargs
         batch_size=1,
+        batch_format="pyarrow",
         fn_kwargs={"manifest": folder.manifest, "card": loaded.card, "max_pixels": config.max_pixels},
+        num_cpus=groups.cpus,
     )
     began = time.monotonic()
-    parts = Parts(folder, found.images, loaded, config.part_rows)
+    parts = Parts(folder, list(chain.from_iterable(reading.groups)), loaded, config.part_rows)
     try:
         with progress("classifying", len(found.images)) as meter:
             for block in score(rows, loaded, engine, cluster).iter_batches(batch_size=None):
@@ -74,27 +79,45 @@ def run(config: Predict) -> None:
     parts.print_summary()
 
 
-def read_chunk(chunk: Columns, manifest: Path, card: model.ModelCard, max_pixels: int) -> Columns:
+def read_chunk(chunk: pa.Table, manifest: Place, card: model.ModelCard, max_pixels: int) -> Columns:
     """Read, decode, draw and resize the images of one row group of the manifest; runs in a worker."""
-    file = pq.ParquetFile(manifest)
-    number = int(chunk["id"][0])
-    images = file.read_row_group(number, columns=["uri", "masks", "reason"]).to_pylist()
-    first = sum(file.metadata.row_group(before).num_rows for before in range(number))
+    (group,) = chunk.to_pylist()
+    with manifest.open() as opened:
+        file = pq.ParquetFile(opened)
+        images = file.read_row_group(group["group"]).to_pylist()
+        first = sum(file.metadata.row_group(before).num_rows for before in range(group["group"]))
     pixels = np.zeros((len(images), card.size, card.size, 3), np.uint8)
     reasons = [image["reason"] or "" for image in images]
     bytes_read = np.zeros(len(images), np.int64)
     style = card.overlay or OverlayStyle(style="none")
     target = decode_target(card.size, card.resize)
-    for position, image in enumerate(images):
-        try:
-            if not reasons[position]:
-                drawn = overlaid(image["uri"], image["masks"], style, max_pixels, target)
-                pixels[position] = resize(drawn, card.size, card.resize)
-                bytes_read[position] = sum(Path(uri).stat().st_size for uri in (image["uri"], *image["masks"]))
-        except ImageError as error:
-            reasons[position] = str(error)
+    with Reader() as reader:
+        for position, (image, contents) in enumerate(zip(images, group["contents"] or repeat(None), strict=False)):
+            read = Counted(reader.of(image, contents))
+            try:
+                if not reasons[position]:
+                    name = image["member"] or image["uri"]
+                    drawn = overlaid(name, image["masks"], style, max_pixels, target, read)
+                    pixels[position] = resize(drawn, card.size, card.resize)
+            except ImageError as error:
+                reasons[position] = str(error)
+            bytes_read[position] = read.bytes
     rows = np.arange(first, first + len(images))
     return {"row": rows, "pixels": pixels, "reason": np.array(reasons), "bytes": bytes_read}
+
+
+class Counted:
+    """A function that reads, and counts what it read."""
+
+    def __init__(self, read: Read) -> None:
+        self._read = read
+        self.bytes = 0
+
+    def __call__(self, name: str) -> bytes:
+        """Read a file or a member."""
+        data = self._read(name)
+        self.bytes += len(data)
+        return data
 
 
 class Parts:

@@ -8,6 +8,7 @@ from overlay.config import Predict
 from overlay.errors import RequestError
 from overlay.inputs import collect
 from overlay.predictions import PredictionFolder, Request, schema
+from overlay.storage import Place
 
 CLASSES = ("benign", "malignant")
 SUMMARY = {"images": (2.0, "images"), "seconds": (0.5, "s")}
@@ -50,7 +51,7 @@ def test_columns() -> None:
 
 def test_a_finished_prediction_is_not_done_again(tmp_path: Path, images: Path) -> None:
     out = tmp_path / "out"
-    folder = PredictionFolder(out)
+    folder = PredictionFolder(Place.of(out))
     assert not folder.check(request_for(images), overwrite=False)
     assert not out.exists()
     predict(folder, images)
@@ -65,7 +66,7 @@ def test_a_finished_prediction_is_not_done_again(tmp_path: Path, images: Path) -
 
 
 def test_another_request_is_refused_by_what_differs(tmp_path: Path, images: Path) -> None:
-    folder = PredictionFolder(tmp_path / "out")
+    folder = PredictionFolder(Place.of(tmp_path / "out"))
     predict(folder, images)
     for name, other in [
         ("model", request_for(images, model="m2")),
@@ -79,7 +80,7 @@ def test_another_request_is_refused_by_what_differs(tmp_path: Path, images: Path
 
 def test_what_is_not_complete_begins_anew(tmp_path: Path, images: Path) -> None:
     out = tmp_path / "out"
-    folder = PredictionFolder(out)
+    folder = PredictionFolder(Place.of(out))
     predict(folder, images)
     (out / "_SUCCESS.json").unlink()
     (out / "predictions" / "part-00007.parquet").write_bytes(b"of a larger request")
@@ -92,7 +93,7 @@ def test_what_is_not_complete_begins_anew(tmp_path: Path, images: Path) -> None:
 def test_a_file_is_refused(tmp_path: Path, images: Path) -> None:
     out = tmp_path / "out"
     out.touch()
-    assert refused(PredictionFolder(out), request_for(images)) == f"--out {out} is a file; name a folder"
+    assert refused(PredictionFolder(Place.of(out)), request_for(images)) == f"--out {out} is a file; name a folder"
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -111,7 +112,7 @@ def test_something_else_is_refused_and_left_alone(
     out.mkdir()
     for name in names:
         (out / name).touch()
-    message = refused(PredictionFolder(out), request_for(images), overwrite=overwrite)
+    message = refused(PredictionFolder(Place.of(out)), request_for(images), overwrite=overwrite)
     assert message == f"--out {out} holds something else ({names[0]}); choose an empty folder"
     assert sorted(file.name for file in out.iterdir()) == names
 
@@ -120,4 +121,4 @@ def test_killed_before_its_first_file_was_whole(tmp_path: Path, images: Path) ->
     out = tmp_path / "out"
     out.mkdir()
     (out / ".manifest.parquet.0123.tmp").write_bytes(b"torn")
-    assert not PredictionFolder(out).check(request_for(images), overwrite=False)
+    assert not PredictionFolder(Place.of(out)).check(request_for(images), overwrite=False)
