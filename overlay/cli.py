@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import PurePosixPath
 
 from overlay.arguments import USAGE, VERBS, Config, nearest, parse, to_words
-from overlay.config import Submit, Train
+from overlay.config import Prepare, Submit, Train, table_column
 from overlay.errors import RequestError, WorkError
 
 _EXAMPLES = """\
@@ -60,7 +60,8 @@ def _run(verb: str, config: Config) -> int:
         from cluster.submit import submit
 
         return submit(config.address, _job(config.job))
-    importlib.import_module(f"pipelines.{verb}").run(config)
+    job = "check" if isinstance(config, Prepare) and config.check else verb
+    importlib.import_module(f"pipelines.{job}").run(config)
     return 0
 
 
@@ -88,8 +89,11 @@ def _paths(config: Config) -> list[tuple[str, str]]:
     found = []
     for field in fields(config):
         value = getattr(config, field.name)
-        if field.name in ("sources", "inputs", "dataset", "model", "out"):
-            found += [(field.name, each) for each in (value if isinstance(value, list) else [value])]
+        if field.name in ("sources", "inputs", "dataset", "model", "out", "check"):
+            found += [(field.name, each) for each in (value if isinstance(value, list) else [value]) if each]
+    if isinstance(config, Prepare):
+        tables = {name: table_column(getattr(config.split, name) or "") for name in ("group_by", "column")}
+        found += [(f"split.{name}", table[0]) for name, table in tables.items() if table]
     if isinstance(config, Train):
         found = [(name, path) for name, path in found if name != "model"]
         if config.model.weights not in ("imagenet", "none"):

@@ -138,6 +138,8 @@ def test_a_job_is_sent_whole_and_its_status_returned(submitted: Mock, tmp_path: 
         (["train", "/d", "--out", "/r", "--model.weights", "w.pth"], "model.weights is 'w.pth', a relative path"),
         (["predict", "/m", "/a", "b", "--out", "/o"], "inputs is 'b', a relative path"),
         (["prepare", "/a", "../b", "--out", "/o"], "sources is '../b', a relative path"),
+        (["prepare", "--check", "d"], "check is 'd', a relative path"),
+        (["prepare", "/a", "--out", "/o", "--split.column", "t.csv:side"], "split.column is 't.csv', a relative path"),
         (["evaluate", "run", "/d", "--out", "/o"], "model is 'run', a relative path"),
         (["demo"], "out is 'overlay-demo', a relative path"),
     ],

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from overlay.config import OverlayStyle, Prepare, Split
+from overlay.config import Duplicates, OverlayStyle, Prepare, Split
 from overlay.dataset import MANIFEST_SCHEMA, REJECTED_SCHEMA, SCHEMA, PreparedDataset
 from overlay.errors import RequestError, WorkError
 from overlay.images import decode
@@ -283,3 +283,96 @@ def test_phantoms_can_be_prepared(phantoms: Path, tmp_path: Path, ray_session: N
         "normal": 12,
     }
     assert dataset.card.rejected == 0
+
+
+def copies(source: Path) -> Path:
+    """Add a copy within a class, one with another label, and a darker one."""
+    (source / "a" / "a (20).png").write_bytes((source / "a" / "a (1).png").read_bytes())
+    (source / "b" / "b (20).png").write_bytes((source / "a" / "a (2).png").read_bytes())
+    Image.open(source / "b" / "b (3).png").point(lambda value: value * 0.9).save(source / "b" / "b (21).png")
+    return source
+
+
+def unmasked(folder: Path) -> Path:
+    for mask in make(folder, images=12).rglob("*_mask*"):
+        mask.unlink()
+    return copies(folder)
+
+
+def read(dataset: PreparedDataset) -> pd.DataFrame:
+    return pd.concat([pd.read_parquet(file, columns=["id", "group", "split", "fold"]) for file in dataset.data_files()])
+
+
+def test_near_duplicates_are_listed_and_stay_together(
+    tmp_path: Path, ray_session: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = prepare.run(Prepare([str(unmasked(tmp_path / "set"))], str(tmp_path / "out"), shard_rows=10))
+    pairs = pq.read_table(tmp_path / "out" / "duplicates.parquet").to_pylist()
+    assert [(pair["id_a"], pair["id_b"], pair["identical_pixels"], pair["label_b"]) for pair in pairs] == [
+        ("a/a (1).png", "a/a (20).png", True, "a"),
+        ("a/a (2).png", "b/b (20).png", True, "b"),
+        ("b/b (21).png", "b/b (3).png", False, "b"),
+    ]
+    assert 0 <= pairs[2]["distance"] <= 40
+    frame = read(dataset).set_index("id")
+    for pair in pairs:
+        assert frame["group"][pair["id_a"]] == frame["group"][pair["id_b"]] == pair["id_a"]
+    assert (frame.groupby("group")["split"].nunique() == 1).all()
+    card = dataset.card
+    assert (card.near_duplicates, card.identical, card.conflicts, card.all_pairs) == (3, 2, 1, True)
+    assert (card.groups, card.largest_group) == (24, 2)
+    assert card.leaks == {"pairs": 0, "identical": 0, "groups": 0}
+    assert decode((tmp_path / "out" / "duplicates.png").read_bytes()).shape[1] == 1112
+    assert decode((tmp_path / "out" / "contact_sheet.png").read_bytes()).shape[1] == 1416
+    said = capsys.readouterr().out
+    assert "3 pairs of near-duplicates, 2 of them identical; 24 groups, the largest of 2" in said
+    assert "  a/a (2).png (a) and b/b (20).png (b): identical pixels" in said
+
+
+def test_conflicts_are_dropped_or_stop_the_work(tmp_path: Path, ray_session: None) -> None:
+    config = Prepare([str(unmasked(tmp_path / "set"))], str(tmp_path / "out"), duplicates=Duplicates(conflicts="stop"))
+    with pytest.raises(WorkError, match=r"1 pairs of near-duplicates .*: a/a \(2\)\.png \(a\) and b/b \(20\)\.png"):
+        prepare.run(config)
+    assert not (tmp_path / "out" / "dataset.json").exists()
+    assert pq.read_metadata(tmp_path / "out" / "duplicates.parquet").num_rows == 3
+    dataset = prepare.run(replace(config, duplicates=Duplicates(conflicts="drop"), overwrite=True))
+    rejected = pq.read_table(tmp_path / "out" / "rejected.parquet").to_pylist()
+    assert [(row["id"], row["reason"]) for row in rejected] == [
+        ("a/a (2).png", "label conflict: b/b (20).png is b (identical pixels)"),
+        ("b/b (20).png", "label conflict: a/a (2).png is a (identical pixels)"),
+    ]
+    assert dataset.card.rejected == 2
+    assert len(read(dataset)) == 25
+
+
+def test_folds(tmp_path: Path, ray_session: None) -> None:
+    source = unmasked(tmp_path / "set")
+    dataset = prepare.run(Prepare([str(source)], str(tmp_path / "out"), split=Split(folds=5)))
+    frame = read(dataset)
+    assert (frame.groupby("group")["fold"].nunique() == 1).all()
+    assert set(zip(frame["fold"], frame["split"], strict=True)) == {
+        (0, "test"),
+        (1, "val"),
+        (2, "train"),
+        (3, "train"),
+        (4, "train"),
+    }
+    other = prepare.run(Prepare([str(source)], str(tmp_path / "other"), split=Split(folds=5, seed=1)))
+    assert other.card.fingerprint != dataset.card.fingerprint
+
+
+def test_a_split_of_the_users_own(tmp_path: Path, ray_session: None, capsys: pytest.CaptureFixture[str]) -> None:
+    source = unmasked(tmp_path / "set")
+    paths = sorted(file.relative_to(source).as_posix() for file in source.rglob("*.png"))
+    sides = {path: ("train", "val", "test")[i % 3] for i, path in enumerate(paths)}
+    sides |= {"a/a (1).png": "train", "a/a (20).png": "test"}
+    table = tmp_path / "own.csv"
+    table.write_text("path,side\n" + "".join(f"{path},{side}\n" for path, side in sides.items()))
+    config = Prepare([str(source)], str(tmp_path / "out"), split=Split(column=f"{table}:side"))
+    dataset = prepare.run(config)
+    assert dict(read(dataset)[["id", "split"]].itertuples(index=False)) == sides
+    assert dataset.card.leaks["identical"] >= 1
+    assert "LEAKS: split.column puts" in capsys.readouterr().out
+    table.write_text(table.read_text().replace("b/b (3).png,", "b/b (3).png,train\nx,"))
+    with pytest.raises(RequestError, match=r"the table of split\.group_by or split\.column says something else now"):
+        prepare.run(config)
