@@ -38,7 +38,7 @@ class Protocol:
     split: str
     """the split that was evaluated"""
     split_rule: str
-    """how the images were divided, in words, to follow "Divided": by image at random; by group, ..."""
+    """how the images were divided, in words, to follow "Divided": at random, near-duplicates kept together; ..."""
     split_images: Mapping[str, int]
     """number of images in each split"""
     overlay: str

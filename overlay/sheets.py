@@ -159,12 +159,12 @@ def _write(
     width: int | None = None,
     bold: bool = False,
 ) -> None:
-    """Write one line; where it is longer than ``width`` pixels its beginning is left out."""
+    """Write one line; where it is longer than ``width`` pixels, what follows its first 12 letters is shortened."""
     font = ImageFont.load_default(size)
-    shown = text
-    while width is not None and len(text) > 1 and font.getlength(shown) > width:
-        text = text[1:]
-        shown = "…" + text
+    shown, end = text, text[12:]
+    while width is not None and end and font.getlength(shown) > width:
+        end = end[1:]
+        shown = f"{text[:12]}…{end}"
     ImageDraw.Draw(sheet).text((left, top), shown, color, font, stroke_width=0.3 if bold else 0)
 
 

@@ -20,7 +20,7 @@ from ray.exceptions import RayError
 
 from cluster import session
 from overlay import figures, metrics, model
-from overlay.config import SPLITS, Evaluate
+from overlay.config import SPLITS, Evaluate, Split
 from overlay.dataset import PreparedDataset, open_dataset
 from overlay.errors import RequestError, WorkError
 from overlay.images import decode
@@ -158,11 +158,19 @@ def _protocol(loaded: model.ModelFile, dataset: PreparedDataset, split: str) -> 
         dataset=Path(dataset.path).name,
         fingerprint=dataset.card.fingerprint,
         split=split,
-        split_rule=f"by group ({request.split.group_by})" if request.split.group_by else "by image at random",
+        split_rule=_split_rule(request.split),
         split_images={name: sum(counts[name] for counts in dataset.card.counts.values()) for name in SPLITS},
         overlay=style.style + drawn.get(style.style, ""),
         versions={name: version(name) for name in ("overlay", "torch", "torchvision", "ray")},
     )
+
+
+def _split_rule(split: Split) -> str:
+    if split.column:
+        return f"as given ({split.column})"
+    grouped = f", and groups ({split.group_by})," if split.group_by else ""
+    folds = f" in {split.folds} folds" if split.folds else ""
+    return f"at random{folds}, near-duplicates{grouped} kept together"
 
 
 def _mask_only(dataset: PreparedDataset, split: str) -> MaskOnly | None:
