@@ -12,15 +12,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow.fs import FileSystem
 
 from overlay.archives import SPAN_TYPE
 from overlay.config import Duplicates, OverlayStyle, Split
 from overlay.errors import RequestError
-from overlay.storage import write_atomically
+from overlay.storage import Place, write_atomically
 
 FORMAT = 1
 """format of the dataset that this version writes, and the newest that it reads"""
@@ -29,6 +30,7 @@ ROW_GROUP_ROWS = 64
 ROW_GROUP_BYTES = 64 * 2**20
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+_Folder = TypeVar("_Folder", Path, Place)
 _COLUMNS = [
     ("id", pa.string()),
     ("image", _IMAGE),
@@ -146,42 +148,53 @@ class PreparedDataset:
     path: str
     card: Card
 
+    @property
+    def place(self) -> Place:
+        """The folder."""
+        return Place.of(self.path)
+
+    @property
+    def filesystem(self) -> FileSystem | None:
+        """What reads ``data_files``; None for local paths."""
+        return self.place.filesystem
+
     def data_files(self) -> list[str]:
-        """Return the paths of the Parquet files that hold the images, in the order of the ids."""
-        return [str(part_path(Path(self.path), part)) for part in range(self.card.parts)]
+        """Return the paths, within ``filesystem``, of the Parquet files that hold the images."""
+        return [part_path(self.place, part).path for part in range(self.card.parts)]
 
 
-def is_dataset(path: str | Path) -> bool:
+def is_dataset(path: str | Path | Place) -> bool:
     """Whether a folder holds a dataset that is complete, of whatever version."""
-    return (Path(path) / CARD).is_file()
+    return (Place.of(path) / CARD).is_file()
 
 
-def open_dataset(path: str | Path) -> PreparedDataset:
+def open_dataset(path: str | Path | Place) -> PreparedDataset:
     """Open a prepared dataset; reads the card only.
 
     Raises:
         RequestError: there is none, it is incomplete, or a newer version wrote it.
     """
     dataset = PreparedDataset(str(path), read_card(path))
-    for file in dataset.data_files():
-        if not Path(file).is_file():
+    there = set((dataset.place / "data").children())
+    for part in range(dataset.card.parts):
+        if (file := part_path(dataset.place, part)).name not in there:
             raise RequestError(f"{file} is missing from the dataset; prepare it anew with --overwrite")
     return dataset
 
 
-def read_card(path: str | Path) -> Card:
+def read_card(path: str | Path | Place) -> Card:
     """Read the card of a dataset.
 
     Raises:
         RequestError: as `open_dataset`, except that no other file is looked at.
     """
-    file = Path(path) / CARD
-    if not Path(path).exists():
+    file = Place.of(path) / CARD
+    if not Place.of(path).exists():
         raise RequestError(f"dataset {path} is not there; make it with `overlay prepare SOURCE --out {path}`")
     if not is_dataset(path):
         raise RequestError(f"{path} is not a prepared dataset (it has no {CARD}); make one with `overlay prepare`")
     try:
-        values = json.loads(file.read_text())
+        values = json.loads(file.read_bytes())
         newer = values["format"] > FORMAT
         written_by = values["overlay_version"]
         if not newer:
@@ -195,7 +208,7 @@ def read_card(path: str | Path) -> Card:
     )
 
 
-def write_card(folder: Path, card: Card) -> None:
+def write_card(folder: Path | Place, card: Card) -> None:
     """Write ``dataset.json``, which makes the folder a dataset."""
     with write_atomically(folder / CARD) as temporary:
         temporary.write_text(json.dumps(asdict(card), indent=2) + "\n")
@@ -216,7 +229,7 @@ def package_versions() -> dict[str, str]:
     return {name: version(name) for name in packages}
 
 
-def part_path(folder: Path, part: int) -> Path:
+def part_path(folder: _Folder, part: int) -> _Folder:
     """Return the path of one Parquet file of a dataset."""
     return folder / "data" / f"part-{part:05d}.parquet"
 
@@ -235,7 +248,7 @@ def fingerprint(rows: Iterable[tuple[str, str, str, str, str]]) -> str:
 
 
 @contextmanager
-def write_rows(path: Path, schema: pa.Schema) -> Iterator["RowWriter"]:
+def write_rows(path: Path | Place, schema: pa.Schema) -> Iterator["RowWriter"]:
     """Write a Parquet file of images atomically, row by row, holding one row group in memory.
 
     Row groups are small, so that a reader streams and seeks; the images' bytes, compressed already, are stored as they

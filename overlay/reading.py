@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 
-import pyarrow.parquet as pq
-
 from overlay import archives
 from overlay.archives import Span, read_member
 from overlay.errors import ImageError
-from overlay.storage import Place
+from overlay.storage import Place, open_parquet
 
 WAITING_BYTES = 256 * 2**20
 """most that waits for its masks in one pass"""
@@ -89,9 +87,8 @@ def read_in_order(manifest: Place, unit: Unit) -> Iterator[tuple[int, list[list[
     Raises:
         OSError: the archive can't be read.
     """
-    with manifest.open() as file:
-        table = pq.ParquetFile(file)
-        rows = [table.read_row_group(group, columns=["uri", "spans"]).to_pylist() for group in unit.groups]
+    table = open_parquet(manifest)
+    rows = [table.read_row_group(group, columns=["uri", "spans"]).to_pylist() for group in unit.groups]
     records = [[Span(**span) for span in row["spans"]] for group in rows for row in group]
     group_of = [group for group, of_group in zip(unit.groups, rows, strict=True) for _ in of_group]
     left = {group: len(of_group) for group, of_group in zip(unit.groups, rows, strict=True)}

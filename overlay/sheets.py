@@ -8,12 +8,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
 from overlay.duplicates import Duplicates
 from overlay.images import decode
-from overlay.storage import write_atomically
+from overlay.storage import Place, open_parquet, write_atomically
 
 _CELL_WIDTH, _CELL_HEIGHT = 168, 132
 _GAP = 8
@@ -74,7 +73,9 @@ def duplicates_sheet(pairs: Sequence[Pair], heading: str, across: int = 3) -> by
     return _png(sheet)
 
 
-def draw_duplicates(duplicates: Duplicates, files: Mapping[str, Path], place: Path, most: int = 30) -> None:
+def draw_duplicates(
+    duplicates: Duplicates, files: Mapping[str, Path | Place], place: Path | Place, most: int = 30
+) -> None:
     """Write ``duplicates.png``: the pairs with different labels first, then others, evenly over the distances.
 
     ``files`` has for each id the Parquet file that holds the image. Nothing is written where there are no pairs.
@@ -102,7 +103,9 @@ def draw_duplicates(duplicates: Duplicates, files: Mapping[str, Path], place: Pa
     _write_picture(duplicates_sheet(pairs, heading), place)
 
 
-def draw_classes(rows: Sequence[Mapping[str, Any]], files: Mapping[str, Path], place: Path, most: int = 16) -> None:
+def draw_classes(
+    rows: Sequence[Mapping[str, Any]], files: Mapping[str, Path | Place], place: Path | Place, most: int = 16
+) -> None:
     """Write ``contact_sheet.png``: images of each class, drawn at random, the same each time."""
     members: dict[str, list[str]] = {}
     for row in rows:
@@ -125,17 +128,17 @@ def draw_classes(rows: Sequence[Mapping[str, Any]], files: Mapping[str, Path], p
     )
 
 
-def _read_images(ids: set[str], files: Mapping[str, Path]) -> dict[str, bytes]:
+def _read_images(ids: set[str], files: Mapping[str, Path | Place]) -> dict[str, bytes]:
     images = {}
-    for file in sorted({files[id] for id in ids}):
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=8, columns=["id", "image"]):
+    for file in sorted({files[id] for id in ids}, key=str):
+        for batch in open_parquet(file).iter_batches(batch_size=8, columns=["id", "image"]):
             for row in batch.to_pylist():
                 if row["id"] in ids:
                     images[row["id"]] = row["image"]["bytes"]
     return images
 
 
-def _write_picture(data: bytes, place: Path) -> None:
+def _write_picture(data: bytes, place: Path | Place) -> None:
     with write_atomically(place) as temporary:
         temporary.write_bytes(data)
 

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+import pyarrow.parquet as pq
 from pyarrow import NativeFile
 from pyarrow.fs import FileInfo, FileSelector, FileSystem
 
-from overlay.errors import RequestError
+from overlay.errors import RequestError, WorkError
 
 SCHEMES = ("s3", "gs")
 PAUSES = (1.0, 3.0)
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Place:
     """A file or a folder. Pickles, prints and compares as its text."""
 
@@ -186,11 +187,11 @@ class Place:
         return list(_retried(lambda: self._bucket.get_file_info(selector)))
 
     def _read_once(self) -> bytes:
-        with self._bucket.open_input_stream(self.path) as stream:
+        with self._bucket.open_input_stream(self.path, compression=None) as stream:
             return bytes(stream.readall())
 
     def _upload(self, file: Path) -> None:
-        with file.open("rb") as source, self._bucket.open_output_stream(self.path) as sink:
+        with file.open("rb") as source, self._bucket.open_output_stream(self.path, compression=None) as sink:
             shutil.copyfileobj(source, sink, 8 * 2**20)
 
     @property
@@ -220,6 +221,29 @@ def write_atomically(place: Path | Place) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def open_parquet(place: Path | Place) -> pq.ParquetFile:
+    """Open a Parquet file.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    place = Place.of(place)
+    return pq.ParquetFile(place.path, filesystem=place.filesystem)
+
+
+@contextmanager
+def faults_end_the_work() -> Iterator[None]:
+    """Turn what a disk or a network refuses, again and again, into one line.
+
+    Raises:
+        WorkError: instead of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise WorkError(one_line(error)) from error
 
 
 class _ObjectReader(io.RawIOBase):

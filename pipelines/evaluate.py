@@ -95,7 +95,7 @@ def evaluate(
     metrics.write_classification_report(evaluation, out / "classification_report.csv")
     (out / "confusion_matrix.png").write_bytes(confusion_png)
     report = ReportData(
-        title=f"{loaded.card.arch} on {Path(dataset.path).name}, {split}",
+        title=f"{loaded.card.arch} on {dataset.place.name}, {split}",
         evaluation=evaluation,
         protocol=_protocol(loaded, dataset, split),
         confusion_png=confusion_png,
@@ -155,7 +155,7 @@ def _protocol(loaded: model.ModelFile, dataset: PreparedDataset, split: str) -> 
         arch=card.arch,
         image_size=card.size,
         resize=card.resize,
-        dataset=Path(dataset.path).name,
+        dataset=dataset.place.name,
         fingerprint=dataset.card.fingerprint,
         split=split,
         split_rule=_split_rule(request.split),
@@ -176,7 +176,7 @@ def _split_rule(split: Split) -> str:
 def _mask_only(dataset: PreparedDataset, split: str) -> MaskOnly | None:
     """Measure what the masks alone give away on this split; None for the training split, or without any mask."""
     columns = ["label", "split", *MASK_NUMBERS]
-    table = pyarrow.dataset.dataset(dataset.data_files()).to_table(columns=columns)
+    table = pyarrow.dataset.dataset(dataset.data_files(), filesystem=dataset.filesystem).to_table(columns=columns)
     if split == "train" or table["mask_area_share"].null_count == len(table):
         return None
     numbers = np.stack([table[name].to_numpy() for name in MASK_NUMBERS], axis=1)
@@ -190,7 +190,7 @@ def _mask_only(dataset: PreparedDataset, split: str) -> MaskOnly | None:
 def _mistakes(dataset: PreparedDataset, table: pa.Table, worst: NDArray[np.int64]) -> tuple[Mistake, ...]:
     rows = table.take(worst).to_pylist()
     names = [row["id"] for row in rows]
-    found = pyarrow.dataset.dataset(dataset.data_files()).to_table(
+    found = pyarrow.dataset.dataset(dataset.data_files(), filesystem=dataset.filesystem).to_table(
         columns=["id", "image"], filter=pc.field("id").isin(pa.array(names, pa.string()))
     )
     images = {row["id"]: row["image"]["bytes"] for row in found.to_pylist()}

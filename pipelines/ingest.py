@@ -82,7 +82,9 @@ def decoded(dataset: PreparedDataset, split: str, config: Input) -> Samples:
 
 def decoded_rows(dataset: PreparedDataset, split: str, config: Input, batch_size: int) -> ray.data.Dataset:
     """Stream a split with the columns id, label, pixels (size, size, 3) and an empty reason."""
-    rows = ray.data.read_parquet(dataset.data_files()).select_columns(["id", "image", "label", "split"])
+    rows = ray.data.read_parquet(dataset.data_files(), filesystem=dataset.filesystem).select_columns(
+        ["id", "image", "label", "split"]
+    )
     return rows.filter(expr=col("split") == split).map_batches(
         decode_rows,  # type: ignore[arg-type]  # Ray's type knows nothing of fn_kwargs
         batch_size=batch_size,

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from ray.exceptions import RayError
 
@@ -29,13 +28,14 @@ from overlay.images import decode_target, resize
 from overlay.predictions import PredictionFolder, Request, schema
 from overlay.reading import Read, Reader
 from overlay.render import overlaid
-from overlay.storage import Place
+from overlay.storage import Place, faults_end_the_work, open_parquet
 from pipelines.placement import device
 from pipelines.progress import progress
 from pipelines.reading import read_groups
 from pipelines.scoring import Columns, Engine, score
 
 
+@faults_end_the_work()
 def run(config: Predict) -> None:
     """Predict into ``config.out``.
 
@@ -82,10 +82,9 @@ def run(config: Predict) -> None:
 def read_chunk(chunk: pa.Table, manifest: Place, card: model.ModelCard, max_pixels: int) -> Columns:
     """Read, decode, draw and resize the images of one row group of the manifest; runs in a worker."""
     (group,) = chunk.to_pylist()
-    with manifest.open() as opened:
-        file = pq.ParquetFile(opened)
-        images = file.read_row_group(group["group"]).to_pylist()
-        first = sum(file.metadata.row_group(before).num_rows for before in range(group["group"]))
+    file = open_parquet(manifest)
+    images = file.read_row_group(group["group"]).to_pylist()
+    first = sum(file.metadata.row_group(before).num_rows for before in range(group["group"]))
     pixels = np.zeros((len(images), card.size, card.size, 3), np.uint8)
     reasons = [image["reason"] or "" for image in images]
     bytes_read = np.zeros(len(images), np.int64)

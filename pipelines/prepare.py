@@ -12,13 +12,11 @@ file appears whole or not at all and `dataset.json` comes last, so a run that wa
 import hashlib
 import json
 import math
-import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -56,7 +54,7 @@ from overlay.render import render
 from overlay.sheets import draw_classes, draw_duplicates
 from overlay.sources import Collection, Record, collect
 from overlay.splits import check_sizes, given_splits, groups_of
-from overlay.storage import Place, write_atomically
+from overlay.storage import Place, faults_end_the_work, open_parquet, write_atomically
 from pipelines.progress import progress
 from pipelines.reading import Groups, read_groups
 
@@ -66,6 +64,7 @@ INDEX_SCHEMA = pa.schema([("part", pa.int64()), *(SCHEMA.field(name) for name in
 """which staged file holds a row that survived, and where it goes; one row group is one shard"""
 
 
+@faults_end_the_work()
 def run(config: Prepare) -> PreparedDataset:
     """Prepare a dataset in ``config.out``, or open it where the same request was prepared already.
 
@@ -81,7 +80,7 @@ def run(config: Prepare) -> PreparedDataset:
     if not own:
         check_sizes([record.label for record in records], groups, config.split.folds)
     request = _request(config, records, groups, own)
-    out = Path(config.out).expanduser().absolute()
+    out = Place.of(config.out)
     if already_prepared(out, request, config.overwrite):
         print(f"{out} is prepared already, from these files with these options; nothing to do")
         return open_dataset(out)
@@ -103,14 +102,14 @@ def run(config: Prepare) -> PreparedDataset:
     try:
         survivors, contradicted = settle(usable, duplicates, config.duplicates.conflicts)
     except WorkError:
-        shutil.rmtree(staged)  # the labels may be mended before the next run, by moving files
+        staged.remove()  # the labels may be mended before the next run, by moving files
         raise
     rejected = sorted([*broken, *contradicted, *map(asdict, collection.rejected)], key=lambda row: row["id"])
     _write(out / "rejected.parquet", rejected, REJECTED_SCHEMA, len(rejected) or 1)
     try:
         division = divide(survivors, collection.classes, config, own, duplicates)
     except RequestError as error:
-        shutil.rmtree(staged)  # the files may be mended before the next run, which must look at them again then
+        staged.remove()  # the files may be mended before the next run, which must look at them again then
         kinds = ", ".join(f"{count} {reason}" for reason, count in _reasons(rejected).items())
         raise WorkError(
             f"{error}; rejected were: {kinds or 'none'}; see {out / 'rejected.parquet'}, and duplicates.parquet beside "
@@ -146,18 +145,18 @@ def run(config: Prepare) -> PreparedDataset:
         versions=package_versions(),
     )
     write_card(out, card)
-    shutil.rmtree(out / WORK)
+    (out / WORK).remove()
     dataset = open_dataset(out)
     _print_summary(dataset, rejected, duplicates)
     return dataset
 
 
-def stage_part(row: dict[str, Any], manifest: Path, staged: Path, config: Prepare) -> dict[str, Any]:
+def stage_part(row: dict[str, Any], manifest: Place, staged: Place, config: Prepare) -> dict[str, Any]:
     """Render one row group of the manifest into a staged file; runs in a worker. Returns counts, or the ``failure``."""
     part = row["group"]
     rejected = 0
     try:
-        sources = pq.ParquetFile(manifest).read_row_group(part).to_pylist()
+        sources = open_parquet(manifest).read_row_group(part).to_pylist()
         contents = row["contents"] or [None] * len(sources)
         with write_rows(_staged_path(staged, part), STAGED_SCHEMA) as rows, Reader() as reader:
             for source, content in zip(sources, contents, strict=True):
@@ -174,15 +173,15 @@ def stage_part(row: dict[str, Any], manifest: Path, staged: Path, config: Prepar
     return {"rows": len(sources), "rejected": rejected, "failure": ""}
 
 
-def assemble_shard(row: dict[str, Any], staged: Path, out: Path) -> dict[str, Any]:
+def assemble_shard(row: dict[str, Any], staged: Place, out: Place) -> dict[str, Any]:
     """Put one row group of the index, with split and group, into a shard; runs in a worker. Returns as `stage_part`."""
     shard = row["id"]
     try:
-        index = pq.ParquetFile(_index_path(staged)).read_row_group(shard).to_pylist()
+        index = open_parquet(_index_path(staged)).read_row_group(shard).to_pylist()
         with write_rows(part_path(out, shard), SCHEMA) as rows:
             for part, places in groupby(index, key=lambda place: place["part"]):
                 wanted = {place["id"]: place for place in places}
-                for batch in pq.ParquetFile(_staged_path(staged, part)).iter_batches(batch_size=8):
+                for batch in open_parquet(_staged_path(staged, part)).iter_batches(batch_size=8):
                     for staged_row in batch.to_pylist():
                         if place := wanted.get(staged_row["id"]):
                             rendered = {name: staged_row[name] for name in SCHEMA.names}
@@ -217,26 +216,27 @@ def _in_parallel(
         raise WorkError(f"a task failed: {said[-1].strip()}; the same command goes on where it stopped") from error
 
 
-def _stage(manifest: Path, units: list[Unit], staged: Path, config: Prepare) -> None:
-    file = pq.ParquetFile(manifest)
+def _stage(manifest: Place, units: list[Unit], staged: Place, config: Prepare) -> None:
+    file = open_parquet(manifest)
     sizes = [file.metadata.row_group(part).num_rows for part in range(file.num_row_groups)]
-    done = {part for part in range(len(sizes)) if _staged_path(staged, part).exists()}
+    there = set(staged.children())
+    done = {part for part in range(len(sizes)) if _staged_path(staged, part).name in there}
     if done:
         print(f"going on: {sum(sizes[part] for part in done)} of {sum(sizes)} images are done already")
     if todo := without(units, done):
         left = sum(size for part, size in enumerate(sizes) if part not in done)
         arguments = {"manifest": manifest, "staged": staged, "config": config}
-        _in_parallel(stage_part, read_groups(Place.of(manifest), todo), arguments, "drawing", left)
+        _in_parallel(stage_part, read_groups(manifest, todo), arguments, "drawing", left)
 
 
-def _read_staged(staged: Path, manifest: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _read_staged(staged: Place, manifest: Place) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the rows that survived, without their images, in the order of their ids, and the rejected ones."""
     survivors: list[dict[str, Any]] = []
     rejected: list[dict[str, Any]] = []
-    groups = pq.read_table(manifest, columns=["group"])["group"].to_pylist()
-    for part in range(pq.ParquetFile(manifest).num_row_groups):
+    groups = open_parquet(manifest).read(columns=["group"])["group"].to_pylist()
+    for part in range(open_parquet(manifest).num_row_groups):
         columns = ["id", "uri", "label", "phash", "sha256", "pixels", "reason"]
-        table = pq.read_table(_staged_path(staged, part), columns=columns)
+        table = open_parquet(_staged_path(staged, part)).read(columns=columns)
         for row in table.to_pylist():
             group = groups[len(survivors) + len(rejected)]
             if row["reason"] is None:
@@ -271,23 +271,23 @@ def _request(config: Prepare, records: list[Record], groups: list[str], own: dic
     )
 
 
-def _write_manifest(path: Path, parts: list[list[Record]], group_of: dict[str, str]) -> None:
+def _write_manifest(path: Place, parts: list[list[Record]], group_of: dict[str, str]) -> None:
     with write_atomically(path) as temporary, pq.ParquetWriter(temporary, MANIFEST_SCHEMA) as writer:
         for part in parts:
             rows = [asdict(record) | {"group": group_of[record.id]} for record in part]
             writer.write_table(pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA))
 
 
-def _write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema, row_group_size: int) -> None:
+def _write(path: Place, rows: list[dict[str, Any]], schema: pa.Schema, row_group_size: int) -> None:
     with write_atomically(path) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary, row_group_size=row_group_size)
 
 
-def _staged_path(staged: Path, part: int) -> Path:
+def _staged_path(staged: Place, part: int) -> Place:
     return staged / f"part-{part:05d}.parquet"
 
 
-def _index_path(staged: Path) -> Path:
+def _index_path(staged: Place) -> Place:
     return staged.parent / "index.parquet"
 
 

@@ -1,4 +1,6 @@
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,13 @@ settings.load_profile("overlay")
 def pytest_configure(config: pytest.Config) -> None:
     # Ray Data warns of defaults that it sets itself.
     config.addinivalue_line("filterwarnings", r"ignore::DeprecationWarning:ray\..*")
+    # For the S3 server that the tests start; Ray's workers take them from here.
+    os.environ |= {
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +43,26 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("phantoms")
     phantoms.write(folder, images_per_class=12, seed=0)
     return folder
+
+
+@pytest.fixture(scope="session")
+def new_bucket() -> Iterator[Callable[[], str]]:
+    """Make a bucket, empty, on an S3 server of this machine; returns its address, as a user would write it."""
+    import logging
+
+    from moto.server import ThreadedMotoServer
+    from pyarrow.fs import S3FileSystem
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    numbers = count()
+
+    def make() -> str:
+        name = f"bucket-{next(numbers)}"
+        S3FileSystem(endpoint_override=f"{host}:{port}", scheme="http", allow_bucket_creation=True).create_dir(name)
+        return f"s3://{name}?endpoint_override={host}:{port}&scheme=http"
+
+    yield make
+    server.stop()

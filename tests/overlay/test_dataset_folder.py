@@ -3,13 +3,23 @@ from pathlib import Path
 
 import pytest
 
+from overlay import dataset_folder
 from overlay.config import OverlayStyle, Split
 from overlay.dataset import FORMAT, Card, Request, write_card
-from overlay.dataset_folder import WORK, already_prepared, begin
+from overlay.dataset_folder import WORK
 from overlay.errors import RequestError
+from overlay.storage import Place
 
 REQUEST = Request(["/data/busi"], OverlayStyle(), Split(), 1000, 256, "ab" * 32)
 OTHER = replace(REQUEST, max_pixels=5)
+
+
+def already_prepared(out: Path, request: Request, overwrite: bool) -> bool:
+    return dataset_folder.already_prepared(Place.of(out), request, overwrite)
+
+
+def begin(out: Path, request: Request, overwrite: bool) -> Path:
+    return Path(dataset_folder.begin(Place.of(out), request, overwrite).path)
 
 
 def finished(folder: Path) -> Path:

@@ -1,0 +1,122 @@
+"""Sources, datasets and predictions in a bucket: the same as on a disk."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset
+import pytest
+
+from overlay import storage
+from overlay.config import Predict, Prepare
+from overlay.dataset import PreparedDataset, open_dataset
+from overlay.errors import RequestError, WorkError
+from overlay.reading import Reader
+from overlay.storage import Place, open_parquet
+from pipelines import ingest, predict, prepare
+from tests.pipelines.test_archives import folder_predictions, model_file, pack, predictions
+
+__all__ = ["folder_predictions", "model_file"]  # fixtures
+
+
+@pytest.fixture(scope="module")
+def bucket(new_bucket: Callable[[], str], phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """The phantoms as a folder and as archives."""
+    place = Place.of(new_bucket())
+    for file in phantoms.rglob("*.png"):
+        upload(file, place / "set" / file.relative_to(phantoms).as_posix())
+    for name in ("x.zip", "x.tar.gz"):
+        upload(pack(phantoms, tmp_path_factory.mktemp("packed") / name), place / name)
+    return place
+
+
+def upload(file: Path, place: Place) -> None:
+    from overlay.storage import write_atomically
+
+    with write_atomically(place) as temporary:
+        temporary.write_bytes(file.read_bytes())
+
+
+@pytest.fixture(scope="module")
+def in_bucket(bucket: Place, dataset: PreparedDataset) -> PreparedDataset:
+    """A dataset in a bucket, from a folder in a bucket."""
+    return prepare.run(Prepare([str(bucket / "set")], str(bucket / "dataset")))
+
+
+def test_a_bucket_gives_the_dataset_of_its_folder(
+    in_bucket: PreparedDataset, dataset: PreparedDataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert in_bucket.card.fingerprint == dataset.card.fingerprint
+    assert in_bucket.place.children() == sorted(os.listdir(dataset.path))  # noqa: PTH208
+    request = in_bucket.card.request
+    capsys.readouterr()
+    assert prepare.run(Prepare(request.sources, in_bucket.path)) == in_bucket
+    assert "nothing to do" in capsys.readouterr().out
+    with pytest.raises(RequestError, match="max_pixels is 50000000 there and 9999999 here"):
+        prepare.run(Prepare(request.sources, in_bucket.path, max_pixels=9_999_999))
+    with pytest.raises(RequestError, match="holds something else than a prepared dataset"):
+        prepare.run(Prepare(request.sources, str(in_bucket.place / "data")))
+
+
+def test_archives_in_a_bucket(bucket: Place, dataset: PreparedDataset, tmp_path: Path) -> None:
+    for name in ("x.zip", "x.tar.gz"):
+        prepared = prepare.run(Prepare([str(bucket / name)], str(tmp_path / name)))
+        assert prepared.card.fingerprint == dataset.card.fingerprint
+
+
+def test_a_run_that_was_ended_goes_on(
+    bucket: Place, dataset: PreparedDataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = Prepare([str(bucket / "x.tar.gz")], str(bucket / "again"), shard_rows=8)
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "_read_staged", None)
+        with pytest.raises(TypeError):
+            prepare.run(config)
+    (bucket / "again" / ".prepare" / "staged" / "part-00001.parquet").remove()
+    capsys.readouterr()
+    assert prepare.run(config).card.fingerprint == dataset.card.fingerprint
+    assert "going on: 28 of 36 images are done already" in capsys.readouterr().out
+    assert ".prepare" not in (bucket / "again").children()
+
+
+def test_training_and_evaluation_read_it(in_bucket: PreparedDataset, dataset: PreparedDataset) -> None:
+    from overlay.config import Input
+
+    opened = open_dataset(in_bucket.path)
+    assert opened == in_bucket
+    samples = ingest.decoded(opened, "val", Input(size=32))
+    assert samples.ids == ingest.decoded(dataset, "val", Input(size=32)).ids
+    table = pyarrow.dataset.dataset(opened.data_files(), filesystem=opened.filesystem).to_table(columns=["id"])
+    assert table.num_rows == 36
+
+
+def test_predictions_in_a_bucket(
+    bucket: Place, folder_predictions: list[Any], model_file: Path, tmp_path: Path
+) -> None:
+    rows = predictions([str(bucket / "set")], model_file, str(tmp_path / "out"))
+    for row, other in zip(rows, folder_predictions, strict=True):
+        assert row["id"] == other["id"]
+        assert row["prob_benign"] == pytest.approx(other["prob_benign"], abs=1e-6)
+    out = bucket / "predictions"
+    config = Predict(model=str(model_file), inputs=[str(bucket / "x.tar.gz")], out=str(out), precision="fp32")
+    predict.run(config)
+    assert out.children() == ["_SUCCESS.json", "manifest.parquet", "metrics.parquet", "predictions"]
+    table = open_parquet(out / "predictions" / "part-00000.parquet").read()
+    assert table["status"].to_pylist() == ["ok"] * 36
+    predict.run(config)
+    assert (out / "predictions").children() == ["part-00000.parquet"]
+
+
+def test_a_network_that_stays_away_is_no_bad_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phantoms: Path
+) -> None:
+    monkeypatch.setattr(storage, "PAUSES", ())
+    nowhere = "s3://bucket-0/x.png?endpoint_override=127.0.0.1:1&scheme=http"
+    with Reader() as reader, pytest.raises(OSError, match="NETWORK_CONNECTION"):
+        reader.of({"spans": None})(nowhere)
+    with pytest.raises(RequestError, match=r"source .* can't be reached: .*; check the address, the credentials"):
+        prepare.run(Prepare([nowhere], str(tmp_path / "out")))
+    with pytest.raises(WorkError, match="NETWORK_CONNECTION"):
+        prepare.run(Prepare([str(phantoms)], nowhere))
+    assert not (tmp_path / "out").exists()
