@@ -11,11 +11,12 @@ from pathlib import PurePosixPath
 
 import pyarrow as pa
 
-from overlay.archives import SPAN_TYPE, Span, sample_key
+from overlay.archives import SPAN_TYPE
 from overlay.config import Limits
 from overlay.errors import RequestError
 from overlay.listing import Holding, locate, look, name_places
-from overlay.names import escaped, is_archive
+from overlay.members import Span
+from overlay.names import escaped, is_archive, sample_key
 from overlay.sources import is_mask, pair
 from overlay.storage import Place
 

@@ -5,9 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from overlay.archives import Span, list_archive
+from overlay.archives import list_archive
 from overlay.config import Limits
 from overlay.errors import RequestError
+from overlay.members import Span
 from overlay.names import is_archive, is_image, stem
 from overlay.storage import Place, one_line
 

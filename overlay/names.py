@@ -1,5 +1,6 @@
 """What a file's name says: image, archive, or nothing of ours."""
 
+import re
 from pathlib import PurePosixPath
 
 # What files of overlay.images.FORMATS are called.
@@ -32,3 +33,17 @@ def stem(name: str) -> str:
 def escaped(name: str) -> str:
     """Write the bytes of a name that are not UTF-8, which Python holds as lone surrogates, as escapes."""
     return name.encode(errors="backslashreplace").decode()
+
+
+def safe_name(name: str) -> str | None:
+    """Return the name of an archive's member without empty parts and dots; None where it is absolute or leads out."""
+    parts = name.split("/")
+    if name.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:", name):
+        return None
+    return "/".join(part for part in parts if part not in ("", "."))
+
+
+def sample_key(name: str) -> str:
+    """Return the WebDataset key of a member: its path up to the first dot of its file name."""
+    path = PurePosixPath(name)
+    return str(path.with_name(path.name.split(".", 1)[0])) if not path.name.startswith(".") else name

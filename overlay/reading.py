@@ -13,8 +13,9 @@ from types import TracebackType
 from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 
 from overlay import archives
-from overlay.archives import Span, read_member
+from overlay.archives import read_member
 from overlay.errors import ImageError
+from overlay.members import Span
 from overlay.storage import Place, open_parquet
 
 WAITING_BYTES = 256 * 2**20

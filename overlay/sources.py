@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from overlay.archives import Span, safe_name, sample_key
 from overlay.config import Limits
 from overlay.errors import RequestError
 from overlay.listing import Holding, locate, look, name_places
-from overlay.names import escaped, is_archive, is_image
+from overlay.members import Span
+from overlay.names import escaped, is_archive, is_image, safe_name, sample_key
 from overlay.storage import Place
 
 LAYOUT = "give a folder with one subfolder for each class, such as benign/ and malignant/"

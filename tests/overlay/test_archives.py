@@ -14,9 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from overlay.archives import Span, list_archive, read_in_order, read_member
+from overlay.archives import list_archive, read_in_order, read_member
 from overlay.config import Limits
 from overlay.errors import ImageError
+from overlay.members import Span
 from overlay.storage import Place
 
 FILES = {"a/1.png": b"one" * 300, "a/1_mask.png": b"two", "b/2.jpg": b"", "b/notes.txt": b"text"}

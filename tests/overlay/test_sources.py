@@ -1,3 +1,4 @@
+import gzip
 import os
 import random
 from pathlib import Path
@@ -7,6 +8,7 @@ import pytest
 from overlay.errors import RequestError
 from overlay.names import is_image
 from overlay.sources import Record, Rejected, collect, is_mask, pair, wrapper
+from tests.overlay.test_archives import tar
 
 
 def make(folder: Path, *names: str) -> Path:
@@ -198,3 +200,43 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
         collect([str(tmp_path / "a" / "1.png")])
     with pytest.raises(RequestError, match="named twice"):
         collect([str(tmp_path), str(tmp_path / "a" / "..")])
+
+
+def test_webdataset_labels_stand_for_class_folders(tmp_path: Path) -> None:
+    files = {f"{i:04}.{end}": b"" for i in range(4) for end in ("png", "cls")}
+    files |= {"0000_mask.png": b"", "0001_mask.png": b"", "0002_mask.png": b"", "0003_mask.png": b""}
+    files |= {f"{i:04}.cls": label for i, label in enumerate([b"benign", b"malignant\n", b"benign", b"no/rm"])}
+    (tmp_path / "shard.tar").write_bytes(tar(files))
+    collection = collect([str(tmp_path / "shard.tar")])
+    assert collection.rejected == []
+    assert [(record.id, record.label, record.member, record.masks) for record in collection.records] == [
+        ("benign/0000.png", "benign", "0000.png", ("0000_mask.png",)),
+        ("benign/0002.png", "benign", "0002.png", ("0002_mask.png",)),
+        ("malignant/0001.png", "malignant", "0001.png", ("0001_mask.png",)),
+        ("no_rm/0003.png", "no_rm", "0003.png", ("0003_mask.png",)),
+    ]
+
+
+def test_archives_beside_class_folders_are_passed_over_and_alone_they_are_sources(tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for number in range(2):
+        (shards / f"{number}.tar.gz").write_bytes(gzip.compress(tar({f"a/{number}.png": b"", f"b/{number}.png": b""})))
+    ids = ["0/a/0.png", "0/b/0.png", "1/a/1.png", "1/b/1.png"]
+    assert [record.id for record in collect([str(shards)]).records] == ids
+    make(shards, "a/1.png", "b/1.png")
+    collection = collect([str(shards)])
+    assert [record.id for record in collection.records] == ["a/1.png", "b/1.png"]
+    assert collection.passed_over == 2
+
+
+def test_an_archive_has_the_name_of_its_folder(tmp_path: Path) -> None:
+    folder = make(tmp_path / "set", "a/1.png", "b/1.png")
+    (tmp_path / "set.tar.gz").write_bytes(gzip.compress(tar({"set/a/1.png": b"", "set/b/1.png": b""})))
+    collection = collect([str(folder), str(tmp_path / "set.tar.gz")])
+    assert [(record.id, record.source) for record in collection.records] == [
+        ("set-2/a/1.png", "set-2"),
+        ("set-2/b/1.png", "set-2"),
+        ("set/a/1.png", "set"),
+        ("set/b/1.png", "set"),
+    ]

@@ -1,0 +1,106 @@
+import gzip
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from overlay import reading
+from overlay.archives import SPAN_TYPE, list_archive
+from overlay.config import Limits
+from overlay.errors import ImageError
+from overlay.members import Span
+from overlay.reading import Reader, Unit, plan, read_in_order, without
+from overlay.storage import Place
+from tests.overlay.test_archives import tar, zipped
+
+
+@dataclass(frozen=True)
+class Row:
+    uri: str
+    spans: tuple[Span, ...] | None
+
+
+def spans(*offsets: int, size: int = 10) -> tuple[Span, ...]:
+    return tuple(Span("gzip", offset, size, size, None) for offset in offsets)
+
+
+def test_what_can_be_read_anywhere_is_one_task_a_group() -> None:
+    zipped = tuple(Span("deflated", i, 1, 1, 0) for i in range(2))
+    rows = [Row("a.png", None), Row("x.zip", zipped), Row("y.tar", (Span("tar", 0, 1, 1, None),))]
+    found = plan(rows, rows=2)
+    assert found.groups == [rows[:2], rows[2:]]
+    assert found.units == [Unit((0,), False), Unit((1,), False)]
+
+
+def test_an_archive_that_is_read_in_order_is_one_task() -> None:
+    late, early, other = Row("x.tgz", spans(0, 900)), Row("x.tgz", spans(200, 100)), Row("y.tgz", spans(5))
+    found = plan([late, Row("a.png", None), other, early], rows=1)
+    assert found.groups == [[Row("a.png", None)], [early], [late], [other]]
+    assert found.units == [Unit((0,), False), Unit((1, 2), True), Unit((3,), True)]
+    assert without(found.units, {0, 1}) == [Unit((2,), True), Unit((3,), True)]
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 40), min_size=1, max_size=3, unique=True), min_size=1, max_size=30),
+    st.integers(1, 8),
+    st.integers(10, 200),
+)
+def test_every_record_is_read_once_and_what_waits_is_bounded(offsets: list[list[int]], rows: int, waiting: int) -> None:
+    records = [Row("x.tgz", spans(*(100 * offset for offset in ends))) for ends in offsets]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "WAITING_BYTES", waiting)
+        found = plan(records, rows)
+    assert sorted(str(row) for group in found.groups for row in group) == sorted(map(str, records))
+    assert sorted(group for unit in found.units for group in unit.groups) == list(range(len(found.groups)))
+    assert all(1 <= len(group) <= rows for group in found.groups)
+    for unit in found.units:
+        together = [row for group in unit.groups for row in found.groups[group]]
+        ends = [[span.offset for span in row.spans or ()] for row in together]
+        assert [max(end) for end in ends] == sorted(max(end) for end in ends)
+        for position in {min(end) for end in ends}:
+            held = [10 * len(end) for end in ends if min(end) <= position <= max(end)]
+            assert len(held) == 1 or sum(held) <= waiting
+
+
+def write_manifest(path: Path, groups: list[list[Row]]) -> Place:
+    schema = pa.schema([("uri", pa.string()), ("spans", pa.list_(SPAN_TYPE))])
+    with pq.ParquetWriter(path, schema) as writer:
+        for group in groups:
+            rows = [{"uri": row.uri, "spans": [vars(span) for span in row.spans or ()]} for row in group]
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+    return Place.of(path)
+
+
+def test_groups_come_with_their_bytes(tmp_path: Path) -> None:
+    files = {f"{kind}/{i}.png": f"{kind}{i}".encode() for kind in ("image", "mask") for i in range(5)}
+    archive = tmp_path / "x.tar.gz"
+    archive.write_bytes(gzip.compress(tar(files)))
+    members = list_archive(Place.of(archive), Limits()).members
+    rows = [Row(str(archive), (members[f"image/{i}.png"], members[f"mask/{i}.png"])) for i in range(5)]
+    found = plan(rows, rows=2)
+    manifest = write_manifest(tmp_path / "manifest.parquet", found.groups)
+    (unit,) = found.units
+    expected = [[[f"image{i}".encode(), f"mask{i}".encode()] for i in group] for group in ([0, 1], [2, 3], [4])]
+    assert list(read_in_order(manifest, unit)) == list(enumerate(expected))
+    assert list(read_in_order(manifest, Unit((1,), True))) == [(1, expected[1])]
+
+
+def test_a_reader_goes_from_archive_to_archive(tmp_path: Path) -> None:
+    rows = []
+    for name in ("x.zip", "y.zip"):
+        (tmp_path / name).write_bytes(zipped({"a/1.png": name.encode(), "a/1_mask.png": b"mask"}))
+        found = list_archive(Place.of(tmp_path / name), Limits()).members
+        uri, (member, *masks) = str(tmp_path / name), list(found)
+        rows.append({"uri": uri, "member": member, "masks": masks, "spans": [vars(s) for s in found.values()]})
+    with Reader() as reader:
+        for row in (rows[0], rows[1], rows[0]):
+            read = reader.of(row)
+            assert (read("a/1.png"), read("a/1_mask.png")) == (Path(str(row["uri"])).name.encode(), b"mask")
+        assert reader.of(rows[0], [b"known", b"too"])("a/1_mask.png") == b"too"
+        (tmp_path / "y.zip").unlink()
+        with pytest.raises(ImageError, match="file that can't be read: No such file"):
+            reader.of(rows[1])("a/1.png")
