@@ -7,7 +7,7 @@ reads this module before it knows whether torch or Ray is needed.
 
 import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from overlay.errors import RequestError
 
@@ -31,6 +31,14 @@ def table_column(text: str) -> tuple[str, str] | None:
     """Return the file and the column of FILE.csv:column or FILE.parquet:column; None where a text is neither."""
     written = re.fullmatch(r"(.+\.(?:csv|parquet)):([^:]+)", text, re.IGNORECASE)
     return (written[1], written[2]) if written else None
+
+
+def dotted(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested configuration under the names that the command line uses, such as ``train.epochs``."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat |= dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
 
 
 @dataclass(frozen=True)

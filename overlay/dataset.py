@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pyarrow.fs import FileSystem
 
 from overlay.archives import SPAN_TYPE
-from overlay.config import Duplicates, OverlayStyle, Split
+from overlay.config import Duplicates, OverlayStyle, Split, dotted
 from overlay.errors import RequestError
 from overlay.storage import Place, write_atomically
 
@@ -95,7 +95,7 @@ class Request:
 
     def difference(self, other: "Request") -> str | None:
         """Say how another request differs, in the words of the options; None where it doesn't."""
-        mine, others = _flat(asdict(self)), _flat(asdict(other))
+        mine, others = dotted(asdict(self)), dotted(asdict(other))
         for option, value in mine.items():
             if value != others[option]:
                 if option == "listing":
@@ -290,10 +290,3 @@ class RowWriter:
         if self._rows:
             self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
         self._rows, self._bytes = [], 0
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat

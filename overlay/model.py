@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from overlay.config import Input, OverlayStyle, ResizeRule
 from overlay.errors import RequestError
-from overlay.storage import write_atomically
+from overlay.storage import one_line, write_atomically
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -112,7 +112,7 @@ def pretrained(arch: str, weights: str) -> Weights:
             state = chosen.get_state_dict(progress=False, check_hash=True, weights_only=True)
         except Exception as error:  # a damaged file in torch's cache raises whatever the unpickler meets
             raise RequestError(
-                f"the imagenet weights of {arch} can't be downloaded ({_first_line(error)}); connect to the network, "
+                f"the imagenet weights of {arch} can't be downloaded ({one_line(error)}); connect to the network, "
                 "give a file with --model.weights PATH, or start from random weights with --model.weights none"
             ) from error
         preset = chosen.transforms()
@@ -190,14 +190,14 @@ def _read_state(where: str) -> StateDict:
     try:
         file = _download(where) if remote else Path(where)
     except Exception as error:  # URLs and servers go wrong in more ways than OSError covers
-        raise RequestError(f"the weights at {where} can't be downloaded: {_first_line(error)}") from error
+        raise RequestError(f"the weights at {where} can't be downloaded: {one_line(error)}") from error
     cause: Exception | None = None
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise RequestError(f"no weights at {where}; check the path") from None
     except OSError as error:
-        raise RequestError(f"the weights at {where} can't be read: {_first_line(error)}") from error
+        raise RequestError(f"the weights at {where} can't be read: {one_line(error)}") from error
     except Exception as error:  # damaged files raise whatever the unpickler meets
         state, cause = None, error
     if not _is_state_dict(state):
@@ -239,10 +239,6 @@ def _check_card(state: StateDict, where: str) -> None:
         raise RequestError(f"{where} has model format {card['format']}, newer than {MODEL_FORMAT}; update overlay")
     if card["sha256"] != checksum(state, {name: value for name, value in card.items() if name != "sha256"}):
         raise RequestError(f"{where} is damaged: its content doesn't match its checksum; copy it again")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
 
 
 def _check_fit(network: nn.Module, state: StateDict, arch: str, where: str) -> None:

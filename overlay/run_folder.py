@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from overlay.config import Train
+from overlay.config import Train, dotted
 from overlay.errors import RequestError
 from overlay.storage import write_atomically
 
@@ -111,7 +111,7 @@ def open_run(config: Train) -> RunFolder:
         if strange:
             raise RequestError(f"--out {config.out} holds something else ({min(strange)}); choose an empty folder")
         return folder
-    before, now = _flat(stored), _flat(asdict(config))
+    before, now = dotted(stored), dotted(asdict(config))
     for option in sorted((before.keys() | now.keys()) - set(_MAY_DIFFER)):
         if before.get(option) != now.get(option):
             raise RequestError(
@@ -131,10 +131,3 @@ def _read_yaml(file: Path) -> object:
         return yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError):
         return None
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
