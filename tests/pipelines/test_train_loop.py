@@ -1,0 +1,73 @@
+"""Validation by several processes, without Ray: they share nothing but torch's process group."""
+
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch.multiprocessing.spawn import spawn
+
+from overlay import model
+from overlay.device import use_all_cores
+from pipelines.ingest import Samples
+from pipelines.train_loop import VALIDATION_BATCH, validate
+
+SAMPLES = 3 * VALIDATION_BATCH + 5  # 101: a prime number, so no count of workers divides it
+CARD = model.ModelCard(
+    arch="resnet18",
+    classes=("benign", "malignant", "normal"),
+    size=32,
+    resize="squash",
+    mean=model.IMAGENET_MEAN,
+    std=model.IMAGENET_STD,
+    overlay=None,
+    dataset="",
+    weights="none",
+    version="",
+)
+
+
+class InMemory:
+    """Stands for `Samples`, whose images lie in Ray's object store."""
+
+    def __init__(self) -> None:
+        random = np.random.default_rng(0)
+        self._images = random.integers(0, 256, (SAMPLES, 32, 32, 3), np.uint8)
+        self.labels = random.integers(0, 3, SAMPLES)
+
+    def __len__(self) -> int:
+        return SAMPLES
+
+    def gather(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return self._images[indices]
+
+
+def validated(rank: int, world_size: int) -> tuple[float, NDArray[np.int64]]:
+    torch.manual_seed(0)
+    network = model.build("resnet18", 3)
+    if rank > 0:  # only worker 0's running statistics count
+        network.get_buffer("bn1.running_mean").fill_(1)
+    samples = cast(Samples, InMemory())
+    return validate(network, samples, CARD, torch.autocast("cpu", enabled=False), rank, world_size)
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_the_numbers_of_several_workers_are_those_of_one(workers: int, tmp_path: Path) -> None:
+    loss, confusion = validated(0, 1)
+    assert confusion.sum() == SAMPLES
+    spawn(worker, args=(workers, str(tmp_path)), nprocs=workers)  # type: ignore[no-untyped-call]
+    for rank in range(workers):
+        result = torch.load(tmp_path / f"{rank}.pt")
+        assert result["loss"] == pytest.approx(loss, abs=1e-6)
+        assert result["confusion"] == confusion.tolist()
+
+
+def worker(rank: int, workers: int, folder: str) -> None:
+    use_all_cores(share=workers)
+    rendezvous = f"file://{folder}/rendezvous"
+    torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=workers)
+    loss, confusion = validated(rank, workers)
+    torch.save({"loss": loss, "confusion": confusion.tolist()}, Path(folder, f"{rank}.pt"))
+    torch.distributed.destroy_process_group()
