@@ -1,0 +1,49 @@
+"""Every option of every verb: frozen, typed, checked as soon as it is built.
+
+One class a verb; its sections are classes of their own, so that ``--augment.rotation 5`` on the command line is
+``augment: {rotation: 5}`` in a file and ``Augment(rotation=5)`` in Python. Imports nothing heavy: the command line
+reads this module before it knows whether torch or Ray is needed.
+"""
+
+from overlay.config.apply import Evaluate, Predict
+from overlay.config.common import (
+    SPLITS,
+    Device,
+    Limits,
+    OverlayStyle,
+    Precision,
+    ResizeRule,
+    check,
+    dotted,
+    table_column,
+)
+from overlay.config.others import Demo, Submit
+from overlay.config.prepare import Duplicates, Prepare, Split
+from overlay.config.train import Augment, EarlyStopping, Input, Loop, Model, Optimizer, Tracking, Train
+
+__all__ = [
+    "SPLITS",
+    "Augment",
+    "Demo",
+    "Device",
+    "Duplicates",
+    "EarlyStopping",
+    "Evaluate",
+    "Input",
+    "Limits",
+    "Loop",
+    "Model",
+    "Optimizer",
+    "OverlayStyle",
+    "Precision",
+    "Predict",
+    "Prepare",
+    "ResizeRule",
+    "Split",
+    "Submit",
+    "Tracking",
+    "Train",
+    "check",
+    "dotted",
+    "table_column",
+]

@@ -1,0 +1,78 @@
+"""What the options of several verbs share: their checks, and the sections that more than one verb has."""
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from overlay.errors import RequestError
+
+ResizeRule = Literal["squash", "pad", "crop"]
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "bf16", "fp32"]
+SPLITS = ("train", "val", "test")
+
+
+def check(right: bool, message: str) -> None:
+    """Refuse a configuration.
+
+    Raises:
+        RequestError: with ``message``, where ``right`` is false.
+    """
+    if not right:
+        raise RequestError(message)
+
+
+def table_column(text: str) -> tuple[str, str] | None:
+    """Return the file and the column of FILE.csv:column or FILE.parquet:column; None where a text is neither."""
+    written = re.fullmatch(r"(.+\.(?:csv|parquet)):([^:]+)", text, re.IGNORECASE)
+    return (written[1], written[2]) if written else None
+
+
+def dotted(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested configuration under the names that the command line uses, such as ``train.epochs``."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat |= dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+@dataclass(frozen=True)
+class OverlayStyle:
+    """How a mask is drawn on its image."""
+
+    style: Literal["fill", "contour", "none"] = "fill"
+    """fill tints the lesion, contour draws its outline, none leaves the image as it is"""
+    color: str = "#ff3b30"
+    """colour of the lesion, as #rrggbb"""
+    alpha: float = 0.35
+    """opacity of a fill, above 0 and at most 1"""
+    width: int = 3
+    """width of a contour in pixels of the original image"""
+
+    def __post_init__(self) -> None:
+        hexadecimal = (
+            len(self.color) == 7 and self.color[0] == "#" and set(self.color[1:]) <= set("0123456789abcdefABCDEF")
+        )
+        check(hexadecimal, f"overlay.color is {self.color!r}; give it as #rrggbb, for example #ff3b30")
+        check(0 < self.alpha <= 1, f"overlay.alpha is {self.alpha}; it must be above 0 and at most 1")
+        check(self.width >= 1, f"overlay.width is {self.width}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much of an archive is read, so that one made to do harm can't."""
+
+    member_bytes: int = 256 * 2**20
+    """largest image in an archive"""
+    archive_bytes: int = 2**40
+    """most that one archive may unpack to"""
+    members: int = 5_000_000
+    """most members of one archive"""
+    ratio: float = 100.0
+    """most bytes that an archive may unpack to for each of its own, beyond the first 16 MiB"""
+    seconds: float = 3600.0
+    """longest time that listing one archive may take"""
+
+    def __post_init__(self) -> None:
+        for name in ("member_bytes", "archive_bytes", "members", "ratio", "seconds"):
+            check(getattr(self, name) > 0, f"limits.{name} is {getattr(self, name)}; it must be above 0")

@@ -1,0 +1,35 @@
+"""The options of `overlay demo` and `overlay submit`."""
+
+from dataclasses import dataclass
+
+from overlay.config.common import check
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Make a small phantom set, then prepare, train, evaluate and predict on it."""
+
+    out: str = "overlay-demo"
+    """folder for everything the demo makes"""
+    seed: int = 0
+    """the same seed makes the same phantoms"""
+
+    def __post_init__(self) -> None:
+        check(0 <= self.seed < 2**32, f"seed is {self.seed}; it must be at least 0 and below 2**32")
+
+
+@dataclass(frozen=True)
+class Submit:
+    """Run a verb as a job on a Ray cluster and follow its log; Ctrl-C leaves the job running.
+
+    Paths are the cluster's, so they must be absolute, in a folder that its nodes share. The token of a cluster that
+    wants one comes from RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.
+    """
+
+    address: str
+    """the cluster's job server, for example http://head:8265"""
+    job: list[str]
+    """the verb and its arguments, after --; its paths are the cluster's, so they must be absolute and shared"""
+
+    def __post_init__(self) -> None:
+        check(len(self.job) > 0, "no job given; write the verb and its arguments after --")

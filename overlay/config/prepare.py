@@ -1,0 +1,92 @@
+"""The options of `overlay prepare`."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from overlay.config.common import SPLITS, Limits, OverlayStyle, check, table_column
+
+
+@dataclass(frozen=True)
+class Split:
+    """How the images are divided into train, val and test."""
+
+    train: float = 0.7
+    """share of the images for training"""
+    val: float = 0.15
+    """share for validation, which decides when to stop"""
+    test: float = 0.15
+    """share for the test, looked at once"""
+    seed: int = 0
+    """the same seed gives the same split"""
+    group_by: str | None = None
+    """images of one group stay on one side: a regular expression on the path, whose first group (or whole match) is
+    the name, or FILE.csv:column or FILE.parquet:column, a table that has the image's id or path beside it"""
+    folds: int | None = None
+    """number of equal folds instead of shares: fold 0 is test, fold 1 is val, and the rest is train"""
+    column: str | None = None
+    """a split of your own, with the values train, val and test: FILE.csv:column or FILE.parquet:column, as group_by"""
+
+    def __post_init__(self) -> None:
+        check(self.folds is None or self.folds >= 3, f"split.folds is {self.folds}; it must be at least 3")
+        check(
+            self.folds is None or self.column is None,
+            f"split.folds is {self.folds} and split.column is {self.column}; give one of them",
+        )
+        check(
+            self.column is None or table_column(self.column) is not None,
+            f"split.column is {self.column!r}; give it as FILE.csv:column or FILE.parquet:column",
+        )
+        for name in SPLITS:
+            share = getattr(self, name)
+            check(0 < share < 1, f"split.{name} is {share}; each share must lie between 0 and 1")
+        total = self.train + self.val + self.test
+        check(
+            abs(total - 1) < 1e-6,
+            f"split.train, split.val and split.test are {self.train}, {self.val} and {self.test}, which add up to "
+            f"{total:g}; make them add up to 1",
+        )
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Which images are near-duplicates, and what becomes of those with different labels."""
+
+    distance: int = 40
+    """most bits, of 256, in which the perceptual hashes of near-duplicates differ; unrelated images differ in 128"""
+    conflicts: Literal["keep", "drop", "stop"] = "keep"
+    """near-duplicates with different labels: keep them together on one side, drop all of them, or stop and name them"""
+
+    def __post_init__(self) -> None:
+        check(0 <= self.distance <= 64, f"duplicates.distance is {self.distance}; it must be at least 0 and at most 64")
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Turn images, or images and masks, into a prepared dataset."""
+
+    sources: list[str] = field(default_factory=list)
+    """folders or archives with one subfolder a class, on a disk or in a bucket (s3://, gs://)"""
+    out: str = ""
+    """folder of the prepared dataset, on a disk or in a bucket"""
+    overlay: OverlayStyle = field(default_factory=OverlayStyle)
+    split: Split = field(default_factory=Split)
+    duplicates: Duplicates = field(default_factory=Duplicates)
+    limits: Limits = field(default_factory=Limits)
+    max_pixels: int = 50_000_000
+    """an image that would decode to more pixels than this is rejected before it is decoded"""
+    shard_rows: int = 256
+    """images in one Parquet shard"""
+    overwrite: bool = False
+    """replace what --out holds"""
+    check: str | None = None
+    """prepare nothing, but look for leaks in this dataset, ours or any Parquet with the columns image, label, split"""
+
+    def __post_init__(self) -> None:
+        if self.check is None:
+            check(len(self.sources) > 0, "no source given; name at least one folder with a subfolder for each class")
+            check(self.out != "", "not given: out; the order is: overlay prepare SOURCE... --out DATASET")
+        else:
+            alone = not self.sources and not self.out
+            check(alone, f"check is {self.check}, which is all that is looked at; leave sources and --out away")
+        check(self.max_pixels >= 1, f"max_pixels is {self.max_pixels}; it must be at least 1")
+        check(self.shard_rows >= 1, f"shard_rows is {self.shard_rows}; it must be at least 1")
