@@ -14,6 +14,7 @@ from cluster.session import Resources
 from overlay import model
 from overlay.config import Precision
 from overlay.device import autocast, use_all_cores
+from overlay.network import normalise
 from pipelines.placement import actor_cpus
 
 Columns = dict[str, NDArray[Any]]
@@ -69,6 +70,6 @@ class Scorer:
         if images.any():
             with torch.inference_mode(), self._autocast:
                 pixels = torch.from_numpy(rows["pixels"][images]).to(self._device)
-                logits = self._network(model.normalise(pixels, self._mean, self._std))
+                logits = self._network(normalise(pixels, self._mean, self._std))
             probabilities[images] = logits.float().softmax(dim=1).cpu().numpy()
         return {name: column for name, column in rows.items() if name != "pixels"} | {"probabilities": probabilities}

@@ -22,6 +22,7 @@ from overlay.config import Prepare, Train
 from overlay.dataset import PreparedDataset, is_dataset, open_dataset
 from overlay.errors import RequestError, WorkError
 from overlay.plan import Plan
+from overlay.pretrained import Weights, pretrained
 from overlay.run_folder import open_run
 from pipelines import checkpoint, evaluate, ingest, prepare
 from pipelines.placement import Placement, place
@@ -42,7 +43,7 @@ def run(config: Train) -> None:
         print(f"{folder.path} holds this run already, finished; nothing to do")
         return
     tracking.resolve(config.tracking)
-    weights = model.pretrained(config.model.arch, config.model.weights)
+    weights = pretrained(config.model.arch, config.model.weights)
     dataset = open_dataset(config.dataset) if is_dataset(config.dataset) else None
     session.connect()
     placement = place(config.train, session.resources())
@@ -133,7 +134,7 @@ def _plan(config: Train, dataset: PreparedDataset, placement: Placement) -> Plan
     return plan
 
 
-def _card(config: Train, dataset: PreparedDataset, weights: model.Weights) -> model.ModelCard:
+def _card(config: Train, dataset: PreparedDataset, weights: Weights) -> model.ModelCard:
     style = dataset.card.request.overlay
     return model.ModelCard(
         arch=config.model.arch,

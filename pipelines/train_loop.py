@@ -23,8 +23,10 @@ from overlay import history, metrics, model
 from overlay.config import Train
 from overlay.device import autocast, use_all_cores
 from overlay.history import Epoch
+from overlay.network import build, normalise
 from overlay.optimization import adamw, warmup_then_cosine
 from overlay.plan import Plan
+from overlay.pretrained import Weights, initialise
 from overlay.tally import Tally
 from pipelines import checkpoint, ingest
 from pipelines.placement import Placement
@@ -39,7 +41,7 @@ class Job:
 
     config: Train
     card: model.ModelCard
-    weights: ray.ObjectRef[model.Weights]
+    weights: ray.ObjectRef[Weights]
     train: ingest.Samples
     validation: ingest.Samples
     plan: Plan
@@ -60,8 +62,8 @@ def train_worker(config: dict[str, Job]) -> None:
     use_all_cores(share=context.get_local_world_size())
     torch.manual_seed(settings.train.seed)
 
-    network = model.build(settings.model.arch, len(job.card.classes))
-    model.initialise(network, ray.get(job.weights))
+    network = build(settings.model.arch, len(job.card.classes))
+    initialise(network, ray.get(job.weights))
     network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = adamw(network, settings.optimizer)
     schedule = warmup_then_cosine(optimizer, settings.optimizer, plan.steps)
@@ -95,7 +97,7 @@ def train_worker(config: dict[str, Job]) -> None:
         images = torch.from_numpy(batch.images).to(device, non_blocking=True)
         labels = torch.from_numpy(batch.labels).to(device, non_blocking=True)
         with precision:
-            logits = trained(model.normalise(images, mean, std))
+            logits = trained(normalise(images, mean, std))
         losses = cross_entropy(logits.float(), labels, reduction="none")
         # The gradient of the mean over the whole batch: the workers' shares of it differ in size, and DDP averages.
         (losses.sum() * (world_size / len(plan.batch(batch.step)))).backward()
@@ -173,6 +175,6 @@ def validate(
         images = torch.from_numpy(samples.gather(indices)).to(device)
         labels = torch.from_numpy(samples.labels[indices]).to(device)
         with torch.inference_mode(), precision:
-            logits = network(model.normalise(images, mean, std))
+            logits = network(normalise(images, mean, std))
         tally.add(logits, labels, cross_entropy(logits.float(), labels, reduction="none"))
     return tally.sums()

@@ -17,21 +17,23 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy
 
-from overlay import model, phantoms
+from overlay import phantoms
 from overlay.augment import augment, generator
 from overlay.config import Augment, Input, Loop, Model, Optimizer, Prepare, Tracking, Train
 from overlay.device import autocast, use_all_cores
 from overlay.images import resize
+from overlay.network import build, normalise
 from overlay.optimization import adamw
+from overlay.pretrained import IMAGENET_MEAN, IMAGENET_STD
 
 
 def bare_step(images: NDArray[np.uint8], arch: str, batch: int, steps: int) -> float:
     """Return images a second of forward, backward and optimizer step, after two steps that are not counted."""
     use_all_cores()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = model.build(arch, 3).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = build(arch, 3).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = adamw(network, Optimizer())
-    mean, std = torch.tensor(model.IMAGENET_MEAN, device=device), torch.tensor(model.IMAGENET_STD, device=device)
+    mean, std = torch.tensor(IMAGENET_MEAN, device=device), torch.tensor(IMAGENET_STD, device=device)
     pixels = torch.from_numpy(np.resize(images, (batch, *images.shape[1:]))).to(device)
     labels = torch.zeros(batch, dtype=torch.int64, device=device)
     began = 0.0
@@ -39,7 +41,7 @@ def bare_step(images: NDArray[np.uint8], arch: str, batch: int, steps: int) -> f
         if step == 2:
             began = time.perf_counter()
         with autocast(device, "auto"):
-            logits = network(model.normalise(pixels, mean, std))
+            logits = network(normalise(pixels, mean, std))
         cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

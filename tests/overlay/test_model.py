@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from overlay import model
 from overlay.config import Input, OverlayStyle
 from overlay.errors import RequestError
+from overlay.network import architectures, build, normalise
+from overlay.pretrained import IMAGENET_MEAN, IMAGENET_STD, Weights, initialise, pretrained
 
 CARD = model.ModelCard(
     arch="resnet18",
@@ -79,24 +81,24 @@ def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 
 
 def test_every_architecture_is_a_resnet_with_a_head_called_fc() -> None:
-    names = model.architectures()
+    names = architectures()
     assert {"resnet18", "resnet101", "resnext50_32x4d", "wide_resnet50_2"} <= set(names)
     for name in names:
         with torch.device("meta"):
-            network = model.build(name, classes=3)
+            network = build(name, classes=3)
         assert isinstance(network, torchvision.models.ResNet)
         assert network.state_dict()["fc.weight"].shape[0] == 3
 
 
 def test_an_unknown_architecture_is_refused() -> None:
-    for call in (lambda: model.build("vgg16", 3), lambda: model.pretrained("vgg16", "none")):
+    for call in (lambda: build("vgg16", 3), lambda: pretrained("vgg16", "none")):
         message = refusal(call)
         assert message.startswith("model.arch is 'vgg16'; choose one of resnet101, resnet152, resnet18, ")
 
 
 def test_normalises_to_channels_last() -> None:
     images = torch.tensor([0, 51, 102, 255, 204, 153], dtype=torch.uint8).reshape(1, 1, 2, 3).repeat(2, 3, 1, 1)
-    normal = model.normalise(images, torch.tensor(CARD.mean), torch.tensor(CARD.std))
+    normal = normalise(images, torch.tensor(CARD.mean), torch.tensor(CARD.std))
     assert (normal.shape, normal.dtype) == ((2, 3, 3, 2), torch.float32)
     assert normal.is_contiguous(memory_format=torch.channels_last)
     expected = torch.tensor([[(0 - 0.5) / 0.25, 2.0], [(0.2 - 0.25) / 0.5, 1.1], [(0.4 - 0.125) / 0.75, 0.475 / 0.75]])
@@ -140,7 +142,7 @@ def test_what_was_saved_is_loaded(written: Path) -> None:
 
 def test_what_was_trained_is_saved(tmp_path: Path) -> None:
     """A network in training lies on its device channels last, needs gradients, and has a style that is not known."""
-    network = model.build("resnet18", 3).to(memory_format=torch.channels_last)
+    network = build("resnet18", 3).to(memory_format=torch.channels_last)
     model.save(tmp_path / "m.pth", OrderedDict(network.state_dict(keep_vars=True)), CARD)
     model.save(tmp_path / "n.pth", OrderedDict(network.state_dict()), replace(CARD, overlay=None))
     assert_equal(model.load(tmp_path / "m.pth").state, network.state_dict())
@@ -158,7 +160,7 @@ def test_a_flipped_byte_is_noticed(written: Path, tmp_path: Path) -> None:
         file.write_bytes(damaged)
         message = f"{file} is damaged: its content doesn't match its checksum; copy it again"
         assert refusal(model.load, file) == message
-        assert refusal(model.pretrained, "resnet18", str(file)) == message
+        assert refusal(pretrained, "resnet18", str(file)) == message
 
 
 def test_a_newer_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +169,7 @@ def test_a_newer_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.undo()
     message = f"{tmp_path}/m.pth has model format 2, newer than 1; update overlay"
     assert refusal(model.load, tmp_path / "m.pth") == message
-    assert refusal(model.pretrained, "resnet18", str(tmp_path / "m.pth")) == message
+    assert refusal(pretrained, "resnet18", str(tmp_path / "m.pth")) == message
 
 
 def test_weights_without_a_card_are_no_model(resnet18: dict[str, Tensor], tmp_path: Path) -> None:
@@ -183,11 +185,11 @@ def test_weights_without_a_card_are_no_model(resnet18: dict[str, Tensor], tmp_pa
 
 
 def test_none_starts_from_random_weights() -> None:
-    weights = model.pretrained("resnet18", "none")
-    assert weights == model.Weights(None, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    network = model.build("resnet18", 3)
+    weights = pretrained("resnet18", "none")
+    assert weights == Weights(None, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    network = build("resnet18", 3)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    model.initialise(network, weights)
+    initialise(network, weights)
     assert_equal(network.state_dict(), before)
 
 
@@ -196,17 +198,17 @@ def test_a_state_dict_fills_all_but_the_head(resnet18: dict[str, Tensor], tmp_pa
     torch.save(old, tmp_path / "old.pth")  # as before torch 0.4.1
     torch.save(resnet18, tmp_path / "w.pth")
     for name in ("w.pth", "old.pth"):
-        weights = model.pretrained("resnet18", str(tmp_path / name))
-        assert (weights.mean, weights.std) == (model.IMAGENET_MEAN, model.IMAGENET_STD)
-        network = model.build("resnet18", 3)
+        weights = pretrained("resnet18", str(tmp_path / name))
+        assert (weights.mean, weights.std) == (IMAGENET_MEAN, IMAGENET_STD)
+        network = build("resnet18", 3)
         head = network.state_dict()["fc.weight"].clone()
-        model.initialise(network, weights)
+        initialise(network, weights)
         assert_equal(without_head(network.state_dict()), without_head(resnet18))
         assert torch.equal(network.state_dict()["fc.weight"], head)
 
 
 def test_a_model_of_ours_brings_its_own_statistics(written: Path) -> None:
-    weights = model.pretrained("resnet18", str(written))
+    weights = pretrained("resnet18", str(written))
     assert (weights.mean, weights.std) == (CARD.mean, CARD.std)
 
 
@@ -214,12 +216,12 @@ def test_weights_of_another_architecture_are_refused(resnet18: dict[str, Tensor]
     file = tmp_path / "w.pth"
     torch.save(resnet18, file)
     advice = "choose the architecture that they were made with"
-    assert refusal(model.pretrained, "resnet50", str(file)) == (
+    assert refusal(pretrained, "resnet50", str(file)) == (
         f"the weights at {file} don't fit resnet50: layer1.0.conv1.weight is (64, 64, 3, 3) there and (64, 64, 1, 1) "
         f"in the network; {advice}"
     )
     torch.save({f"module.{name}": tensor for name, tensor in resnet18.items()}, file)
-    assert refusal(model.pretrained, "resnet18", str(file)) == (
+    assert refusal(pretrained, "resnet18", str(file)) == (
         f"the weights at {file} don't fit resnet18: conv1.weight is missing there and (64, 3, 7, 7) in the network; "
         f"{advice}"
     )
@@ -258,7 +260,7 @@ def test_what_holds_no_weights_is_refused_and_never_run(resnet18: dict[str, Tens
     ]
     for content in contents:
         file.write_bytes(content)
-        assert refusal(model.pretrained, "resnet18", str(file)) == (
+        assert refusal(pretrained, "resnet18", str(file)) == (
             f"{file} holds no state_dict, or a damaged one; give a file that torch.save made of model.state_dict()"
         )
         assert refusal(model.load, file).startswith(f"{file} holds no state_dict")
@@ -267,8 +269,8 @@ def test_what_holds_no_weights_is_refused_and_never_run(resnet18: dict[str, Tens
 
 def test_a_path_that_is_not_there_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "w.pth", "s3://bucket/w.pth"):
-        assert refusal(model.pretrained, "resnet18", str(path)) == f"no weights at {path}; check the path"
-    assert refusal(model.pretrained, "resnet18", str(tmp_path)).startswith(f"the weights at {tmp_path} can't be read: ")
+        assert refusal(pretrained, "resnet18", str(path)) == f"no weights at {path}; check the path"
+    assert refusal(pretrained, "resnet18", str(tmp_path)).startswith(f"the weights at {tmp_path} can't be read: ")
 
 
 @pytest.fixture
@@ -299,20 +301,20 @@ def server(resnet18: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_urls_are_told_apart_though_their_files_are_named_alike(server: str, resnet18: dict[str, Tensor]) -> None:
     for number in (1, 2, 1):
-        state = model.pretrained("resnet18", f"{server}/{number}/model.pth").state
+        state = pretrained("resnet18", f"{server}/{number}/model.pth").state
         assert state is not None
         assert torch.equal(state["conv1.weight"], resnet18["conv1.weight"] + (number - 1))
 
 
 def test_wrong_urls_are_refused_and_leave_nothing_behind(server: str, tmp_path: Path) -> None:
-    assert refusal(model.pretrained, "resnet18", f"{server}/page").startswith(f"{server}/page holds no state_dict, or ")
+    assert refusal(pretrained, "resnet18", f"{server}/page").startswith(f"{server}/page holds no state_dict, or ")
     for url, reason in [
         (f"{server}/none.pth", "HTTP Error 404: Not Found"),
         ("http://127.0.0.1:9/x.pth", "<urlopen error [Errno 111] Connection refused>"),
         ("https://", "<urlopen error no host given>"),
         ("http://a b/", "URL can't contain control characters. 'a b' (found at least ' ')"),
     ]:
-        assert refusal(model.pretrained, "resnet18", url) == f"the weights at {url} can't be downloaded: {reason}"
+        assert refusal(pretrained, "resnet18", url) == f"the weights at {url} can't be downloaded: {reason}"
     assert [file for file in (tmp_path / "torch").rglob("*") if file.is_file()] == []
 
 
@@ -324,8 +326,8 @@ def test_imagenet_brings_torchvision_s_statistics(resnet18: dict[str, Tensor], m
         return resnet18
 
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", download)
-    weights = model.pretrained("resnet18", "imagenet")
-    assert asdict(replace(weights, state=None)) == asdict(model.Weights(None, model.IMAGENET_MEAN, model.IMAGENET_STD))
+    weights = pretrained("resnet18", "imagenet")
+    assert asdict(replace(weights, state=None)) == asdict(Weights(None, IMAGENET_MEAN, IMAGENET_STD))
     assert weights.state is resnet18
     options = {"progress": False, "check_hash": True, "weights_only": True}
     assert asked == [(torchvision.models.ResNet18_Weights.DEFAULT.url, options)]
@@ -337,7 +339,7 @@ def test_imagenet_without_a_network_is_refused(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
-    assert refusal(model.pretrained, "resnet18", "imagenet") == (
+    assert refusal(pretrained, "resnet18", "imagenet") == (
         "the imagenet weights of resnet18 can't be downloaded (<urlopen error no route to host>); connect to the "
         "network, give a file with --model.weights PATH, or start from random weights with --model.weights none"
     )

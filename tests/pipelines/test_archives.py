@@ -16,6 +16,8 @@ from overlay import model
 from overlay.config import Limits, OverlayStyle, Predict, Prepare
 from overlay.dataset import PreparedDataset
 from overlay.errors import RequestError
+from overlay.network import build
+from overlay.pretrained import IMAGENET_MEAN, IMAGENET_STD
 from pipelines import predict, prepare
 
 
@@ -48,14 +50,14 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         classes=classes,
         size=32,
         resize="squash",
-        mean=model.IMAGENET_MEAN,
-        std=model.IMAGENET_STD,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
         overlay=OverlayStyle(),
         dataset="",
         weights="none",
         version="0",
     )
-    state = model.build("resnet18", len(classes)).state_dict()
+    state = build("resnet18", len(classes)).state_dict()
     model.save(path, state, card)  # type: ignore[arg-type]
     return path
 

@@ -12,6 +12,7 @@ from overlay import model
 from overlay.config import Predict
 from overlay.errors import RequestError
 from overlay.images import decode, resize
+from overlay.network import normalise
 from pipelines import predict
 from tests.pipelines.conftest import Trained
 
@@ -68,7 +69,7 @@ def test_a_row_is_what_the_model_says_of_its_image(predicted: Path, trained: Tra
         pixels = resize(decode(Path(row["uri"]).read_bytes(), target=32), 32, "squash")
         mean, std = torch.tensor(file.card.mean), torch.tensor(file.card.std)
         with torch.inference_mode():
-            logits = network(model.normalise(torch.from_numpy(pixels[None]), mean, std))
+            logits = network(normalise(torch.from_numpy(pixels[None]), mean, std))
         assert row["prob_benign"] == pytest.approx(logits.softmax(1)[0, 0].item(), abs=1e-5)
         assert row["model"] == file.sha256
 

@@ -20,6 +20,7 @@ from overlay.config import Input, Loop, Model, Train
 from overlay.dataset import PreparedDataset
 from overlay.errors import RequestError
 from overlay.history import Epoch
+from overlay.pretrained import IMAGENET_MEAN, IMAGENET_STD
 from pipelines import checkpoint, ingest, train
 from pipelines.train_loop import validate
 from tests.pipelines.conftest import Trained
@@ -55,7 +56,7 @@ def test_the_model_file_says_all_that_using_it_needs(trained: Trained) -> None:
         32,
         "squash",
     )
-    assert (card.mean, card.std, card.weights) == (model.IMAGENET_MEAN, model.IMAGENET_STD, "none")
+    assert (card.mean, card.std, card.weights) == (IMAGENET_MEAN, IMAGENET_STD, "none")
     assert card.dataset == trained.dataset.card.fingerprint
     assert card.overlay == trained.dataset.card.request.overlay
 

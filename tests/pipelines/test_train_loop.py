@@ -11,6 +11,8 @@ from torch.multiprocessing.spawn import spawn
 
 from overlay import model
 from overlay.device import use_all_cores
+from overlay.network import build
+from overlay.pretrained import IMAGENET_MEAN, IMAGENET_STD
 from pipelines.ingest import Samples
 from pipelines.train_loop import VALIDATION_BATCH, validate
 
@@ -20,8 +22,8 @@ CARD = model.ModelCard(
     classes=("benign", "malignant", "normal"),
     size=32,
     resize="squash",
-    mean=model.IMAGENET_MEAN,
-    std=model.IMAGENET_STD,
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
     overlay=None,
     dataset="",
     weights="none",
@@ -46,7 +48,7 @@ class InMemory:
 
 def validated(rank: int, world_size: int) -> tuple[float, NDArray[np.int64]]:
     torch.manual_seed(0)
-    network = model.build("resnet18", 3)
+    network = build("resnet18", 3)
     if rank > 0:  # only worker 0's running statistics count
         network.get_buffer("bn1.running_mean").fill_(1)
     samples = cast(Samples, InMemory())

@@ -1,0 +1,74 @@
+"""Weights that a training starts from: torchvision's, a file's or a URL's."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+
+from overlay.errors import RequestError
+from overlay.model import read_state
+from overlay.network import StateDict, build
+from overlay.storage import one_line
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Pretrained weights, and the statistics of the pixels that they were trained on (RGB, in 0..1)."""
+
+    state: StateDict | None
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+
+def pretrained(arch: str, weights: str) -> Weights:
+    """Fetch the weights that training starts from.
+
+    ``weights`` is "imagenet" (torchvision's default for this network), "none", or the path or URL of a state_dict.
+
+    Raises:
+        RequestError: they can't be reached, are no state_dict, or don't fit the network.
+    """
+    with torch.device("meta"):  # only names and shapes are needed
+        skeleton = build(arch, classes=1000)
+    if weights == "none":
+        return Weights(state=None)
+    if weights == "imagenet":
+        chosen = torchvision.models.get_model_weights(arch).DEFAULT
+        try:
+            state = chosen.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        except Exception as error:  # a damaged file in torch's cache raises whatever the unpickler meets
+            raise RequestError(
+                f"the imagenet weights of {arch} can't be downloaded ({one_line(error)}); connect to the network, "
+                "give a file with --model.weights PATH, or start from random weights with --model.weights none"
+            ) from error
+        preset = chosen.transforms()
+        return Weights(state, tuple(preset.mean), tuple(preset.std))
+    state = read_state(weights)
+    _check_fit(skeleton, state, arch, weights)
+    card: dict[str, Any] = getattr(state, "overlay", {})
+    return Weights(state, tuple(card.get("mean", IMAGENET_MEAN)), tuple(card.get("std", IMAGENET_STD)))
+
+
+def initialise(network: nn.Module, weights: Weights) -> None:
+    """Load pretrained weights into a network, all but its head, whose outputs are other classes."""
+    if weights.state is not None:
+        body = {name: tensor for name, tensor in weights.state.items() if not name.startswith("fc.")}
+        network.load_state_dict(body, strict=False)
+
+
+def _check_fit(network: nn.Module, state: StateDict, arch: str, where: str) -> None:
+    """Refuse weights with other names or shapes than the network's, the head aside."""
+    expected = {n: tuple(t.shape) for n, t in network.state_dict().items() if not n.startswith("fc.")}
+    given = {n: tuple(t.shape) for n, t in state.items() if not n.startswith("fc.")}
+    for name in [*expected, *given]:
+        # Files from before torch 0.4.1 lack the counter, and nothing depends on it.
+        if expected.get(name) != given.get(name) and not name.endswith("num_batches_tracked"):
+            raise RequestError(
+                f"the weights at {where} don't fit {arch}: {name} is {given.get(name, 'missing')} there and "
+                f"{expected.get(name, 'not known')} in the network; choose the architecture that they were made with"
+            )
