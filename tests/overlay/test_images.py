@@ -297,7 +297,9 @@ def test_crop_of_a_long_strip_needs_no_long_picture() -> None:
 @settings(deadline=None)
 @given(numpy_strategies.arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12), st.just(3))))
 def test_png_round_trip(image: NDArray[np.uint8]) -> None:
-    np.testing.assert_array_equal(images.decode(images.encode_png(image)), image)
+    data = images.encode_png(image)
+    np.testing.assert_array_equal(images.decode(data), image)
+    Image.open(io.BytesIO(data)).verify()
 
 
 def test_perceptual_hash_is_imagehashs() -> None:
