@@ -131,8 +131,8 @@ def encode_png(image: NDArray[np.uint8] | NDArray[np.bool_]) -> bytes:
     """Return an image, (height, width, 3), or a mask, (height, width), as a PNG; lossless.
 
     Each row of an image is filtered by the one filter Sub and deflated by ISA-L, in about a seventh of the time of
-    Pillow's encoder at its fastest level, which tries all five filters, and for ultrasound into no more bytes. (Portable
-    Network Graphics, third edition, W3C 2025, sections 5, 9 and 10.)
+    Pillow's encoder at its fastest level, which tries all five filters, and for ultrasound into no more bytes. (W3C,
+    "Portable Network Graphics, third edition", 2025, sections 5, 9 and 10.)
     """
     if image.ndim == 2:
         stream = io.BytesIO()
