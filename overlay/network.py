@@ -1,32 +1,91 @@
 """The network: torchvision's, with a head for our classes, and pixels as it takes them."""
 
+import difflib
 from collections import OrderedDict
+from functools import partial
 
+import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn.functional import dropout as drop
+from torchvision.models import ResNet
 
 from overlay.errors import RequestError
+from overlay.storage import one_line
 
 StateDict = OrderedDict[str, Tensor]
 
+# Those with more outputs than one in training, without a linear head, or that can't be built without memory; and one
+# whose weights are for another image size than its network.
+_LEFT_OUT = ("googlenet", "inception", "squeezenet", "regnet", "vit_h_14")
+
 
 def architectures() -> list[str]:
-    """Return the names of torchvision's ResNets."""
-    return sorted(n for n in torchvision.models.list_models(module=torchvision.models) if "resne" in n)
+    """Return the names of torchvision's classification networks whose head can be replaced, all ResNets among them."""
+    names = torchvision.models.list_models(module=torchvision.models)
+    return sorted(name for name in names if not name.startswith(_LEFT_OUT))
 
 
-def build(arch: str, classes: int) -> nn.Module:
+def build(arch: str, classes: int, dropout: float = 0.0) -> nn.Module:
     """Return torchvision's network ``arch`` with random weights and a head of ``classes`` outputs.
 
-    It takes normalised images (n, 3, size, size) and gives logits (n, classes).
+    It takes normalised images (n, 3, size, size) and gives logits (n, classes). In training, each input of the head is
+    dropped with the probability ``dropout``; the names in the state_dict stay torchvision's.
 
     Raises:
-        RequestError: no ResNet of torchvision has this name.
+        RequestError: no network of torchvision that we can use has this name.
     """
-    if arch not in architectures():
-        raise RequestError(f"model.arch is {arch!r}; choose one of {', '.join(architectures())}")
+    known = architectures()
+    if arch not in known:
+        near = difflib.get_close_matches(arch, known, n=5, cutoff=0.5)
+        raise RequestError(
+            f"model.arch is {arch!r}; choose a classification network of torchvision, such as "
+            f"{', '.join(near or ('resnet18', 'resnet50', 'resnet101'))}"
+        )
     network: nn.Module = torchvision.models.get_model(arch, weights=None, num_classes=classes)
+    if dropout:
+        network.get_submodule(head_name(network)).register_forward_pre_hook(partial(_drop, dropout))
     return network
+
+
+def check_size(arch: str, size: int) -> None:
+    """Send two images without memory through a network.
+
+    Raises:
+        RequestError: there is no such network, or it takes no images of ``size`` pixels.
+    """
+    with torch.device("meta"):
+        network = build(arch, classes=2)
+        try:
+            network(torch.empty(2, 3, size, size))
+        except Exception as error:  # each network has its own way to say so
+            raise RequestError(
+                f"input.size is {size}, which {arch} can't take ({one_line(error)}); 224 fits every network"
+            ) from error
+
+
+def head_name(network: nn.Module) -> str:
+    """Return the name of the last linear layer, which gives the logits: fc in a ResNet."""
+    linear: list[str] = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    return linear[-1]
+
+
+def stages(network: nn.Module) -> dict[str, list[str]]:
+    """Return the names of the parameters of each stage, from the input to the output.
+
+    A ResNet has the stages stem, layer1 to layer4 and head; any other network has backbone and head.
+    """
+    head = head_name(network)
+    found: dict[str, list[str]] = {}
+    for name, _ in network.named_parameters():
+        if name.startswith(f"{head}."):
+            stage = "head"
+        elif isinstance(network, ResNet):
+            stage = name.partition(".")[0] if name.startswith("layer") else "stem"
+        else:
+            stage = "backbone"
+        found.setdefault(stage, []).append(name)
+    return found
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -35,3 +94,7 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     ``mean`` and ``std``, (3,) in 0..1, lie on the device of the images.
     """
     return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+
+
+def _drop(probability: float, head: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    return drop(inputs[0], probability, training=head.training)

@@ -1,30 +1,52 @@
-"""The optimizer of a run and its learning rate."""
+"""The optimizer of a run, and the highest learning rate and the weight decay of each parameter."""
 
-import math
+from typing import TypedDict
 
 from torch import nn
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim import SGD, AdamW
+from torch.optim import Optimizer as TorchOptimizer
 
 from overlay.config import Optimizer
+from overlay.network import stages
 
 
-def adamw(network: nn.Module, config: Optimizer) -> AdamW:
-    """Return AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101); norms and biases decay too, as torch does it."""
-    return AdamW(network.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
+class ParameterGroup(TypedDict):
+    """Parameters that share a learning rate and a weight decay."""
+
+    params: list[nn.Parameter]
+    lr: float
+    weight_decay: float
 
 
-def warmup_then_cosine(optimizer: AdamW, config: Optimizer, steps: int) -> LambdaLR:
-    """Return a schedule, advanced once a step: a linear rise over ``config.warmup`` of the steps, a cosine to 0 after.
+def build_optimizer(network: nn.Module, config: Optimizer) -> TorchOptimizer:
+    """Return AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), or SGD with Nesterov's momentum.
 
-    The cosine is that of Loshchilov & Hutter 2017 (arXiv:1608.03983), without restarts. The step after the rise has the
-    full learning rate, and there always is one.
+    It holds all parameters, frozen ones too: those have no gradient, so it passes them over, weight decay and all,
+    until they are trained.
     """
-    rise = min(round(config.warmup * steps), steps - 1)
+    groups = parameter_groups(network, config)
+    if config.name == "sgd":
+        return SGD(groups, momentum=0.9, nesterov=True, fused=True)  # type: ignore[arg-type]
+    return AdamW(groups, fused=True)  # type: ignore[arg-type]
 
-    def share(step: int) -> float:
-        if step < rise:
-            return (step + 1) / (rise + 1)
-        return (1 + math.cos(math.pi * (step - rise) / (steps - rise))) / 2
 
-    return LambdaLR(optimizer, share)
+def parameter_groups(network: nn.Module, config: Optimizer) -> list[ParameterGroup]:
+    """Return the parameters by learning rate and weight decay.
+
+    The head has ``config.lr``. With ``config.layer_decay`` a stage that lies n stages below it has that rate times
+    layer_decay to the power of n (Clark et al. 2020, arXiv:2003.10555; Bao et al. 2022, arXiv:2106.08254). Parameters
+    of one dimension, which are biases and those of normalisation, don't decay, as in timm, unless the config says so.
+    """
+    parameters = dict(network.named_parameters())
+    groups: dict[tuple[float, float], ParameterGroup] = {}
+    for depth, names in enumerate(reversed(stages(network).values())):
+        if config.layer_decay is not None:
+            rate = config.lr * config.layer_decay**depth
+        else:
+            rate = config.lr if depth == 0 or config.backbone_lr is None else config.backbone_lr
+        for name in names:
+            decays = parameters[name].ndim > 1 or config.decay_norm_and_bias
+            key = (rate, config.weight_decay if decays else 0.0)
+            group = groups.setdefault(key, ParameterGroup(params=[], lr=key[0], weight_decay=key[1]))
+            group["params"].append(parameters[name])
+    return list(groups.values())

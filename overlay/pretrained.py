@@ -9,7 +9,7 @@ from torch import nn
 
 from overlay.errors import RequestError
 from overlay.model import read_state
-from overlay.network import StateDict, build
+from overlay.network import StateDict, build, head_name
 from overlay.storage import one_line
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -57,14 +57,16 @@ def pretrained(arch: str, weights: str) -> Weights:
 def initialise(network: nn.Module, weights: Weights) -> None:
     """Load pretrained weights into a network, all but its head, whose outputs are other classes."""
     if weights.state is not None:
-        body = {name: tensor for name, tensor in weights.state.items() if not name.startswith("fc.")}
+        head = f"{head_name(network)}."
+        body = {name: tensor for name, tensor in weights.state.items() if not name.startswith(head)}
         network.load_state_dict(body, strict=False)
 
 
 def _check_fit(network: nn.Module, state: StateDict, arch: str, where: str) -> None:
     """Refuse weights with other names or shapes than the network's, the head aside."""
-    expected = {n: tuple(t.shape) for n, t in network.state_dict().items() if not n.startswith("fc.")}
-    given = {n: tuple(t.shape) for n, t in state.items() if not n.startswith("fc.")}
+    head = f"{head_name(network)}."
+    expected = {n: tuple(t.shape) for n, t in network.state_dict().items() if not n.startswith(head)}
+    given = {n: tuple(t.shape) for n, t in state.items() if not n.startswith(head)}
     for name in [*expected, *given]:
         # Files from before torch 0.4.1 lack the counter, and nothing depends on it.
         if expected.get(name) != given.get(name) and not name.endswith("num_batches_tracked"):

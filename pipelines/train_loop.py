@@ -24,9 +24,10 @@ from overlay.config import Train
 from overlay.device import autocast, use_all_cores
 from overlay.history import Epoch
 from overlay.network import build, normalise
-from overlay.optimization import adamw, warmup_then_cosine
+from overlay.optimization import build_optimizer
 from overlay.plan import Plan
 from overlay.pretrained import Weights, initialise
+from overlay.schedule import Schedule
 from overlay.tally import Tally
 from pipelines import checkpoint, ingest
 from pipelines.placement import Placement
@@ -62,11 +63,11 @@ def train_worker(config: dict[str, Job]) -> None:
     use_all_cores(share=context.get_local_world_size())
     torch.manual_seed(settings.train.seed)
 
-    network = build(settings.model.arch, len(job.card.classes))
+    network = build(settings.model.arch, len(job.card.classes), settings.model.dropout)
     initialise(network, ray.get(job.weights))
     network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = adamw(network, settings.optimizer)
-    schedule = warmup_then_cosine(optimizer, settings.optimizer, plan.steps)
+    optimizer = build_optimizer(network, settings.optimizer)
+    schedule = Schedule(optimizer, settings.optimizer, plan.steps, plan.steps_per_epoch)
     step, epochs = 0, list[Epoch]()
     previous = checkpoint.newest(job.checkpoints)
     if previous is not None:
@@ -101,7 +102,7 @@ def train_worker(config: dict[str, Job]) -> None:
         losses = cross_entropy(logits.float(), labels, reduction="none")
         # The gradient of the mean over the whole batch: the workers' shares of it differ in size, and DDP averages.
         (losses.sum() * (world_size / len(plan.batch(batch.step)))).backward()
-        learning_rate = schedule.get_last_lr()[0]
+        learning_rate = schedule.learning_rate
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         schedule.step()

@@ -23,7 +23,7 @@ from overlay.config import Augment, Input, Loop, Model, Optimizer, Prepare, Trac
 from overlay.device import autocast, use_all_cores
 from overlay.images import resize
 from overlay.network import build, normalise
-from overlay.optimization import adamw
+from overlay.optimization import build_optimizer
 from overlay.pretrained import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -32,7 +32,7 @@ def bare_step(images: NDArray[np.uint8], arch: str, batch: int, steps: int) -> f
     use_all_cores()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = build(arch, 3).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = adamw(network, Optimizer())
+    optimizer = build_optimizer(network, Optimizer())
     mean, std = torch.tensor(IMAGENET_MEAN, device=device), torch.tensor(IMAGENET_STD, device=device)
     pixels = torch.from_numpy(np.resize(images, (batch, *images.shape[1:]))).to(device)
     labels = torch.zeros(batch, dtype=torch.int64, device=device)

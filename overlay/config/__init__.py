@@ -19,7 +19,7 @@ from overlay.config.common import (
 )
 from overlay.config.others import Demo, Submit
 from overlay.config.prepare import Duplicates, Prepare, Split
-from overlay.config.train import Augment, EarlyStopping, Input, Loop, Model, Optimizer, Tracking, Train
+from overlay.config.train import Augment, EarlyStopping, Input, Loop, Loss, Model, Optimizer, Tracking, Train
 
 __all__ = [
     "SPLITS",
@@ -32,6 +32,7 @@ __all__ = [
     "Input",
     "Limits",
     "Loop",
+    "Loss",
     "Model",
     "Optimizer",
     "OverlayStyle",

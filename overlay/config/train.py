@@ -35,6 +35,11 @@ class Augment:
     """largest relative change"""
     contrast: float = 0.1
     """largest relative change"""
+    mixup: float = 0.0
+    """alpha of mixup, which blends each image with another of its batch; 0.2 is usual, 0 is off"""
+    cutmix: float = 0.0
+    """alpha of cutmix, which pastes a box of another image of the batch; 1 is usual, 0 is off. With mixup, each batch
+    gets one of the two, as a coin falls"""
 
     def __post_init__(self) -> None:
         check(0 <= self.rotation <= 180, f"augment.rotation is {self.rotation}; it must lie between 0 and 180 degrees")
@@ -48,6 +53,8 @@ class Augment:
                 0 <= getattr(self, name) < 1,
                 f"augment.{name} is {getattr(self, name)}; it must be at least 0 and below 1",
             )
+        for name in ("mixup", "cutmix"):
+            check(getattr(self, name) >= 0, f"augment.{name} is {getattr(self, name)}; it must be at least 0")
 
 
 @dataclass(frozen=True)
@@ -55,25 +62,107 @@ class Model:
     """The network that is fine-tuned."""
 
     arch: str = "resnet101"
-    """a ResNet of torchvision by its name there"""
+    """a ResNet of torchvision by its name there, or another of its classification networks with a linear head"""
     weights: str = "imagenet"
     """imagenet, none, or the path or URL of a state_dict"""
+    dropout: float = 0.0
+    """probability with which each input of the head is dropped, beside any dropout of the network's own"""
+    freeze: Literal["none", "stem", "layer1", "layer2", "layer3", "backbone"] = "none"
+    """what keeps its pretrained weights: nothing, a ResNet from its stem up to this stage, or all but the head"""
+    unfreeze_every: int | None = None
+    """epochs after which one stage more is trained, from the head down; with model.freeze"""
+    freeze_norm: bool = False
+    """keep the statistics, weights and biases of all batch normalisation as they are"""
+
+    def __post_init__(self) -> None:
+        check(0 <= self.dropout < 1, f"model.dropout is {self.dropout}; it must be at least 0 and below 1")
+        check(
+            self.freeze in ("none", "backbone") or self.has_stages,
+            f"model.freeze is {self.freeze}, a stage of a ResNet, and model.arch is {self.arch}; give none or backbone",
+        )
+        check(
+            self.freeze == "none" or self.weights != "none",
+            f"model.freeze is {self.freeze} and model.weights is none, so random weights would never be trained; give "
+            "weights, or freeze none",
+        )
+        check(
+            self.unfreeze_every is None or self.unfreeze_every >= 1,
+            f"model.unfreeze_every is {self.unfreeze_every}; it must be at least 1",
+        )
+        check(
+            self.unfreeze_every is None or self.freeze != "none",
+            f"model.unfreeze_every is {self.unfreeze_every} and model.freeze is none; say what is frozen at first",
+        )
+
+    @property
+    def has_stages(self) -> bool:
+        """Whether the network is a ResNet of some kind, whose stages are the stem and layer1 to layer4."""
+        return "resne" in self.arch
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """AdamW, with a linear warm-up and a cosine decay over the whole run."""
+    """The optimizer, and the learning rate of each parameter at each step."""
 
+    name: Literal["adamw", "sgd"] = "adamw"
+    """sgd has a Nesterov momentum of 0.9; its learning rates are some 100 times those of adamw"""
     lr: float = 3e-4
     """highest learning rate"""
+    backbone_lr: float | None = None
+    """highest learning rate of all but the head; optimizer.lr where it is not given"""
+    layer_decay: float | None = None
+    """each stage of a ResNet learns at this share of the rate of the one above it; 0.65 to 0.9 is usual"""
     weight_decay: float = 0.01
+    decay_norm_and_bias: bool = False
+    """let the weight decay reach biases and the parameters of normalisation, too"""
+    schedule: Literal["cosine", "onecycle", "step", "plateau", "constant"] = "cosine"
+    """how the learning rate goes on after the warm-up; onecycle is Smith's, whose rise is a cosine too"""
     warmup: float = 0.1
     """share of the run's steps in which the learning rate rises from 0"""
+    step_size: int = 10
+    """epochs between two drops of the step schedule"""
+    patience: int = 3
+    """epochs without a lower val_loss that the plateau schedule bears before it drops"""
+    gamma: float = 0.1
+    """factor of a drop, for step and plateau"""
+    clip_norm: float | None = None
+    """largest norm of the gradient of all parameters together; a longer one is scaled down to it"""
 
     def __post_init__(self) -> None:
         check(self.lr > 0, f"optimizer.lr is {self.lr}; it must be above 0")
+        for name in ("backbone_lr", "clip_norm"):
+            value = getattr(self, name)
+            check(value is None or value > 0, f"optimizer.{name} is {value}; it must be above 0")
+        check(
+            self.layer_decay is None or 0 < self.layer_decay <= 1,
+            f"optimizer.layer_decay is {self.layer_decay}; it must be above 0 and at most 1",
+        )
+        check(
+            self.backbone_lr is None or self.layer_decay is None,
+            f"optimizer.backbone_lr is {self.backbone_lr} and optimizer.layer_decay is {self.layer_decay}; give one of "
+            "them",
+        )
         check(self.weight_decay >= 0, f"optimizer.weight_decay is {self.weight_decay}; it must be at least 0")
         check(0 <= self.warmup < 1, f"optimizer.warmup is {self.warmup}; it must be at least 0 and below 1")
+        check(self.step_size >= 1, f"optimizer.step_size is {self.step_size}; it must be at least 1")
+        check(self.patience >= 0, f"optimizer.patience is {self.patience}; it must be at least 0")
+        check(0 < self.gamma < 1, f"optimizer.gamma is {self.gamma}; it must be above 0 and below 1")
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Cross-entropy, and how it weighs classes."""
+
+    label_smoothing: float = 0.0
+    """share of the target that is spread evenly over all classes; 0.1 is usual"""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced weighs each class by n / (classes * n of the class), so that rare ones count as much as frequent ones"""
+
+    def __post_init__(self) -> None:
+        check(
+            0 <= self.label_smoothing < 1,
+            f"loss.label_smoothing is {self.label_smoothing}; it must be at least 0 and below 1",
+        )
 
 
 @dataclass(frozen=True)
@@ -144,6 +233,14 @@ class Train:
     augment: Augment = field(default_factory=Augment)
     model: Model = field(default_factory=Model)
     optimizer: Optimizer = field(default_factory=Optimizer)
+    loss: Loss = field(default_factory=Loss)
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
     train: Loop = field(default_factory=Loop)
     tracking: Tracking = field(default_factory=Tracking)
+
+    def __post_init__(self) -> None:
+        check(
+            self.optimizer.layer_decay is None or self.model.has_stages,
+            f"optimizer.layer_decay is {self.optimizer.layer_decay} and model.arch is {self.model.arch}, which is no "
+            "ResNet; give optimizer.backbone_lr",
+        )

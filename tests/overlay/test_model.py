@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from overlay import model
 from overlay.config import Input, OverlayStyle
 from overlay.errors import RequestError
-from overlay.network import architectures, build, normalise
+from overlay.network import build
 from overlay.pretrained import IMAGENET_MEAN, IMAGENET_STD, Weights, initialise, pretrained
 
 CARD = model.ModelCard(
@@ -78,31 +78,6 @@ def without_head(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
     assert one.keys() == other.keys()
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
-
-
-def test_every_architecture_is_a_resnet_with_a_head_called_fc() -> None:
-    names = architectures()
-    assert {"resnet18", "resnet101", "resnext50_32x4d", "wide_resnet50_2"} <= set(names)
-    for name in names:
-        with torch.device("meta"):
-            network = build(name, classes=3)
-        assert isinstance(network, torchvision.models.ResNet)
-        assert network.state_dict()["fc.weight"].shape[0] == 3
-
-
-def test_an_unknown_architecture_is_refused() -> None:
-    for call in (lambda: build("vgg16", 3), lambda: pretrained("vgg16", "none")):
-        message = refusal(call)
-        assert message.startswith("model.arch is 'vgg16'; choose one of resnet101, resnet152, resnet18, ")
-
-
-def test_normalises_to_channels_last() -> None:
-    images = torch.tensor([0, 51, 102, 255, 204, 153], dtype=torch.uint8).reshape(1, 1, 2, 3).repeat(2, 3, 1, 1)
-    normal = normalise(images, torch.tensor(CARD.mean), torch.tensor(CARD.std))
-    assert (normal.shape, normal.dtype) == ((2, 3, 3, 2), torch.float32)
-    assert normal.is_contiguous(memory_format=torch.channels_last)
-    expected = torch.tensor([[(0 - 0.5) / 0.25, 2.0], [(0.2 - 0.25) / 0.5, 1.1], [(0.4 - 0.125) / 0.75, 0.475 / 0.75]])
-    torch.testing.assert_close(normal[1, :, 2], expected)
 
 
 # The model file

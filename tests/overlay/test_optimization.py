@@ -1,62 +1,92 @@
-import math
-
 import pytest
+import torch
 from torch import nn
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim import SGD, AdamW
 
-from overlay.config import Optimizer
-from overlay.optimization import adamw, warmup_then_cosine
-
-
-def start(config: Optimizer, steps: int) -> tuple[AdamW, LambdaLR]:
-    optimizer = adamw(nn.Linear(1, 1), config)
-    return optimizer, warmup_then_cosine(optimizer, config, steps)
+from overlay.config import Model, Optimizer, Train
+from overlay.errors import RequestError
+from overlay.network import build
+from overlay.optimization import build_optimizer, parameter_groups
 
 
-def take(optimizer: AdamW, schedule: LambdaLR, steps: int) -> list[float]:
-    """Return the learning rate of each of the next steps."""
-    rates = []
-    for _ in range(steps):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
-    return rates
+def rates(network: nn.Module, config: Optimizer) -> dict[str, tuple[float, float]]:
+    """Return the learning rate and the weight decay of each parameter."""
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    groups = parameter_groups(network, config)
+    found = {names[each]: (group["lr"], group["weight_decay"]) for group in groups for each in group["params"]}
+    assert found.keys() == set(names.values())
+    assert sum(len(group["params"]) for group in groups) == len(names)
+    return found
 
 
-def test_a_whole_run_by_hand() -> None:
-    optimizer, schedule = start(Optimizer(lr=0.5, warmup=0.3), steps=10)
-    rise = [0.125, 0.25, 0.375]
-    fall = [0.25 * (1 + math.cos(math.pi * step / 7)) for step in range(7)]
-    assert take(optimizer, schedule, 10) == pytest.approx(rise + fall, abs=1e-15)
-    assert optimizer.param_groups[0]["lr"] == 0
+@pytest.fixture(scope="module")
+def resnet18() -> nn.Module:
+    return build("resnet18", 3)
+
+
+def test_biases_and_normalisation_do_not_decay_unless_asked_to(resnet18: nn.Module) -> None:
+    found = rates(resnet18, Optimizer(lr=0.5, weight_decay=0.25))
+    assert found["layer1.0.conv1.weight"] == found["fc.weight"] == (0.5, 0.25)
+    assert found["layer1.0.bn1.weight"] == found["layer1.0.bn1.bias"] == found["fc.bias"] == (0.5, 0)
+    assert {decay for _, decay in rates(resnet18, Optimizer(decay_norm_and_bias=True)).values()} == {0.01}
+
+
+def test_the_head_and_the_backbone_have_rates_of_their_own(resnet18: nn.Module) -> None:
+    found = {name: rate for name, (rate, _) in rates(resnet18, Optimizer(lr=0.5, backbone_lr=0.125)).items()}
+    assert {name for name, rate in found.items() if rate == 0.5} == {"fc.weight", "fc.bias"}
+    assert set(found.values()) == {0.5, 0.125}
+
+
+def test_each_stage_learns_at_a_share_of_the_one_above(resnet18: nn.Module) -> None:
+    found = rates(resnet18, Optimizer(lr=0.5, layer_decay=0.5, weight_decay=0))
+    expected = {
+        "fc.bias": 0.5,
+        "layer4.1.bn2.weight": 0.25,
+        "layer3.0.conv1.weight": 0.125,
+        "layer2.0.downsample.0.weight": 0.0625,
+        "layer1.0.conv1.weight": 0.03125,
+        "bn1.bias": 0.015625,
+        "conv1.weight": 0.015625,
+    }
+    assert {name: found[name][0] for name in expected} == expected
+
+
+def test_another_network_has_a_backbone_and_a_head() -> None:
+    with torch.device("meta"):
+        network = build("efficientnet_b0", 3)
+    found = {name: rate for name, (rate, _) in rates(network, Optimizer(lr=0.5, backbone_lr=0.125)).items()}
+    assert {name for name, rate in found.items() if rate == 0.5} == {"classifier.1.weight", "classifier.1.bias"}
+
+
+def test_the_optimizer_is_the_one_asked_for(resnet18: nn.Module) -> None:
+    sgd = build_optimizer(resnet18, Optimizer(name="sgd"))
+    assert isinstance(sgd, SGD)
+    assert {(group["momentum"], group["nesterov"]) for group in sgd.param_groups} == {(0.9, True)}
+    assert isinstance(build_optimizer(resnet18, Optimizer()), AdamW)
 
 
 @pytest.mark.parametrize(
-    ("warmup", "steps", "peak"), [(0, 5, 0), (0.1, 20, 2), (0.1, 1, 0), (0.5, 4, 2), (0.99, 2, 1), (0.99, 10, 9)]
+    ("options", "message"),
+    [
+        (
+            {"backbone_lr": 0.1, "layer_decay": 0.5},
+            "optimizer.backbone_lr is 0.1 and optimizer.layer_decay is 0.5; give one of them",
+        ),
+        ({"backbone_lr": 0.0}, "optimizer.backbone_lr is 0.0; it must be above 0"),
+        ({"clip_norm": -1.0}, "optimizer.clip_norm is -1.0; it must be above 0"),
+        ({"layer_decay": 1.5}, "optimizer.layer_decay is 1.5; it must be above 0 and at most 1"),
+        ({"step_size": 0}, "optimizer.step_size is 0; it must be at least 1"),
+        ({"patience": -1}, "optimizer.patience is -1; it must be at least 0"),
+        ({"gamma": 1.0}, "optimizer.gamma is 1.0; it must be above 0 and below 1"),
+    ],
 )
-def test_the_step_after_the_rise_has_the_full_learning_rate(warmup: float, steps: int, peak: int) -> None:
-    rates = take(*start(Optimizer(lr=3e-4, warmup=warmup), steps), steps)
-    assert rates[peak] == 3e-4
-    assert max(rates) == 3e-4
-    assert min(rates) > 0
-    assert rates[: peak + 1] == sorted(rates[: peak + 1])
-    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+def test_wrong_options_are_refused(options: dict[str, float], message: str) -> None:
+    with pytest.raises(RequestError) as error:
+        Optimizer(**options)  # type: ignore[arg-type]
+    assert str(error.value) == message
 
 
-@pytest.mark.parametrize("done", [1, 3, 4, 9])
-def test_a_resumed_run_goes_on_with_the_same_rates(done: int) -> None:
-    config = Optimizer(lr=0.5, warmup=0.3)
-    whole = take(*start(config, 10), 10)
-    optimizer, schedule = start(config, 10)
-    take(optimizer, schedule, done)
-    again, resumed = start(config, 10)
-    again.load_state_dict(optimizer.state_dict())
-    resumed.load_state_dict(schedule.state_dict())
-    assert take(again, resumed, 10 - done) == whole[done:]
-
-
-def test_weight_decay_reaches_every_parameter() -> None:
-    optimizer, _ = start(Optimizer(weight_decay=0.25), steps=1)
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.25]
-    assert len(optimizer.param_groups[0]["params"]) == 2
+def test_layer_decay_needs_the_stages_of_a_resnet() -> None:
+    Train("d", "o", model=Model("resnext50_32x4d"), optimizer=Optimizer(layer_decay=0.5))
+    with pytest.raises(RequestError, match=r"layer_decay is 0\.5 and model\.arch is vgg11, which is no ResNet; give"):
+        Train("d", "o", model=Model("vgg11"), optimizer=Optimizer(layer_decay=0.5))

@@ -59,3 +59,49 @@ def test_a_hundred_samples_are_four_batches_of_25() -> None:
     assert (plan.steps_per_epoch, plan.steps, plan.smallest_batch) == (4, 12, 25)
     assert [plan.epoch(step) for step in (0, 3, 4, 11)] == [0, 0, 1, 2]
     assert {len(plan.batch(step)) for step in range(12)} == {25}
+
+
+LABELS = st.lists(st.integers(0, 3), min_size=1, max_size=120).map(tuple)
+
+
+@given(LABELS, st.integers(1, 64), st.integers(0, 2**32 - 1))
+def test_a_balanced_epoch_holds_each_class_and_each_sample_of_a_class_alike(
+    labels: tuple[int, ...], batch_size: int, seed: int
+) -> None:
+    plan = Plan(len(labels), batch_size, epochs=2, seed=seed, balanced=labels)
+    for epoch in range(2):
+        order = epoch_order(plan, epoch)
+        assert len(order) == plan.samples
+        times = np.bincount(order, minlength=plan.samples)
+        classes = np.array(labels)
+        of_class = [times[classes == label] for label in np.unique(classes)]
+        assert max(each.sum() for each in of_class) - min(each.sum() for each in of_class) <= 1
+        assert all(each.max() - each.min() <= 1 for each in of_class)
+
+
+@given(LABELS, st.integers(1, 64), st.sampled_from([1, 2, 3]))
+def test_repeats_are_counted_in_the_order_of_the_epoch(
+    labels: tuple[int, ...], batch_size: int, world_size: int
+) -> None:
+    plan = Plan(len(labels), batch_size, epochs=1, seed=0, balanced=labels)
+    seen: list[int] = []
+    for step in range(plan.steps):
+        for rank in range(world_size):
+            samples = plan.batch(step, rank, world_size).tolist()
+            for sample, repeat in zip(samples, plan.repeats(step, rank, world_size).tolist(), strict=True):
+                assert repeat == seen.count(sample)
+                seen.append(sample)
+
+
+@given(PLANS)
+def test_no_sample_repeats_in_a_plan_that_is_not_balanced(plan: Plan) -> None:
+    assert not any(plan.repeats(step).any() for step in range(plan.steps))
+
+
+def test_balanced_epochs_differ_and_labels_that_are_alike_make_an_ordinary_epoch() -> None:
+    plan = Plan(90, 32, epochs=2, seed=0, balanced=(0,) * 60 + (1,) * 30)
+    first, second = epoch_order(plan, 0), epoch_order(plan, 1)
+    assert {sample for sample in first if sample < 60} != {sample for sample in second if sample < 60}
+    assert np.bincount(first, minlength=90)[60:].tolist().count(2) == 15
+    alike = Plan(90, 32, epochs=1, seed=0, balanced=(7,) * 90)
+    assert sorted(epoch_order(alike, 0)) == list(range(90))

@@ -1,0 +1,44 @@
+"""All parts of training together, without Ray: a network that can't learn 24 phantoms by heart is trained wrongly."""
+
+import numpy as np
+import torch
+
+from overlay import freezing, phantoms
+from overlay.config import Model, Optimizer
+from overlay.ema import Ema
+from overlay.images import resize
+from overlay.losses import per_sample, soft_targets
+from overlay.network import build, normalise
+from overlay.optimization import build_optimizer
+from overlay.plan import Plan
+from overlay.pretrained import IMAGENET_MEAN, IMAGENET_STD
+from overlay.schedule import Schedule
+
+
+def test_24_phantoms_are_learnt_by_heart() -> None:
+    config = Optimizer(lr=1e-3)
+    drawn = [phantoms.phantom(name, seed=0, index=index)[0] for name in phantoms.CLASSES for index in range(1, 9)]
+    images = torch.from_numpy(np.stack([resize(image, 64, "squash") for image in drawn]))
+    labels = torch.arange(3).repeat_interleave(8)
+    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+    torch.manual_seed(0)
+    network = build("resnet18", 3)
+    plan = Plan(24, batch_size=12, epochs=16, seed=0)
+    optimizer = build_optimizer(network, config)
+    schedule = Schedule(optimizer, config, plan.steps, plan.steps_per_epoch)
+    ema = Ema(network, decay=0.9)
+    freezing.apply(network, Model(), 0)
+    for step in range(plan.steps):
+        freezing.train_mode(network)
+        chosen = torch.from_numpy(plan.batch(step))
+        logits = network(normalise(images[chosen], mean, std))
+        losses, weights = per_sample(logits, soft_targets(labels[chosen], 3), label_smoothing=0.1)
+        (losses.sum() / weights.sum()).backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        schedule.step()
+        ema.update(network)
+    for trained in (network.eval(), ema.network):
+        with torch.inference_mode():
+            assert trained(normalise(images, mean, std)).argmax(1).tolist() == labels.tolist()
