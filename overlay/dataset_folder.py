@@ -3,7 +3,8 @@
 import json
 from dataclasses import asdict
 
-from overlay.dataset import CARD, Request, is_dataset, read_card, request_from
+from overlay.card import CARD, Request, read_card, request_from
+from overlay.dataset import is_dataset
 from overlay.errors import RequestError
 from overlay.storage import Place
 

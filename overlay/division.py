@@ -1,16 +1,17 @@
 """How the images that survived are divided: contradictions settled, near-duplicates grouped, each group on one side."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
 
 from overlay.config import Prepare
 from overlay.duplicates import Duplicates, Leaks, join, leaks
 from overlay.errors import RequestError, WorkError
 from overlay.splits import assign, assign_folds, deviation, side_of_fold
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,11 @@ class Division:
 
 
 def settle(
-    rows: Sequence[Row], duplicates: Duplicates, conflicts: Literal["keep", "drop", "stop"]
-) -> tuple[list[Row], list[Row]]:
-    """Give each row its ``group``, and return the rows that stay and those that are dropped, with the ``reason``.
+    images: pa.Table, duplicates: Duplicates, conflicts: Literal["keep", "drop", "stop"]
+) -> tuple[pa.Table, pa.Table]:
+    """Join the groups of a table with its near-duplicates; return the rows that stay and those that are dropped.
+
+    Those that stay have their ``place`` in ``duplicates``, and those that are dropped the ``reason``.
 
     Raises:
         WorkError: there are conflicts, and they are to stop the work.
@@ -41,36 +44,50 @@ def settle(
             f"{number} pairs of near-duplicates have different labels: {shown}{'; ...' if number > 3 else ''}; mend "
             "the labels, or choose duplicates.conflicts keep or drop"
         )
-    groups = join([row["group"] for row in rows], duplicates.pairs)
-    grouped = [row | {"group": group} for row, group in zip(rows, groups, strict=True)]
-    stay = [row for row in grouped if row["id"] not in contradicted]
-    return stay, [row | {"reason": contradicted[row["id"]]} for row in grouped if row["id"] in contradicted]
+    groups = join(images["group"], duplicates.pairs)
+    grouped = images.set_column(images.schema.get_field_index("group"), "group", groups)
+    grouped = grouped.append_column("place", pa.array(np.arange(images.num_rows)))
+    dropped = np.array([id in contradicted for id in images["id"].to_pylist()], bool) if contradicted else None
+    if dropped is None:
+        return grouped, grouped.slice(0, 0).append_column("reason", pa.array([], pa.string()))
+    rejected = grouped.filter(dropped)
+    reasons = pa.array([contradicted[id] for id in rejected["id"].to_pylist()])
+    return grouped.filter(~dropped), rejected.append_column("reason", reasons)
 
 
 def divide(
-    rows: Sequence[Row], classes: Sequence[str], config: Prepare, own: Mapping[str, str], duplicates: Duplicates
-) -> Division:
-    """Give each row, which has ``id``, ``label`` and ``group``, its ``split`` and ``fold``.
+    images: pa.Table, classes: Sequence[str], config: Prepare, duplicates: Duplicates
+) -> tuple[pa.Table, Division]:
+    """Return the rows with ``split``, ``fold``, and ``side``, as `overlay.card.fingerprint` takes it.
 
-    ``own`` is the user's split by id, or empty. It is kept even where it tears groups apart, and that is counted.
+    The table is one that `settle` made. A split of the user's own, in ``given_split``, is kept even where it tears
+    groups apart, and that is counted.
 
     Raises:
         RequestError: a class is too small by now, or gone.
     """
-    labels, groups = [row["label"] for row in rows], [row["group"] for row in rows]
+    labels, groups = images["label"].to_pylist(), images["group"].to_pylist()
     if gone := sorted(set(classes) - set(labels)):
         raise RequestError(f"class {gone[0]} has no usable image left")
-    dealt: list[int | None] = [None] * len(rows)
-    if own:
-        sides = [own[row["id"]] for row in rows]
+    dealt: list[int] | None = None
+    if config.split.column:
+        splits = images["given_split"].to_pylist()
     elif folds := config.split.folds:
-        dealt = [*assign_folds(labels, groups, folds, config.split.seed)]
-        sides = [side_of_fold(fold, 0, folds) for fold in dealt if fold is not None]
+        dealt = assign_folds(labels, groups, folds, config.split.seed)
+        splits = [side_of_fold(fold, 0, folds) for fold in dealt]
     else:
-        sides = assign(labels, groups, config.split)
-    for row, side, fold in zip(rows, sides, dealt, strict=True):
-        row["split"], row["fold"] = side, fold
-    names = sides if dealt[0] is None else [f"fold {fold}" for fold in dealt]
-    torn = leaks({row["id"]: row["split"] for row in rows}, {row["id"]: row["group"] for row in rows}, duplicates)
+        splits = assign(labels, groups, config.split)
+    sides = splits if dealt is None else [f"fold {fold}" for fold in dealt]
+    columns = {
+        "split": pa.array(splits, pa.string()),
+        "fold": pa.nulls(len(splits), pa.int32()) if dealt is None else pa.array(dealt, pa.int32()),
+        "side": pa.array(sides, pa.string()),
+    }
+    for name, column in columns.items():
+        images = images.append_column(name, column)
+    split_of, group_of = (np.full(len(duplicates.ids), None, object) for _ in range(2))
+    places = images["place"].to_numpy()
+    split_of[places], group_of[places] = splits, groups
+    torn = leaks(split_of, group_of, duplicates)
     sizes = Counter(groups)
-    return Division(len(sizes), max(sizes.values()), deviation(labels, names), torn)
+    return images, Division(len(sizes), max(sizes.values()), deviation(labels, sides), torn)

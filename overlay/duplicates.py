@@ -5,16 +5,17 @@ pixels are equal, both before an overlay is drawn. A group is all that is linked
 group of the user's own; it lies on one side of a split.
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from overlay.hamming import Pairs, connected, near_pairs, parse
+
+Texts = Sequence[str | None] | NDArray[np.object_]
 
 DUPLICATES_SCHEMA = pa.schema(
     [
@@ -31,12 +32,12 @@ DUPLICATES_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Duplicates:
-    """The near-duplicates among a list of images."""
+    """The near-duplicates among the images of a table."""
 
-    ids: Sequence[str]
-    labels: Sequence[str]
+    ids: pa.StringArray
+    labels: pa.StringArray
     pairs: Pairs
-    """of places in the list"""
+    """of places in the table"""
     identical: NDArray[np.bool_]
     """of each pair: whether the pixels are equal"""
     conflicts: NDArray[np.bool_]
@@ -44,7 +45,7 @@ class Duplicates:
 
     def table(self) -> pa.Table:
         """Return the pairs with the columns of ``DUPLICATES_SCHEMA``."""
-        ids, labels = pa.array(self.ids, pa.string()), pa.array(self.labels, pa.string())
+        ids, labels = self.ids, self.labels
         first, second = self.pairs.first, self.pairs.second
         distance = pa.array(self.pairs.distance, pa.int32())
         columns = [ids.take(first), ids.take(second), distance, self.identical, labels.take(first), labels.take(second)]
@@ -56,8 +57,12 @@ class Duplicates:
 
     def describe(self, pair: int) -> str:
         """Say in words which images a pair is, by its place, and how far apart they are."""
-        a, b = (f"{self.ids[i]} ({self.labels[i]})" for i in (self.pairs.first[pair], self.pairs.second[pair]))
+        a, b = (f"{self.ids[i]} ({self.labels[i]})" for i in self.ends(pair))
         return f"{a} and {b}: {self.apart(pair)}"
+
+    def ends(self, pair: int) -> tuple[int, int]:
+        """Return the places of the two images of a pair."""
+        return int(self.pairs.first[pair]), int(self.pairs.second[pair])
 
     def apart(self, pair: int) -> str:
         """Say how far apart a pair is."""
@@ -67,42 +72,41 @@ class Duplicates:
         """Return the id of each image that has a near-duplicate with another label -> the reason to reject it."""
         reasons: dict[str, str] = {}
         for pair in self.conflicts_first()[: int(self.conflicts.sum())]:
-            a, b = int(self.pairs.first[pair]), int(self.pairs.second[pair])
+            a, b = self.ends(int(pair))
             for this, other in ((a, b), (b, a)):
                 reason = f"label conflict: {self.ids[other]} is {self.labels[other]} ({self.apart(pair)})"
-                reasons.setdefault(self.ids[this], reason)
+                reasons.setdefault(str(self.ids[this]), reason)
         return reasons
 
 
-def find(rows: Sequence[dict[str, Any]], distance: int) -> Duplicates:
-    """Find the near-duplicates among rows, sorted by ``id``, with ``label``, ``phash`` and ``pixels``, a hash of these.
+def find(images: pa.Table, distance: int) -> Duplicates:
+    """Find the near-duplicates in a table, sorted by ``id``, with ``label``, ``phash`` and ``pixels``, digests both.
 
     Every pair within the distance is found. Beyond 5 million pairs only some are listed, which link the same groups
     (``pairs.complete`` is false then).
     """
-    pairs = near_pairs(parse([row["phash"] for row in rows]), distance)
-    labels = [row["label"] for row in rows]
-    names = _codes(labels)
-    pixels = _codes([row["pixels"] for row in rows])
-    identical, agree = (codes[pairs.first] == codes[pairs.second] for codes in (pixels, names))
-    return Duplicates([row["id"] for row in rows], labels, pairs, identical, ~agree)
+    pairs = near_pairs(parse(images["phash"].to_pylist()), distance)
+    labels, pixels = codes(images["label"]), codes(images["pixels"])
+    identical, agree = (code[pairs.first] == code[pairs.second] for code in (pixels, labels))
+    ids, names = (pa.concat_arrays(images[name].chunks or [pa.array([], pa.string())]) for name in ("id", "label"))
+    return Duplicates(ids, names, pairs, identical, ~agree)
 
 
-def join(own: Sequence[str], pairs: Pairs) -> list[str]:
+def join(own: pa.ChunkedArray, pairs: Pairs) -> pa.Array:
     """Return the group of each image: linked near-duplicates joined with the user's ``own`` groups.
 
     A group is called by the first name, in the order of the alphabet, of the own groups in it.
     """
-    if not own:
-        return []
-    names, codes = np.unique(np.array(own, object), return_inverse=True)
+    if not len(own):
+        return pa.array([], pa.string())
+    names = pc.unique(own).sort()
+    code = pc.index_in(own, names).to_numpy()
     # Each own group is a node beside the images, to which its images are linked.
-    links = [(pairs.first, pairs.second), (np.arange(len(own)), len(own) + codes)]
+    links = [(pairs.first, pairs.second), (np.arange(len(own)), len(own) + code)]
     components = connected(links, len(own) + len(names))
-    first: dict[int, str] = {}
-    for component, name in zip(components[len(own) :].tolist(), names, strict=True):
-        first.setdefault(component, name)  # the names are in order
-    return [first[component] for component in components[: len(own)].tolist()]
+    first = np.full(components.max() + 1, len(names))
+    np.minimum.at(first, components[len(own) :], np.arange(len(names)))
+    return names.take(pa.array(first[components[: len(own)]]))
 
 
 @dataclass(frozen=True)
@@ -118,20 +122,23 @@ class Leaks:
         return self.pairs + self.groups > 0
 
 
-def leaks(sides: Mapping[str, str], groups: Mapping[str, str], duplicates: Duplicates) -> Leaks:
-    """Count what a split tears apart, given the side and the group of each image by its id.
+def leaks(sides: Texts, groups: Texts, duplicates: Duplicates) -> Leaks:
+    """Count what a split tears apart, given the side and the group of each image of ``duplicates``.
 
-    Images of ``duplicates`` that have no side take no part.
+    An image whose side is None takes no part; it needs no group.
     """
-    codes = _codes([sides.get(id, "") for id in duplicates.ids])
-    present = np.array([id in sides for id in duplicates.ids], bool)
+    side, group = codes(pa.array(sides, pa.string())), codes(pa.array(groups, pa.string()))
     first, second = duplicates.pairs.first, duplicates.pairs.second
-    torn = (codes[first] != codes[second]) & present[first] & present[second]
-    where = Counter(group for group, _ in {(groups[id], side) for id, side in sides.items()})
-    several = sum(number > 1 for number in where.values())
+    torn = (side[first] != side[second]) & (side[first] >= 0) & (side[second] >= 0)
+    present = side >= 0
+    both = np.unique(np.stack([group[present], side[present]]), axis=1)
+    several = int((np.bincount(both[0]) > 1).sum()) if both.size else 0
     return Leaks(int(torn.sum()), int((torn & duplicates.identical).sum()), several)
 
 
-def _codes(values: Sequence[str]) -> NDArray[np.int64]:
-    known: dict[str, int] = {}
-    return np.array([known.setdefault(value, len(known)) for value in values], np.int64)
+def codes(values: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
+    """Return a number for each value, the same for equal ones; -1 where it is null."""
+    found: NDArray[np.int64] = pc.fill_null(pc.index_in(values, pc.drop_null(pc.unique(values))), -1).to_numpy(
+        zero_copy_only=False
+    )
+    return found

@@ -46,9 +46,9 @@ class Pairs:
         return len(self.first)
 
 
-def parse(hashes: Sequence[str]) -> Hashes:
-    """Return hashes of 64 hexadecimal digits as 64-bit words, (n, 4)."""
-    return np.frombuffer(bytes.fromhex("".join(hashes)), ">u8").reshape(-1, WORDS).astype(np.uint64)
+def parse(digests: Sequence[bytes]) -> Hashes:
+    """Return hashes of 32 bytes as 64-bit words, (n, 4)."""
+    return np.frombuffer(b"".join(digests), ">u8").reshape(-1, WORDS).astype(np.uint64)
 
 
 def near_pairs(hashes: Hashes, distance: int) -> Pairs:

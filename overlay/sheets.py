@@ -1,18 +1,22 @@
 """Pictures to look at before training: some images of each class, and the near-duplicates side by side."""
 
 import hashlib
+import heapq
 import io
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFont
 
 from overlay.duplicates import Duplicates
 from overlay.images import decode
 from overlay.storage import Place, open_parquet, write_atomically
+
+FileOf = Callable[[int], Path | Place]
 
 _CELL_WIDTH, _CELL_HEIGHT = 168, 132
 _GAP = 8
@@ -38,7 +42,7 @@ class Pair:
     conflict: bool
 
 
-def contact_sheet(classes: dict[str, Sequence[Picture]], across: int = 8) -> bytes:
+def contact_sheet(classes: Mapping[str, Sequence[Picture]], across: int = 8) -> bytes:
     """Return a PNG with the pictures of each class, given by its heading, in rows of ``across``."""
     heading = _LINE + 14
     rows = {name: -(-len(pictures) // across) for name, pictures in classes.items()}
@@ -73,12 +77,11 @@ def duplicates_sheet(pairs: Sequence[Pair], heading: str, across: int = 3) -> by
     return _png(sheet)
 
 
-def draw_duplicates(
-    duplicates: Duplicates, files: Mapping[str, Path | Place], place: Path | Place, most: int = 30
-) -> None:
+def draw_duplicates(duplicates: Duplicates, file_of: FileOf, place: Path | Place, most: int = 30) -> None:
     """Write ``duplicates.png``: the pairs with different labels first, then others, evenly over the distances.
 
-    ``files`` has for each id the Parquet file that holds the image. Nothing is written where there are no pairs.
+    ``file_of`` tells by its place in ``duplicates`` which Parquet file holds an image. Nothing is written where there
+    are no pairs.
     """
     if not len(duplicates.pairs):
         return
@@ -86,15 +89,13 @@ def draw_duplicates(
     rest = order[conflicts:]
     wanted = min(most - min(most, conflicts), len(rest))
     chosen = [*order[: min(most, conflicts)], *rest[np.linspace(0, len(rest) - 1, wanted).round().astype(int)]]
-    images = _read_images(
-        {duplicates.ids[i] for pair in chosen for i in (duplicates.pairs.first[pair], duplicates.pairs.second[pair])},
-        files,
-    )
+    ids = {i: str(duplicates.ids[i]) for pair in chosen for i in duplicates.ends(pair)}
+    images = _read_images({id: file_of(i) for i, id in ids.items()})
     pairs = []
     for pair in chosen:
         first, second = (
-            Picture(images[duplicates.ids[i]], f"{duplicates.labels[i]}: {PurePosixPath(duplicates.ids[i]).name}")
-            for i in (duplicates.pairs.first[pair], duplicates.pairs.second[pair])
+            Picture(images[ids[i]], f"{duplicates.labels[i]}: {PurePosixPath(ids[i]).name}")
+            for i in duplicates.ends(pair)
         )
         conflict = bool(duplicates.conflicts[pair])
         title = duplicates.apart(int(pair)) + (", different labels" if conflict else "")
@@ -103,37 +104,33 @@ def draw_duplicates(
     _write_picture(duplicates_sheet(pairs, heading), place)
 
 
-def draw_classes(
-    rows: Sequence[Mapping[str, Any]], files: Mapping[str, Path | Place], place: Path | Place, most: int = 16
-) -> None:
-    """Write ``contact_sheet.png``: images of each class, drawn at random, the same each time."""
-    members: dict[str, list[str]] = {}
-    for row in rows:
-        members.setdefault(row["label"], []).append(row["id"])
-    chosen = {
-        label: sorted(sorted(ids, key=lambda id: hashlib.sha256(id.encode()).digest())[:most])
-        for label, ids in sorted(members.items())
+def draw_classes(images: pa.Table, file_of: FileOf, place: Path | Place, most: int = 16) -> None:
+    """Write ``contact_sheet.png``: images of each class, drawn at random, the same each time.
+
+    ``file_of`` tells by its place in the table, which has ``id`` and ``label``, which Parquet file holds an image.
+    """
+    ids, labels = images["id"].to_pylist(), images["label"].to_pylist()
+    sizes = Counter(labels)
+    draws = [hashlib.sha256(id.encode()).digest() for id in ids]
+    chosen: dict[str, list[int]] = {}
+    for label in sorted(sizes):
+        members = (i for i, other in enumerate(labels) if other == label)
+        chosen[label] = sorted(heapq.nsmallest(most, members, key=lambda i: draws[i]), key=lambda i: ids[i])
+    data = _read_images({ids[i]: file_of(i) for members in chosen.values() for i in members})
+    headings = {label: f"{label}: {len(members)} of {sizes[label]} images" for label, members in chosen.items()}
+    rows = {
+        headings[label]: [Picture(data[ids[i]], PurePosixPath(ids[i]).name) for i in members]
+        for label, members in chosen.items()
     }
-    images = _read_images({id for ids in chosen.values() for id in ids}, files)
-    _write_picture(
-        contact_sheet(
-            {
-                f"{label}: {len(ids)} of {len(members[label])} images": [
-                    Picture(images[id], PurePosixPath(id).name) for id in ids
-                ]
-                for label, ids in chosen.items()
-            }
-        ),
-        place,
-    )
+    _write_picture(contact_sheet(rows), place)
 
 
-def _read_images(ids: set[str], files: Mapping[str, Path | Place]) -> dict[str, bytes]:
+def _read_images(files: Mapping[str, Path | Place]) -> dict[str, bytes]:
     images = {}
-    for file in sorted({files[id] for id in ids}, key=str):
+    for file in sorted(set(files.values()), key=str):
         for batch in open_parquet(file).iter_batches(batch_size=8, columns=["id", "image"]):
             for row in batch.to_pylist():
-                if row["id"] in ids:
+                if row["id"] in files:
                     images[row["id"]] = row["image"]["bytes"]
     return images
 

@@ -27,7 +27,7 @@ _SPLIT_FOLDERS = frozenset({"train", "training", "val", "valid", "validation", "
 _MASK_NAME = re.compile(r"(?P<stem>.+)_mask(_\d+)?", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """One image, its masks and its label."""
 

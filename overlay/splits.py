@@ -8,8 +8,10 @@ multi-label data", ECML PKDD 2011.
 
 import hashlib
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
+
+import numpy as np
 
 from overlay.config import SPLITS, Split, table_column
 from overlay.errors import RequestError
@@ -61,39 +63,46 @@ def deviation(labels: Sequence[str], sides: Sequence[str]) -> dict[str, float]:
 
 
 def _deal(labels: Sequence[str], groups: Sequence[str], shares: list[float], seed: int) -> list[int]:
-    members: dict[str, Counter[str]] = defaultdict(Counter)
-    for label, group in zip(labels, groups, strict=True):
-        members[group][label] += 1
-    sizes = Counter(labels)
-    deficits = {label: _quota(size, shares) for label, size in sizes.items()}
-    missing = {label: set(range(len(shares))) for label in sizes}
-    waiting = Counter(label for counts in members.values() for label in counts)
-    sides: dict[str, int] = {}
-    for group in sorted(members, key=lambda group: (-members[group].total(), _draw(seed, group))):
-        counts = members[group]
+    kinds, label_of = np.unique(np.array(labels, object), return_inverse=True)
+    names, group_of = np.unique(np.array(groups, object), return_inverse=True)
+    # Each class in each group is a member; those of a group stand together.
+    members, counts = np.unique(group_of * len(kinds) + label_of, return_counts=True)
+    starts = np.searchsorted(members, np.arange(len(names) + 1) * len(kinds))
+    sizes: list[int] = np.bincount(label_of).tolist()
+    waiting: list[int] = np.bincount(members % len(kinds)).tolist()  # groups that are not dealt yet, of each class
+    deficits = [_quota(size, shares) for size in sizes]
+    missing = [set(range(len(shares))) for _ in sizes]
+    sides = np.zeros(len(names), np.int64)
+    totals, draws = np.bincount(group_of), [_draw(seed, name) for name in names]
+    for group in sorted(range(len(names)), key=lambda group: (-totals[group], draws[group])):
+        own = slice(starts[group], starts[group + 1])
+        within: list[tuple[int, int]] = list(
+            zip((members[own] % len(kinds)).tolist(), counts[own].tolist(), strict=True)
+        )
         # A class with as many groups left as sides that lack it can't wait any longer.
-        urgent = [label for label in counts if waiting[label] <= len(missing[label])]
+        urgent = [label for label, _ in within if waiting[label] <= len(missing[label])]
         side = max(
             range(len(shares)),
             key=lambda side: (
                 sum(side in missing[label] for label in urgent),
                 # What the squared error of the classes' shares falls by, without the part that all sides have.
-                sum(count * deficits[label][side] / sizes[label] ** 2 for label, count in counts.items()),
+                sum(count * deficits[label][side] / sizes[label] ** 2 for label, count in within),
                 -side,
             ),
         )
         sides[group] = side
-        for label, count in counts.items():
+        for label, count in within:
             deficits[label][side] -= count
             missing[label].discard(side)
             waiting[label] -= 1
-    for label in sorted(sizes):
-        if missing[label]:
+    for label, lacking in zip(kinds, missing, strict=True):
+        if lacking:
             raise RequestError(
                 f"class {label} can't be in every split, since its groups are tied to those of other classes; "
                 "use another split.seed, or a split.group_by that makes smaller groups"
             )
-    return [sides[group] for group in groups]
+    dealt: list[int] = sides[group_of].tolist()
+    return dealt
 
 
 def check_sizes(labels: Sequence[str], groups: Sequence[str], folds: int | None = None) -> None:

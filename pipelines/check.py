@@ -1,6 +1,7 @@
 """Check a dataset, ours or made elsewhere, for what makes its test scores untrue; nothing is written.
 
     overlay prepare --check DATASET
+    overlay prepare --check s3://bucket/all.parquet
     overlay prepare --check DATASET --split.group_by 'patient(\\d+)' --duplicates.distance 30
 
 A dataset is a Parquet file, or a folder of them, with the columns image, label and split; id and group are used where
@@ -8,17 +9,13 @@ they are there. Near-duplicates, identical images and groups on two sides of a s
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-import ray.data
+import pyarrow.compute as pc
 from numpy.typing import NDArray
-from ray.exceptions import RayError
 from rich.console import Console
 from rich.table import Table
 
@@ -28,14 +25,28 @@ from overlay.dataset import is_dataset
 from overlay.duplicates import Duplicates, Leaks, find, leaks
 from overlay.errors import ImageError, RequestError, WorkError
 from overlay.images import decode, perceptual_hash
+from overlay.listing import locate
 from overlay.render import digest_of
 from overlay.splits import deviation, groups_of
+from overlay.staging import DIGEST
+from overlay.storage import Place, faults_end_the_work, one_line, open_parquet
 from pipelines.progress import progress
+from pipelines.tasks import in_parallel
 
+DESCRIBED_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("id", "place", "label", "split", "group", "reason")),
+        ("phash", DIGEST),
+        ("pixels", DIGEST),
+    ]
+)
+"""an image of the dataset; ``place`` names it where the ids don't"""
 NEEDED = ("image", "label", "split")
 SHOWN = 5
+"""pairs that are named, of each kind"""
 
 
+@faults_end_the_work()
 def run(config: Prepare) -> None:
     """Print what was found in the dataset ``config.check``.
 
@@ -43,38 +54,38 @@ def run(config: Prepare) -> None:
         RequestError: there is no such dataset, or it lacks a column.
         WorkError: something lies on two sides of the split; or the work failed.
     """
-    folder = Path(config.check or "").expanduser().absolute()
+    folder = locate(config.check or "", "check")
+    ours = folder.is_folder() and is_dataset(folder)
     files = _files(folder)
     session.connect()
-    rows = _described(files, config.max_pixels)
-    broken = [row for row in rows if row["reason"] is not None]
-    rows = sorted((row for row in rows if row["reason"] is None), key=lambda row: row["id"])
-    if not rows:
-        raise WorkError(f"{folder} holds no image that can be read; the first: {broken[0]['reason'] if broken else ''}")
-    ids = [row["id"] for row in rows]
+    table = _described(files, config.max_pixels, ours)
+    broken = table.filter(pc.is_valid(table["reason"]))["reason"].to_pylist()
+    table = table.filter(pc.is_null(table["reason"])).sort_by("id").combine_chunks()
+    if not table.num_rows:
+        raise WorkError(f"{folder} holds no image that can be read; the first: {broken[0] if broken else ''}")
+    ids, splits = table["id"].to_pylist(), table["split"].to_pylist()
     if config.split.group_by:
         groups = groups_of(ids, ids, config.split.group_by)
     else:
-        groups = [row["group"] or row["id"] for row in rows]
-    duplicates = find(rows, config.duplicates.distance)
-    if is_dataset(folder):
+        groups = pc.coalesce(table["group"], table["id"]).to_pylist()
+    duplicates = find(table, config.duplicates.distance)
+    if ours:
         duplicates = replace(duplicates, identical=_identical_before_overlays(duplicates, folder))
-    sides = {row["id"]: row["split"] for row in rows}
-    found = leaks(sides, dict(zip(ids, groups, strict=True)), duplicates)
+    found = leaks(splits, groups, duplicates)
 
     console = Console(highlight=False, soft_wrap=True)
-    console.print(_shares(rows))
+    console.print(_shares(table["label"].to_pylist(), splits))
     console.print(_counts(duplicates, found, len(set(groups))))
-    apart = max(deviation(duplicates.labels, [row["split"] for row in rows]).values())
+    apart = max(deviation(table["label"].to_pylist(), splits).values())
     console.print(f"class shares differ from the whole's by at most {apart:.1f} points")
     if broken:
-        console.print(f"{len(broken)} images can't be read; the first: {broken[0]['reason']}", markup=False)
+        console.print(f"{len(broken)} images can't be read; the first: {broken[0]}", markup=False)
     if not duplicates.pairs.complete:
         console.print("only some of the millions of pairs were counted; the groups of near-duplicates are whole")
     for pair in [pair for pair in duplicates.conflicts_first()[:1000] if duplicates.conflicts[pair]][:SHOWN]:
         console.print(f"different labels: {duplicates.describe(int(pair))}", markup=False)
-    for pair in _torn(duplicates, sides)[:SHOWN]:
-        where = " and ".join(sides[duplicates.ids[i]] for i in _ends(duplicates, pair))
+    for pair in _torn(duplicates, splits)[:SHOWN]:
+        where = " and ".join(splits[i] for i in duplicates.ends(pair))
         console.print(f"in {where}: {duplicates.describe(pair)}", markup=False)
     if found:
         raise WorkError(
@@ -84,53 +95,52 @@ def run(config: Prepare) -> None:
     print(f"{folder} is clean: nothing lies on two sides of the split")
 
 
-def describe(
-    row: dict[str, Any], tasks: list[tuple[str, str, int, list[str]]], max_pixels: int
-) -> list[dict[str, Any]]:
-    """Hash the images of one row group; runs in a worker. A row has a ``reason`` where its image can't be read."""
-    file, name, group, columns = tasks[row["id"]]
+def describe(file: Place, name: str, group: int, columns: Sequence[str], max_pixels: int) -> pa.Table:
+    """Hash the images of one row group; runs in a worker.
+
+    Returns the columns of `DESCRIBED_SCHEMA`; a row has a ``reason`` where its image can't be read.
+    """
     described = []
-    parquet = pq.ParquetFile(file)
     number = 0
-    for batch in parquet.iter_batches(batch_size=16, row_groups=[group], columns=columns):
+    for batch in open_parquet(file).iter_batches(batch_size=16, row_groups=[group], columns=list(columns)):
         for stored in batch.to_pylist():
-            known = {
-                "id": str(stored.get("id") or f"{name}:{group}:{number}"),
-                "place": f"{name}:{group}:{number}",
+            place = f"{name}:{group}:{number}"
+            id = str(stored.get("id") or place)
+            known: dict[str, str | bytes | None] = {
+                "id": id,
+                "place": place,
                 "label": str(stored["label"]),
                 "split": str(stored["split"]),
                 "group": None if stored.get("group") is None else str(stored["group"]),
-                "phash": "",
-                "pixels": "",
-                "reason": None,
             }
             number += 1
             try:
                 image = stored["image"]
                 pixels = decode((image["bytes"] if isinstance(image, dict) else image) or b"", max_pixels=max_pixels)
-                known["phash"] = stored.get("phash") or perceptual_hash(pixels)
-                known["pixels"] = digest_of(pixels)
+                known["phash"] = bytes.fromhex(stored.get("phash") or perceptual_hash(pixels))
+                known["pixels"] = bytes.fromhex(digest_of(pixels))
             except ImageError as error:
-                known["reason"] = f"{known['id']}: {error}"
+                known["reason"] = f"{id}: {error}"
             described.append(known)
-    return described
+    return pa.Table.from_pylist(described, schema=DESCRIBED_SCHEMA)
 
 
-def _files(folder: Path) -> list[tuple[str, str]]:
+def _files(folder: Place) -> list[tuple[Place, str]]:
     """Return the Parquet files of a dataset, with their names in it, after a look at their columns."""
-    if not folder.exists():
-        raise RequestError(f"check: {folder} is not there; name a dataset: a folder of Parquet files, or one of them")
-    inside = folder / "data" if is_dataset(folder) else folder
-    files = [folder] if folder.is_file() else sorted(inside.rglob("*.parquet"))
+    if folder.is_file():
+        files = [(folder, folder.name)]
+    else:
+        inside = folder / "data" if is_dataset(folder) else folder
+        files = [(inside / name, name) for name in sorted(inside.files()) if name.endswith(".parquet")]
     if not files:
         raise RequestError(
             f"check: {folder} holds no Parquet file; name a dataset with the columns {', '.join(NEEDED)}"
         )
-    for file in files:
+    for file, _ in files:
         try:
-            schema = pq.read_schema(file)
+            schema = open_parquet(file).schema_arrow
         except (OSError, pa.ArrowInvalid) as error:
-            raise RequestError(f"check: {file} can't be read as Parquet: {str(error).splitlines()[0]}") from error
+            raise RequestError(f"check: {file} can't be read as Parquet: {one_line(error)}") from error
         if missing := [name for name in NEEDED if name not in schema.names]:
             raise RequestError(f"check: {file} has no column {missing[0]}; a dataset needs {', '.join(NEEDED)}")
         kind = schema.field("image").type
@@ -138,61 +148,52 @@ def _files(folder: Path) -> list[tuple[str, str]]:
             pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
         ):
             raise RequestError(f"check: the column image of {file} is {kind}; it must hold the bytes of image files")
-    return [(str(file), file.relative_to(inside).as_posix() if inside.is_dir() else file.name) for file in files]
+    return files
 
 
-def _described(files: list[tuple[str, str]], max_pixels: int) -> list[dict[str, Any]]:
-    tasks = []
+def _described(files: Sequence[tuple[Place, str]], max_pixels: int, ours: bool) -> pa.Table:
+    # Our own perceptual hash is that of the image before its overlay was drawn.
+    wanted = [*NEEDED, "id", "group", *(["phash"] if ours else [])]
+    calls = []
     total = 0
     for file, name in files:
-        parquet = pq.ParquetFile(file)
+        parquet = open_parquet(file)
         total += parquet.metadata.num_rows
-        # Our own perceptual hash is that of the image before its overlay was drawn.
-        ours = is_dataset(Path(file).parent.parent)
-        wanted = [*NEEDED, "id", "group", *(["phash"] if ours else [])]
         columns = [column for column in wanted if column in parquet.schema_arrow.names]
-        tasks += [(file, name, group, columns) for group in range(parquet.num_row_groups)]
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = context.print_on_execution_start = False
-    rows: list[dict[str, Any]] = []
-    try:
-        with progress("hashing", total) as meter:
-            work: Callable[..., list[dict[str, Any]]] = describe
-            described = ray.data.range(len(tasks), override_num_blocks=max(1, len(tasks))).flat_map(
-                work, fn_kwargs={"tasks": tasks, "max_pixels": max_pixels}
-            )
-            for row in described.iter_rows():
-                rows.append(row)
-                meter.advance()
-    except RayError as error:
-        raise WorkError(f"a task failed: {str(error).strip().splitlines()[-1].strip()}") from error
-    if len({row["id"] for row in rows}) < len(rows):
-        return [row | {"id": row["place"]} for row in rows]
-    return rows
+        calls += [(file, name, group, columns, max_pixels) for group in range(parquet.num_row_groups)]
+    tables = [DESCRIBED_SCHEMA.empty_table()]
+    with progress("hashing", total) as meter:
+        for table in in_parallel(describe, calls):
+            tables.append(table)
+            meter.advance(table.num_rows)
+    table = pa.concat_tables(tables)
+    if pc.count_distinct(table["id"]).as_py() < table.num_rows:
+        return table.set_column(0, "id", table["place"])
+    return table
 
 
-def _identical_before_overlays(duplicates: Duplicates, folder: Path) -> NDArray[np.bool_]:
+def _identical_before_overlays(duplicates: Duplicates, folder: Place) -> NDArray[np.bool_]:
     """Return which pairs `prepare` found identical, since two masks on one image make two images of it."""
-    listed = pq.read_table(folder / "duplicates.parquet", filters=[("identical_pixels", "==", True)])
+    listed = open_parquet(folder / "duplicates.parquet").read(columns=["id_a", "id_b", "identical_pixels"])
+    listed = listed.filter(listed["identical_pixels"])
     known = set(zip(listed["id_a"].to_pylist(), listed["id_b"].to_pylist(), strict=True))
-    pairs = zip(duplicates.pairs.first.tolist(), duplicates.pairs.second.tolist(), strict=True)
-    return np.array([(duplicates.ids[a], duplicates.ids[b]) in known for a, b in pairs], bool)
+    ends = (duplicates.ends(pair) for pair in range(len(duplicates.pairs)))
+    return np.array([(str(duplicates.ids[a]), str(duplicates.ids[b])) in known for a, b in ends], bool)
 
 
-def _shares(rows: list[dict[str, Any]]) -> Table:
+def _shares(labels: Sequence[str], splits: Sequence[str]) -> Table:
     """Return the images, and the share, of each class in each split."""
-    counts = Counter((row["label"], row["split"]) for row in rows)
-    sizes = Counter(row["split"] for row in rows)
+    counts, sizes = Counter(zip(labels, splits, strict=True)), Counter(splits)
     names = sorted(sizes, key=lambda name: (SPLITS.index(name) if name in SPLITS else len(SPLITS), name))
     table = Table("class", *names, "all")
     for column in table.columns[1:]:
         column.justify = "right"
-    for label in sorted({row["label"] for row in rows}):
+    for label in sorted(set(labels)):
         whole = sum(counts[label, name] for name in names)
         shares = [f"{counts[label, name]} ({counts[label, name] / sizes[name]:.1%})" for name in names]
-        table.add_row(label, *shares, f"{whole} ({whole / len(rows):.1%})")
+        table.add_row(label, *shares, f"{whole} ({whole / len(labels):.1%})")
     table.add_section()
-    table.add_row("all", *(str(sizes[name]) for name in names), str(len(rows)))
+    table.add_row("all", *(str(sizes[name]) for name in names), str(len(labels)))
     return table
 
 
@@ -207,11 +208,7 @@ def _counts(duplicates: Duplicates, found: Leaks, groups: int) -> Table:
     return table
 
 
-def _torn(duplicates: Duplicates, sides: dict[str, str]) -> list[int]:
-    """Return the places of the pairs on two sides, the nearest first."""
+def _torn(duplicates: Duplicates, splits: Sequence[str]) -> list[int]:
+    """Return the pairs on two sides, the nearest first."""
     order = (int(pair) for pair in duplicates.pairs.distance.argsort(kind="stable"))
-    return [pair for pair in order if len({sides[duplicates.ids[i]] for i in _ends(duplicates, pair)}) > 1]
-
-
-def _ends(duplicates: Duplicates, pair: int) -> tuple[int, int]:
-    return int(duplicates.pairs.first[pair]), int(duplicates.pairs.second[pair])
+    return [pair for pair in order if len({splits[i] for i in duplicates.ends(pair)}) > 1]

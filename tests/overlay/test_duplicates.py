@@ -1,5 +1,6 @@
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -7,14 +8,14 @@ from overlay.config import Prepare, Split
 from overlay.division import divide, settle
 from overlay.duplicates import DUPLICATES_SCHEMA, Duplicates, Leaks, find, join, leaks
 from overlay.errors import RequestError, WorkError
-from overlay.hamming import near_pairs, parse
+from overlay.hamming import Hashes, near_pairs, parse
 
 FAR = [0, 2**64 - 1, 2**128 - 2**64, 2**192 - 2**128, 2**256 - 2**192]
 """numbers that are 64 or 128 bits apart"""
 
 
 def row(id: str, label: str, value: int, pixels: str | None = None) -> dict[str, Any]:
-    return {"id": id, "label": label, "phash": f"{value:064x}", "pixels": pixels or id, "group": id}
+    return {"id": id, "label": label, "phash": value.to_bytes(32), "pixels": pixels or id, "group": id}
 
 
 ROWS = [
@@ -27,14 +28,23 @@ ROWS = [
 ]
 
 
+SCHEMA = pa.schema(
+    [(name, pa.binary() if name == "phash" else pa.string()) for name in ("id", "label", "phash", "pixels", "group")]
+)
+
+
+def table(rows: list[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
 def found(distance: int = 40) -> Duplicates:
-    return find(ROWS, distance)
+    return find(table(ROWS), distance)
 
 
 def test_each_pair_is_one_row() -> None:
-    table = found().table()
-    assert table.schema == DUPLICATES_SCHEMA
-    assert [tuple(each.values()) for each in table.to_pylist()] == [
+    pairs = found().table()
+    assert pairs.schema == DUPLICATES_SCHEMA
+    assert [tuple(each.values()) for each in pairs.to_pylist()] == [
         ("a/1", "a/2", 3, False, "a", "a"),
         ("a/1", "b/1", 0, True, "a", "b"),
         ("a/2", "b/1", 3, False, "a", "b"),
@@ -43,10 +53,10 @@ def test_each_pair_is_one_row() -> None:
 
 
 def test_nothing_alike_is_an_empty_table() -> None:
-    table = find([ROWS[0], ROWS[2], ROWS[5]], 40).table()
-    assert table.num_rows == 0
-    assert table.schema == DUPLICATES_SCHEMA
-    assert isinstance(table, pa.Table)
+    for rows in ([ROWS[0], ROWS[2], ROWS[5]], []):
+        pairs = find(table(rows), 40).table()
+        assert pairs.num_rows == 0
+        assert pairs.schema == DUPLICATES_SCHEMA
 
 
 def test_conflicts_come_first_and_are_described() -> None:
@@ -69,80 +79,111 @@ def test_the_reason_names_the_nearest_contradiction() -> None:
     }
 
 
+def joined(own: list[str], values: list[int]) -> list[str]:
+    groups: list[str] = join(pa.chunked_array([own], pa.string()), near_pairs(words(values), 40)).to_pylist()
+    return groups
+
+
+def words(values: list[int]) -> Hashes:
+    return parse([value.to_bytes(32) for value in values])
+
+
 def test_groups_are_links_of_links_and_the_users_own() -> None:
-    pairs = near_pairs(parse([f"{value:064x}" for value in (FAR[0], FAR[1], FAR[0] | 1, FAR[1] | 2**70, FAR[2])]), 40)
-    assert join(["p", "q", "r", "s", "t"], pairs) == ["p", "q", "p", "q", "t"]
-    assert join(["z", "q", "r", "z", "q"], pairs) == ["q", "q", "q", "q", "q"]
-    assert join(["9", "10", "9", "x", "y"], pairs) == ["9", "10", "9", "10", "y"]
-    assert join([], near_pairs(parse([]), 40)) == []
+    values = [FAR[0], FAR[1], FAR[0] | 1, FAR[1] | 2**70, FAR[2]]
+    assert joined(["p", "q", "r", "s", "t"], values) == ["p", "q", "p", "q", "t"]
+    assert joined(["z", "q", "r", "z", "q"], values) == ["q", "q", "q", "q", "q"]
+    assert joined(["9", "10", "9", "x", "y"], values) == ["9", "10", "9", "10", "y"]
+    assert joined([], []) == []
 
 
 def test_keep_drop_stop() -> None:
-    stay, dropped = settle(ROWS, found(), "keep")
-    assert [each["group"] for each in stay] == ["a/1", "a/1", "a/3", "a/1", "a/3", "b/3"]
-    assert dropped == []
-    stay, dropped = settle(ROWS, found(), "drop")
-    assert [each["id"] for each in stay] == ["b/3"]
-    assert [each["id"] for each in dropped] == ["a/1", "a/2", "a/3", "b/1", "b/2"]
-    assert dropped[0]["reason"] == "label conflict: b/1 is b (identical pixels)"
+    stay, dropped = settle(table(ROWS), found(), "keep")
+    assert stay["group"].to_pylist() == ["a/1", "a/1", "a/3", "a/1", "a/3", "b/3"]
+    assert stay["place"].to_pylist() == [0, 1, 2, 3, 4, 5]
+    assert dropped.num_rows == 0
+    stay, dropped = settle(table(ROWS), found(), "drop")
+    assert stay.select(["id", "place"]).to_pylist() == [{"id": "b/3", "place": 5}]
+    assert dropped["id"].to_pylist() == ["a/1", "a/2", "a/3", "b/1", "b/2"]
+    assert dropped["reason"][0].as_py() == "label conflict: b/1 is b (identical pixels)"
     with pytest.raises(
         WorkError, match=r"^3 pairs of near-duplicates have different labels: a/1 \(a\) and b/1 \(b\): identical pixels"
     ):
-        settle(ROWS, found(), "stop")
-    assert settle(ROWS[:2], find(ROWS[:2], 40), "stop")[1] == []
+        settle(table(ROWS), found(), "stop")
+    alike = table(ROWS[:2])
+    assert settle(alike, find(alike, 40), "stop")[1].num_rows == 0
 
 
 def test_what_a_split_tears_apart() -> None:
-    sides = dict(zip([each["id"] for each in ROWS], ["train", "train", "test", "test", "test", "val"], strict=True))
-    groups = {"a/1": "p", "a/2": "p", "a/3": "p", "b/1": "q", "b/2": "q", "b/3": "q"}
+    sides: list[str | None] = ["train", "train", "test", "test", "test", "val"]
+    groups = ["p", "p", "p", "q", "q", "q"]
     assert leaks(sides, groups, found()) == Leaks(pairs=2, identical=1, groups=2)
-    whole = dict.fromkeys(sides, "train")
-    assert not leaks(whole, groups, found())
-    del sides["b/1"]
+    assert not leaks(["train"] * 6, groups, found())
+    sides[3], groups[3] = None, "r"
     assert leaks(sides, groups, found()) == Leaks(pairs=0, identical=0, groups=2)
 
 
-def many() -> list[dict[str, Any]]:
-    rows = [row(f"{label}/{i:02}", label, 0) for label in "ab" for i in range(20)]
+def many(sides: list[str] | None = None, distance: int = 40) -> tuple[pa.Table, Duplicates]:
+    """Forty images that have nothing to do with each other, in pairs as the user's own groups."""
+    numbers = np.random.default_rng(0).integers(0, 256, (40, 32), np.uint8)
+    rows = [
+        row(f"{label}/{i:02}", label, int.from_bytes(numbers[i + 20 * (label == "b")].tobytes()))
+        for label in "ab"
+        for i in range(20)
+    ]
     for number, each in enumerate(rows):
         each["group"] = f"g{number // 2}"
-    return rows
-
-
-NONE = find([], 40)
+    images = table(rows)
+    if sides:
+        images = images.append_column("given_split", pa.array(sides))
+    duplicates = find(images, distance)
+    return settle(images, duplicates, "keep")[0], duplicates
 
 
 def test_a_division_counts_its_groups_and_how_far_it_is_off() -> None:
-    rows = many()
-    division = divide(rows, ["a", "b"], Prepare(["s"], "o"), {}, NONE)
+    images, duplicates = many()
+    divided, division = divide(images, ["a", "b"], Prepare(["s"], "o"), duplicates)
     assert (division.groups, division.largest_group) == (20, 2)
-    assert {each["fold"] for each in rows} == {None}
+    assert divided["fold"].null_count == 40
+    assert divided["side"] == divided["split"]
     assert set(division.deviation) == {"train", "val", "test"}
     assert max(division.deviation.values()) < 1e-9
     assert not division.leaks
 
 
 def test_folds_are_given_with_the_split_of_the_first_run() -> None:
-    rows = many()
-    division = divide(rows, ["a", "b"], Prepare(["s"], "o", split=Split(folds=5)), {}, NONE)
-    assert {(each["fold"], each["split"]) for each in rows} == {
-        (0, "test"),
-        (1, "val"),
-        (2, "train"),
-        (3, "train"),
-        (4, "train"),
+    images, duplicates = many()
+    divided, division = divide(images, ["a", "b"], Prepare(["s"], "o", split=Split(folds=5)), duplicates)
+    rows = divided.select(["fold", "split", "side"]).to_pylist()
+    assert {tuple(each.values()) for each in rows} == {
+        (0, "test", "fold 0"),
+        (1, "val", "fold 1"),
+        (2, "train", "fold 2"),
+        (3, "train", "fold 3"),
+        (4, "train", "fold 4"),
     }
     assert set(division.deviation) == {f"fold {fold}" for fold in range(5)}
 
 
 def test_a_split_of_the_users_own_is_kept_and_its_leaks_are_counted() -> None:
-    rows = many()
-    own = {each["id"]: ("train", "val", "test")[number % 3] for number, each in enumerate(rows)}
-    division = divide(rows, ["a", "b"], Prepare(["s"], "o", split=Split(column="t.csv:x")), own, NONE)
-    assert {each["id"]: each["split"] for each in rows} == own
+    own = [("train", "val", "test")[number % 3] for number in range(40)]
+    images, duplicates = many(own)
+    divided, division = divide(images, ["a", "b"], Prepare(["s"], "o", split=Split(column="t.csv:x")), duplicates)
+    assert divided["split"].to_pylist() == own
     assert division.leaks == Leaks(pairs=0, identical=0, groups=20)
 
 
+def test_what_was_dropped_takes_no_part_in_the_leaks() -> None:
+    images = table(ROWS).append_column("given_split", pa.array(["train", "val", "test"] * 2))
+    duplicates = find(images, 40)
+    stay = settle(images, duplicates, "keep")[0].slice(1)
+    config = Prepare(["s"], "o", split=Split(column="t.csv:x"))
+    divided, division = divide(stay, ["a", "b"], config, duplicates)
+    assert divided["id"].to_pylist() == ["a/2", "a/3", "b/1", "b/2", "b/3"]
+    # a/2 and b/1, a/3 and b/2; the pairs of a/1 are gone
+    assert division.leaks == Leaks(pairs=2, identical=0, groups=2)
+
+
 def test_a_class_that_is_gone() -> None:
+    images, duplicates = many()
     with pytest.raises(RequestError, match="class c has no usable image left"):
-        divide(many(), ["a", "b", "c"], Prepare(["s"], "o"), {}, NONE)
+        divide(images, ["a", "b", "c"], Prepare(["s"], "o"), duplicates)

@@ -14,7 +14,7 @@ def flipped(value: int, bits: set[int]) -> int:
 
 
 def words(values: list[int]) -> Hashes:
-    return parse([f"{value:064x}" for value in values])
+    return parse([value.to_bytes(32) for value in values])
 
 
 def listed(pairs: Pairs) -> list[tuple[int, int, int]]:

@@ -1,6 +1,6 @@
 import io
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -43,37 +43,32 @@ def test_only_pairs_with_different_labels_are_marked() -> None:
     assert colors(duplicates_sheet([pair, marked], "2 pairs"))[BLUE] == 2 * 168 * 42
 
 
-def stored(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Path]]:
-    rows = [
-        {"id": f"{label}/{i}.png", "label": label, "phash": f"{i % 7:064x}", "pixels": str(i)}
-        for label in "ab"
-        for i in range(20)
-    ]
-    images = [{"bytes": png(BLUE if row["label"] == "a" else GREEN), "path": ""} for row in rows]
-    files: dict[str, Path] = {}
+def stored(folder: Path) -> tuple[pa.Table, Callable[[int], Path]]:
+    """Forty images in two files, of which those that are seven apart have the same hash."""
+    ids = [f"{label}/{i:02}.png" for label in "ab" for i in range(20)]
+    images = [{"bytes": png(BLUE if id.startswith("a") else GREEN), "path": ""} for id in ids]
     for part in range(2):
         chosen = slice(part * 20, part * 20 + 20)
-        table = {"id": [row["id"] for row in rows[chosen]], "image": images[chosen]}
-        pq.write_table(pa.table(table), folder / f"{part}.parquet")
-        files |= {row["id"]: folder / f"{part}.parquet" for row in rows[chosen]}
-    return rows, files
+        pq.write_table(pa.table({"id": ids[chosen], "image": images[chosen]}), folder / f"{part}.parquet")
+    phash = [(i % 7).to_bytes(32) for _ in "ab" for i in range(20)]
+    table = pa.table({"id": ids, "label": [id[0] for id in ids], "phash": phash, "pixels": ids})
+    return table, lambda place: folder / f"{place // 20}.parquet"
 
 
 def test_a_sample_of_each_class_is_drawn(tmp_path: Path) -> None:
-    rows, files = stored(tmp_path)
-    draw_classes(rows, files, tmp_path / "sheet.png", most=6)
+    images, file_of = stored(tmp_path)
+    draw_classes(images, file_of, tmp_path / "sheet.png", most=6)
     found = colors((tmp_path / "sheet.png").read_bytes())
     assert found[BLUE] == found[GREEN] == 6 * 168 * 42
     first = (tmp_path / "sheet.png").read_bytes()
-    draw_classes(rows[::-1], files, tmp_path / "sheet.png", most=6)
+    draw_classes(images.take(list(range(39, -1, -1))), lambda i: file_of(39 - i), tmp_path / "sheet.png", most=6)
     assert (tmp_path / "sheet.png").read_bytes() == first
 
 
 def test_pairs_with_different_labels_are_drawn_first(tmp_path: Path) -> None:
-    rows, files = stored(tmp_path)
-    rows.sort(key=lambda row: row["id"])
-    draw_duplicates(find(rows, 0), files, tmp_path / "pairs.png", most=9)
+    images, file_of = stored(tmp_path)
+    draw_duplicates(find(images, 0), file_of, tmp_path / "pairs.png", most=9)
     found = colors((tmp_path / "pairs.png").read_bytes())
     assert found[BLUE] == found[GREEN] == 9 * 168 * 42
-    draw_duplicates(find(rows[:3], 0), files, tmp_path / "none.png")
+    draw_duplicates(find(images.slice(0, 3), 0), file_of, tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()

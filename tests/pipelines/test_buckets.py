@@ -70,7 +70,7 @@ def test_a_run_that_was_ended_goes_on(
 ) -> None:
     config = Prepare([str(bucket / "x.tar.gz")], str(bucket / "again"), shard_rows=8)
     with monkeypatch.context() as patch:
-        patch.setattr(prepare, "_read_staged", None)
+        patch.setattr(prepare, "read_staged", None)
         with pytest.raises(TypeError):
             prepare.run(config)
     (bucket / "again" / ".prepare" / "staged" / "part-00001.parquet").remove()
@@ -101,11 +101,11 @@ def test_predictions_in_a_bucket(
     out = bucket / "predictions"
     config = Predict(model=str(model_file), inputs=[str(bucket / "x.tar.gz")], out=str(out), precision="fp32")
     predict.run(config)
-    assert out.children() == ["_SUCCESS.json", "manifest.parquet", "metrics.parquet", "predictions"]
-    table = open_parquet(out / "predictions" / "part-00000.parquet").read()
+    assert out.children() == ["_SUCCESS.json", "manifest", "metrics.parquet", "predictions", "request.json"]
+    table = open_parquet(out / "predictions" / "part-000000.parquet").read()
     assert table["status"].to_pylist() == ["ok"] * 36
     predict.run(config)
-    assert (out / "predictions").children() == ["part-00000.parquet"]
+    assert (out / "predictions").children() == ["part-000000.parquet"]
 
 
 def test_a_network_that_stays_away_is_no_bad_image(
@@ -114,7 +114,7 @@ def test_a_network_that_stays_away_is_no_bad_image(
     monkeypatch.setattr(storage, "PAUSES", ())
     nowhere = "s3://bucket-0/x.png?endpoint_override=127.0.0.1:1&scheme=http"
     with Reader() as reader, pytest.raises(OSError, match="NETWORK_CONNECTION"):
-        reader.of({"spans": None})(nowhere)
+        reader.of({"member": None, "masks": [], "spans": None})(nowhere)
     with pytest.raises(RequestError, match=r"source .* can't be reached: .*; check the address, the credentials"):
         prepare.run(Prepare([nowhere], str(tmp_path / "out")))
     with pytest.raises(WorkError, match="NETWORK_CONNECTION"):

@@ -92,7 +92,7 @@ def test_what_is_no_dataset(tmp_path: Path, columns: dict[str, list[object] | No
 
 
 def test_no_such_place_and_not_a_table(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="nowhere is not there; name a dataset"):
+    with pytest.raises(RequestError, match="check /nowhere is not there; check the path"):
         check.run(Prepare(check="/nowhere"))
     (tmp_path / "x.parquet").write_text("no table")
     with pytest.raises(RequestError, match=r"x\.parquet can't be read as Parquet"):

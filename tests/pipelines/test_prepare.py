@@ -76,6 +76,7 @@ def test_the_files_of_the_contract(prepared: PreparedDataset, source: Path) -> N
             "masks": [f"{source}/a/a (1)_mask.png", f"{source}/a/a (1)_mask_1.png"],
             "label": "a",
             "group": "a/a (1).png",
+            "split": None,
             "source": "set",
             "path": "a/a (1).png",
             "spans": None,
@@ -264,7 +265,7 @@ def test_staged_parts_are_not_done_again(
 ) -> None:
     config = Prepare([str(source)], str(tmp_path / "out"), shard_rows=6)
     with monkeypatch.context() as patch:
-        patch.setattr(prepare, "_read_staged", None)
+        patch.setattr(prepare, "read_staged", None)
         with pytest.raises(TypeError):
             prepare.run(config)
     (tmp_path / "out" / ".prepare" / "staged" / "part-00001.parquet").unlink()

@@ -1,0 +1,80 @@
+"""How images are written to Parquet: in small row groups, whole files or none."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from overlay.storage import Place, write_atomically
+
+ROW_GROUP_ROWS = 64
+ROW_GROUP_BYTES = 64 * 2**20
+
+
+@contextmanager
+def write_rows(path: Path | Place, schema: pa.Schema) -> Iterator["RowWriter"]:
+    """Write a Parquet file of images atomically, holding one row group in memory.
+
+    Row groups are small, so that a reader streams and seeks; the images' bytes, compressed already, are stored as they
+    are.
+    """
+    small = [name for name in schema.names if name != "image"]
+    with (
+        write_atomically(path) as temporary,
+        pq.ParquetWriter(
+            temporary,
+            schema,
+            compression={"image.bytes": "NONE", "image.path": "ZSTD"} | dict.fromkeys(small, "ZSTD"),
+            use_dictionary=small,
+            write_statistics=small,
+        ) as writer,
+    ):
+        rows = RowWriter(writer, schema)
+        yield rows
+        rows.flush()
+
+
+class RowWriter:
+    """Gathers rows into row groups."""
+
+    def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema) -> None:
+        self._writer, self._schema = writer, schema
+        self._rows: list[dict[str, Any]] = []
+        self._tables: list[pa.Table] = []
+        self._count = self._bytes = 0
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Add a row; columns that it lacks are null."""
+        self._rows.append(row)
+        self._counted(1, len(row["image"]["bytes"]) if row["image"] else 0)
+
+    def write_table(self, table: pa.Table) -> None:
+        """Add a few rows, which come into one row group."""
+        self._gather()
+        self._tables.append(table.select(self._schema.names).cast(self._schema))
+        sizes = pc.binary_length(pc.struct_field(table["image"], "bytes"))
+        self._counted(table.num_rows, pc.sum(sizes).as_py() or 0)
+
+    def flush(self) -> None:
+        """Write what was gathered as a row group."""
+        self._gather()
+        if self._tables:
+            table = pa.concat_tables(self._tables)
+            self._writer.write_table(table, row_group_size=table.num_rows)
+        self._tables = []
+        self._count = self._bytes = 0
+
+    def _gather(self) -> None:
+        if self._rows:
+            self._tables.append(pa.Table.from_pylist(self._rows, schema=self._schema))
+        self._rows = []
+
+    def _counted(self, rows: int, size: int) -> None:
+        self._count += rows
+        self._bytes += size
+        if self._count >= ROW_GROUP_ROWS or self._bytes >= ROW_GROUP_BYTES:
+            self.flush()

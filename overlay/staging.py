@@ -1,0 +1,144 @@
+"""The two steps of prepare that touch images, as a worker takes them, and what lies between.
+
+First each row group of the manifest is read, drawn and hashed into one staged file. From their small columns alone the
+near-duplicates are found and the split is made; what comes of that is the index, each of whose row groups is a shard.
+Then a shard is put together from staged files, whose images are not decoded again.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import repeat
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from overlay.config import Prepare
+from overlay.dataset import REJECTED_SCHEMA, SCHEMA, part_path
+from overlay.errors import ImageError
+from overlay.reading import Reader
+from overlay.render import render
+from overlay.shards import write_rows
+from overlay.storage import Place, open_parquet, write_atomically
+
+_ON_THE_WAY = ("uri", "sha256", "pixels", "reason")
+STAGED_SCHEMA = pa.schema([*SCHEMA.remove_metadata(), *((name, pa.string()) for name in _ON_THE_WAY)])
+"""a row on its way into ``data/``; split, fold and group are null, and with a reason all that comes from the pixels"""
+INDEX_SCHEMA = pa.schema([("part", pa.int32()), *(SCHEMA.field(name) for name in ("id", "split", "fold", "group"))])
+"""which staged file holds a row that survived, and where it goes; one row group is one shard"""
+DIGEST = pa.binary(32)
+USABLE_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("uri", pa.string()),
+        ("label", pa.string()),
+        ("group", pa.string()),
+        ("given_split", pa.string()),
+        ("part", pa.int32()),
+        ("phash", DIGEST),
+        ("pixels", DIGEST),
+        ("sha256", DIGEST),
+    ]
+)
+"""a row that was staged, without its image: about 300 bytes, and all that the driver keeps of it"""
+_DIGESTS = ("phash", "pixels", "sha256")
+_BATCH = 8  # images in memory at one time
+
+
+def staged_rows(images: int, shard_rows: int) -> int:
+    """Return how many images one staged file holds, the unit of work.
+
+    Few, so that a small set too keeps all cores busy; more in a large one, where files and tasks would be too many.
+    """
+    return min(shard_rows, 256, max(32, images // 1000))
+
+
+def staged_path(staged: Place, part: int) -> Place:
+    """Return the path of one staged file."""
+    return staged / f"part-{part:05d}.parquet"
+
+
+def stage_part(
+    read: tuple[int, Sequence[Sequence[bytes]] | None], manifest: Place, staged: Place, config: Prepare
+) -> tuple[int, int]:
+    """Render one row group of the manifest into a staged file; returns how many images, and how many were rejected.
+
+    ``read`` has the number of the row group and, where they were read already, the bytes of each row's image and masks.
+
+    Raises:
+        OSError: something can't be read or written, for a cause that may pass.
+    """
+    part, contents = read
+    rejected = 0
+    sources = open_parquet(manifest).read_row_group(part).to_pylist()
+    with write_rows(staged_path(staged, part), STAGED_SCHEMA) as rows, Reader() as reader:
+        for source, content in zip(sources, contents or repeat(None, len(sources)), strict=True):
+            known = {name: source[name] for name in ("id", "uri", "label", "source")}
+            name, reading = source["member"] or source["uri"], reader.of(source, content)
+            try:
+                rendered = render(source["id"], name, source["masks"], config.overlay, config.max_pixels, reading)
+                rows.write(known | rendered)
+            except ImageError as error:
+                rejected += 1
+                rows.write(known | {"image": None, "reason": str(error)})
+    return len(sources), rejected
+
+
+def read_staged(staged: Place, manifest: Place) -> tuple[pa.Table, pa.Table]:
+    """Return the rows that can be used, as `USABLE_SCHEMA`, and the rejected ones, both in the order of their ids.
+
+    Raises:
+        OSError: a file can't be read.
+    """
+    usable, rejected = [USABLE_SCHEMA.empty_table()], [REJECTED_SCHEMA.empty_table()]
+    listed = open_parquet(manifest)
+    for part in range(listed.num_row_groups):
+        table = open_parquet(staged_path(staged, part)).read(columns=["id", "uri", "label", "reason", *_DIGESTS])
+        told = listed.read_row_group(part, columns=["group", "split"])
+        table = table.append_column("group", told["group"]).append_column("given_split", told["split"])
+        table = table.append_column("part", pa.array([part] * table.num_rows, pa.int32()))
+        rejected.append(table.filter(pc.is_valid(table["reason"])).select(REJECTED_SCHEMA.names))
+        kept = table.filter(pc.is_null(table["reason"]))
+        for name in _DIGESTS:
+            digests = pa.array([bytes.fromhex(text) for text in kept[name].to_pylist()], DIGEST)
+            kept = kept.set_column(kept.schema.get_field_index(name), name, digests)
+        usable.append(kept.select(USABLE_SCHEMA.names))
+    return _sorted(usable), _sorted(rejected)
+
+
+def write_index(staged: Place, divided: pa.Table, shard_rows: int) -> int:
+    """Write the index from rows with the columns of `INDEX_SCHEMA`; returns the number of shards."""
+    # A shard is put together from few staged files.
+    index = divided.sort_by([("part", "ascending"), ("id", "ascending")]).select(INDEX_SCHEMA.names)
+    with write_atomically(_index_path(staged)) as temporary:
+        pq.write_table(index.cast(INDEX_SCHEMA), temporary, row_group_size=shard_rows)
+    return math.ceil(len(divided) / shard_rows)
+
+
+def assemble_shard(shard: int, staged: Place, out: Place) -> tuple[int, int]:
+    """Put one row group of the index, with split and group, into a shard; returns how many images, and 0.
+
+    Raises:
+        OSError: something can't be read or written.
+    """
+    index = open_parquet(_index_path(staged)).read_row_group(shard)
+    with write_rows(part_path(out, shard), SCHEMA) as rows:
+        for part in pc.unique(index["part"]).to_pylist():
+            places = index.filter(pc.equal(index["part"], part))
+            for batch in open_parquet(staged_path(staged, part)).iter_batches(batch_size=_BATCH):
+                found = pc.index_in(batch["id"], places["id"].combine_chunks())
+                kept = pa.Table.from_batches([batch]).filter(pc.is_valid(found))
+                divided = places.take(pc.drop_null(found))
+                for name in ("split", "fold", "group"):
+                    kept = kept.set_column(kept.schema.get_field_index(name), SCHEMA.field(name), divided[name])
+                if kept.num_rows:
+                    rows.write_table(kept)
+    return index.num_rows, 0
+
+
+def _sorted(tables: Sequence[pa.Table]) -> pa.Table:
+    return pa.concat_tables(tables).sort_by("id").combine_chunks()
+
+
+def _index_path(staged: Place) -> Place:
+    return staged.parent / "index.parquet"

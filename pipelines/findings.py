@@ -1,0 +1,70 @@
+"""What prepare says on the screen: what it found in the sources, and what has become of it."""
+
+from collections import Counter
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.console import Console
+from rich.table import Table
+
+from overlay.card import Card
+from overlay.config import SPLITS
+from overlay.dataset import PreparedDataset
+from overlay.duplicates import Duplicates
+from overlay.sources import Collection
+
+
+def found(collection: Collection) -> str:
+    """Say what the sources hold."""
+    counts = Counter(record.label for record in collection.records)
+    classes = ", ".join(f"{counts[label]} {label}" for label in collection.classes)
+    passed_over = f"; {collection.passed_over} other files passed over" if collection.passed_over else ""
+    return f"{collection.images} images ({classes}) and {collection.masks} masks{passed_over}"
+
+
+def reasons(rejected: pa.Table) -> dict[str, int]:
+    """Count the reasons by their kind, which stands before the colon."""
+    kinds = pc.list_element(pc.split_pattern(rejected["reason"], ":", max_splits=1), 0)
+    return dict(Counter(kinds.to_pylist()).most_common())
+
+
+def print_summary(dataset: PreparedDataset, rejected: pa.Table, duplicates: Duplicates) -> None:
+    """Print the classes and splits, and what a user should know before training."""
+    card = dataset.card
+    table = Table("class", *SPLITS, "all")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for label, counts in card.counts.items():
+        table.add_row(label, *(str(counts[name]) for name in SPLITS), str(sum(counts.values())))
+    sums = [sum(counts[name] for counts in card.counts.values()) for name in SPLITS]
+    table.add_section()
+    table.add_row("all", *map(str, sums), str(sum(sums)))
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    for line in _findings(card, duplicates):
+        console.print(line, markup=False)
+    for reason, count in reasons(rejected).items():
+        console.print(f"{count} rejected: {reason}", markup=False)
+    console.print(f"prepared dataset: {dataset.path} (fingerprint {card.fingerprint[:12]})", markup=False)
+
+
+def _findings(card: Card, duplicates: Duplicates) -> list[str]:
+    """Say what was found out about the division and the near-duplicates."""
+    torn = card.leaks
+    more = "" if card.all_pairs else "more than "
+    lines = [
+        f"class shares differ from the whole's by at most {max(card.deviation.values()):.1f} points",
+        f"{more}{card.near_duplicates} pairs of near-duplicates, {card.identical} of them identical; {card.groups} "
+        f"groups, the largest of {card.largest_group}",
+    ]
+    if card.conflicts:
+        lines.append(f"{card.conflicts} pairs have different labels (see duplicates.png and duplicates.parquet):")
+        lines += [
+            f"  {duplicates.describe(int(pair))}" for pair in duplicates.conflicts_first()[: min(5, card.conflicts)]
+        ]
+    if any(torn.values()):
+        lines.append(
+            f"LEAKS: split.column puts {torn['pairs']} pairs of near-duplicates ({torn['identical']} identical) and "
+            f"{torn['groups']} groups on two sides"
+        )
+    return lines
