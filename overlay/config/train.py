@@ -194,6 +194,8 @@ class Loop:
     """auto takes cuda where the cluster has a GPU"""
     precision: Precision = "auto"
     """auto takes bf16 autocast where the hardware has it"""
+    balanced: bool = False
+    """draw the classes equally often: images of rare classes come several times an epoch"""
     seed: int = 0
     """the same seed, data and machine give the same run"""
 
@@ -243,4 +245,9 @@ class Train:
             self.optimizer.layer_decay is None or self.model.has_stages,
             f"optimizer.layer_decay is {self.optimizer.layer_decay} and model.arch is {self.model.arch}, which is no "
             "ResNet; give optimizer.backbone_lr",
+        )
+        check(
+            self.loss.class_weights == "none" or not self.train.balanced,
+            f"loss.class_weights is {self.loss.class_weights} and train.balanced is true, which would make up "
+            "for rare classes twice; give one of them",
         )
