@@ -137,7 +137,7 @@ def _as_options(verb: str, words: Sequence[str], kinds: dict[str, Any]) -> list[
         if word == "--":
             positional.extend(rest)
             rest.clear()
-        elif not word.startswith("-"):
+        elif not word.startswith("-") or word == "-":
             positional.append(word)
         elif word in ("-h", "--help") or name == "print_config":
             options.append(word)
@@ -208,13 +208,16 @@ def _describe(kind: Any) -> str:  # noqa: ANN401 - a type of any kind
     return " or ".join(_describe(each) for each in get_args(kind))
 
 
-def _changed(config: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401 - a section of any class
-    """List the options whose values are not the defaults, by their dotted names."""
+def _changed(config: Any, prefix: str = "", usual: Any = None) -> dict[str, Any]:  # noqa: ANN401 - a section of any class
+    """List the options whose values are not the defaults, or not those of ``usual``, by their dotted names."""
     changed: dict[str, Any] = {}
     for field in fields(config):
         value = getattr(config, field.name)
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        if usual is not None:
+            default = getattr(usual, field.name)
         if is_dataclass(value):
-            changed |= _changed(value, f"{prefix}{field.name}.")
-        elif field.default is MISSING or value != field.default:
+            changed |= _changed(value, f"{prefix}{field.name}.", default)
+        elif default is MISSING or value != default:
             changed[prefix + field.name] = value
     return changed

@@ -1,24 +1,29 @@
 """The inputs of a prediction: which files are images, which are their masks, and whether a folder tells the label.
 
-They lie in folders, buckets or archives, or are named one by one.
+They come from folders, archives and files in small portions, so that a million of them are never held at one time.
 Unlike a source of `overlay prepare`, an input needs no class folders, and nothing that was named is left out: what
 can't be used becomes an input with the reason, and in the end a row with it.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 import pyarrow as pa
 
 from overlay.archives import SPAN_TYPE
 from overlay.config import Limits
-from overlay.errors import RequestError
-from overlay.listing import Holding, locate, look, name_places
+from overlay.image_columns import GROUP_ROWS
+from overlay.listing import in_archive
 from overlay.members import Span
-from overlay.names import escaped, is_archive, sample_key
+from overlay.names import escaped, sample_key
+from overlay.reading import passes
 from overlay.sources import is_mask, pair
 from overlay.storage import Place
+from overlay.tree import Stamp, stamp_of
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -28,110 +33,180 @@ MANIFEST_SCHEMA = pa.schema(
         ("masks", pa.list_(pa.string())),
         ("true_label", pa.string()),
         ("reason", pa.string()),
+        ("drawn", pa.bool_()),
+        ("size", pa.int64()),
+        ("version", pa.string()),
         ("spans", pa.list_(SPAN_TYPE)),
     ]
 )
 """a row of the manifest of a prediction"""
+_PORTION = 1024
+_MASKED = re.compile(r"_mask|(^|/)masks?/", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Input:
+class Input(NamedTuple):
     """One image to classify."""
 
     id: str
-    """path in the folder that was named, after that folder's name where there are several; unique"""
+    """path in the folder or archive that was named, after its name where several were; unique"""
     uri: str
-    member: str | None
-    masks: tuple[str, ...]
-    true_label: str | None
-    """the nearest folder above the file that is called like a class"""
-    reason: str | None
-    """why it can't be used, where that is known from its name or its archive"""
+    member: str | None = None
+    """name in an archive, or number of the row in a table"""
+    masks: tuple[str, ...] = ()
+    true_label: str | None = None
+    """the nearest folder above the file that is called like a class, or what a table says"""
+    reason: str | None = None
+    """why it can't be used, where that is known before it is read"""
+    drawn: bool = False
+    """whether it shows an overlay: it has masks, or was prepared with them"""
+    size: int | None = None
+    """bytes of the image, where they are known before it is read"""
+    version: str | None = None
+    """time of the last change, in nanoseconds, of the file, and then of its masks; of the archive or table"""
     spans: tuple[Span, ...] | None = None
-    """where the image, and then its masks, lie in the archive; None for files"""
+    """where the image, and then its masks, lie in the archive; None elsewhere"""
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """All images to classify, in the order of their ids."""
+class Portion(NamedTuple):
+    """Some of the inputs."""
 
     images: list[Input]
-    passed_over: int
-    """files in the folders that are no images by their names"""
+    in_order: bool = False
+    """whether one task must read them, one after the other: see `overlay.reading`"""
+    group_rows: int = GROUP_ROWS
+    """most inputs whose bytes may be in memory at one time"""
+    passed_over: int = 0
+    """files that are no images by their names"""
 
 
-def collect(inputs: Sequence[str], classes: Sequence[str], limits: Limits | None = None) -> Inputs:
-    """List files, archives, and folders, these with all their subfolders.
+class Naming(NamedTuple):
+    """What all inputs of one source share."""
+
+    prefix: str
+    """what their ids begin with"""
+    classes: Sequence[str]
+    limits: Limits
+
+    def label(self, *told: str) -> str | None:
+        """Return the first that names a class, in the class's own spelling."""
+        names = {known.lower(): known for known in self.classes}
+        return next((names[text.lower()] for text in told if text.lower() in names), None)
+
+
+def from_files(names: Sequence[str], root: Place, naming: Naming) -> Iterator[Portion]:
+    """Take files that were named one by one, by their paths relative to ``root``; a mask goes to its image.
 
     Raises:
-        RequestError: an input isn't there, or there is no image in any of them.
+        OSError: a bucket can't be asked for their sizes.
     """
-    holdings: list[Holding] = []
-    single: dict[Place, list[str]] = {}
-    seen: set[Place] = set()
-    for given in inputs:
-        place = locate(given, "input")
-        if not place.is_folder() and not is_archive(place.name):
-            single.setdefault(place.parent, []).append(place.name)
-        elif place not in seen:
-            seen.add(place)
-            holdings += look(place, limits or Limits())
-    for folder, names in single.items():
-        whole = next((i for i, held in enumerate(holdings) if held.place == folder and held.spans is None), None)
-        if whole is None:
-            holdings.append(Holding(folder, names))
-        else:
-            holdings[whole] = replace(holdings[whole], names=[*holdings[whole].names, *names])
+    ordered = sorted(set(names))
+    if root.in_bucket:
+        with ThreadPoolExecutor(32) as threads:  # each is a request
+            stamps = dict(zip(ordered, threads.map(lambda name: stamp_of(root / name), ordered), strict=True))
+    else:
+        stamps = {}
+    stamp = stamps.__getitem__ if stamps else lambda name: stamp_of(root / name)
+    yield from portions(from_names(ordered, root, stamp, naming))
+
+
+def from_archive(place: Place, naming: Naming) -> list[Portion]:
+    """List an archive; whatever is wrong with it or a member becomes an input with the reason.
+
+    Raises:
+        OSError: the file can't be read.
+    """
+    held = in_archive(place, naming.limits)
+    uri, (_, version) = escaped(str(place)), stamp_of(place)
+    masks_of, rejected = _pairing(sorted(held.names))
+    above = PurePosixPath(place.path).parts
     images = []
-    for holding, name in zip(holdings, name_places([held.place for held in holdings]), strict=True):
-        images += _inputs(holding, f"{name}/" if len(holdings) > 1 else "", classes)
-    if not images:
-        raise RequestError(f"no image in {', '.join(inputs)}; name image files, archives, or folders that hold some")
-    return Inputs(sorted(images, key=lambda image: image.id), sum(held.passed_over for held in holdings))
-
-
-def _inputs(holding: Holding, prefix: str, classes: Sequence[str]) -> list[Input]:
-    names = sorted(set(holding.names))
-    # `pair` expects a class folder first; a prediction's input has none, so all get the same.
-    pairing = pair([f"any/{name}" for name in names])
-    in_archive = holding.spans is not None
-    found = []
-    for name in names:
-        masks = [mask.removeprefix("any/") for mask in pairing.images.get(f"any/{name}", ())]
-        reason = pairing.rejected.get(f"any/{name}")
-        if f"any/{name}" in pairing.images or reason is not None:
-            if reason is not None and not is_mask(f"any/{name}") and escaped(name) == name:
-                reason = None  # an image without a mask, where others have one: it can be classified all the same
-            found.append(
-                Input(
-                    id=escaped(prefix + name),
-                    uri=escaped(holding.uri(name)),
-                    member=escaped(name) if in_archive else None,
-                    masks=tuple(masks if in_archive else map(holding.uri, masks)),
-                    true_label=_label(holding, name, classes),
-                    reason=reason,
-                    spans=holding.spans_of([name, *masks]),
-                )
+    for name in sorted({*masks_of, *rejected}):
+        masks = masks_of.get(name, ())
+        folders = [*above, *PurePosixPath(name).parts[:-1]]
+        span = (held.spans or {})[name]
+        images.append(
+            Input(
+                id=escaped(naming.prefix + name),
+                uri=uri,
+                member=escaped(name),
+                masks=masks,
+                true_label=naming.label(held.labels.get(sample_key(name), ""), *reversed(folders)),
+                reason=rejected.get(name),
+                drawn=bool(masks),
+                size=span.size,
+                version=version,
+                spans=held.spans_of([name, *masks]),
             )
-    return found + _troubles(holding, prefix, {image.id for image in found})
-
-
-def _troubles(holding: Holding, prefix: str, taken: set[str]) -> list[Input]:
-    """Make an input of each member of an archive that can't be used; names that occur again get a number."""
-    found = []
-    for member, reason in holding.troubles:
-        first = id = escaped(prefix + (holding.place.name if member is None else member))
+        )
+    taken = {image.id for image in images}
+    for member, reason in held.troubles:
+        first = id = escaped(naming.prefix.rstrip("/") or place.name if member is None else naming.prefix + member)
         number = 2
         while id in taken:
             id, number = f"{first}#{number}", number + 1
         taken.add(id)
-        name = None if member is None else escaped(member)
-        found.append(Input(id, escaped(str(holding.place)), name, (), None, reason))
-    return found
+        images.append(Input(id, uri, None if member is None else escaped(member), reason=reason, version=version))
+    at_once = [image for image in images if not (image.spans and image.spans[0].in_order_only)]
+    in_order = [image for image in images if image.spans and image.spans[0].in_order_only]
+    return [
+        Portion(at_once, passed_over=held.passed_over),
+        *(Portion(each, in_order=True) for each in passes(in_order)),
+    ]
 
 
-def _label(holding: Holding, name: str, classes: Sequence[str]) -> str | None:
-    names = {known.lower(): known for known in classes}
-    folders = [*PurePosixPath(holding.place.path).parts, *PurePosixPath(name).parts[:-1]]
-    told = [holding.labels.get(sample_key(name), ""), *reversed(folders)]
-    return next((names[folder.lower()] for folder in told if folder.lower() in names), None)
+def from_names(names: list[str], root: Place, stamp: Callable[[str], Stamp], naming: Naming) -> Iterator[Input]:
+    """Make inputs of files that may belong together, by their paths relative to ``root``."""
+    masks_of, rejected = _pairing(names)
+    labels: dict[str, str | None] = {}
+    above = PurePosixPath(root.path).parts
+    most = naming.limits.member_bytes
+    for name in names:
+        if name not in masks_of and name not in rejected:
+            continue  # a mask of another
+        masks = masks_of.get(name, ())
+        folder = name.rpartition("/")[0]
+        if folder not in labels:
+            labels[folder] = naming.label(*reversed([*above, *folder.split("/")]))
+        size, version = stamp(name)
+        versions = [version, *(stamp(mask)[1] for mask in masks)] if masks else [version]
+        reason = rejected.get(name)
+        if reason is None and size is not None and size > most:
+            reason = f"file too large: {size} bytes, more than {most} (limits.member_bytes)"
+        yield Input(
+            id=escaped(naming.prefix + name),
+            uri=escaped(_uri(root, name)),
+            masks=tuple(_uri(root, mask) for mask in masks),
+            true_label=labels[folder],
+            reason=reason,
+            drawn=bool(masks),
+            size=size,
+            version=";".join(each or "" for each in versions),
+        )
+
+
+def _pairing(names: list[str]) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
+    """Return the masks of each image, and the reasons why some names can't be used."""
+    if not any(map(_MASKED.search, names)):
+        odd = {name: "its name is not UTF-8" for name in names if escaped(name) != name}
+        return {name: () for name in names if name not in odd}, odd
+    # `pair` expects a class folder first; a prediction's input has none, so all get the same.
+    pairing = pair([f"any/{name}" for name in names])
+    images = {name[4:]: tuple(mask[4:] for mask in masks) for name, masks in pairing.images.items()}
+    rejected = {}
+    for name, reason in pairing.rejected.items():
+        if is_mask(name) or escaped(name) != name:
+            rejected[name[4:]] = reason
+        else:
+            images[name[4:]] = ()  # an image without a mask, where others have one: it can be classified all the same
+    return images, rejected
+
+
+def _uri(root: Place, name: str) -> str:
+    return str(root / name) if root.in_bucket else f"{root.text.rstrip('/')}/{name}"
+
+
+def portions(images: Iterable[Input]) -> Iterator[Portion]:
+    """Divide inputs that any task can read into portions."""
+    left = iter(images)
+    while portion := list(islice(left, _PORTION)):
+        yield Portion(portion)

@@ -65,14 +65,14 @@ def look(place: Place, limits: Limits) -> list[Holding]:
     """
     try:
         if not place.is_folder():
-            return [_in_archive(place, limits)]
+            return [in_archive(place, limits)]
         files = place.files()
         usable = [name for name in files if is_image(name)]
         archives = sorted(name for name in files if is_archive(name))
         if usable or not archives:
             return [Holding(place, usable, passed_over=len(files) - len(usable))]
         with ThreadPoolExecutor(_THREADS) as threads:
-            return list(threads.map(lambda name: _in_archive(place / name, limits), archives))
+            return list(threads.map(lambda name: in_archive(place / name, limits), archives))
     except OSError as error:
         raise RequestError(f"{place} can't be read: {one_line(error)}; check it and its permissions") from error
 
@@ -89,6 +89,11 @@ def name_places(places: Sequence[Place]) -> list[str]:
     return names
 
 
-def _in_archive(place: Place, limits: Limits) -> Holding:
+def in_archive(place: Place, limits: Limits) -> Holding:
+    """List an archive.
+
+    Raises:
+        OSError: the file can't be read.
+    """
     found = list_archive(place, limits)
     return Holding(place, list(found.members), found.members, found.troubles, found.labels, found.passed_over)

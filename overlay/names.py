@@ -12,17 +12,23 @@ OTHER_ARCHIVES = (".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".7z", ".rar")
 
 def is_hidden(name: str) -> bool:
     """Whether a relative name is hidden, or a leftover of macOS."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
+    # By text: a path object would take most of the time of listing a million files.
+    return name.startswith(".") or "/." in name or ("__MACOSX" in name and "__MACOSX" in name.split("/"))
 
 
 def is_image(name: str) -> bool:
     """Whether a relative name may be an image or a mask: a known ending, nothing hidden, no leftover of macOS."""
-    return not is_hidden(name) and PurePosixPath(name).suffix.lower() in IMAGE_ENDINGS
+    return name.lower().endswith(IMAGE_ENDINGS) and not is_hidden(name)
 
 
 def is_archive(name: str) -> bool:
     """Whether a relative name is that of an archive that can be read."""
-    return not is_hidden(name) and name.lower().endswith(ARCHIVE_ENDINGS)
+    return name.lower().endswith(ARCHIVE_ENDINGS) and not is_hidden(name)
+
+
+def is_table(name: str) -> bool:
+    """Whether a relative name is that of a Parquet table."""
+    return name.lower().endswith(".parquet") and not is_hidden(name)
 
 
 def stem(name: str) -> str:

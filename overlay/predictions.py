@@ -1,27 +1,169 @@
-"""The folder of a batch prediction: its files, their columns, and when it is complete."""
+"""The folder of a batch prediction: what was asked for, what is committed, and when it is complete.
 
-import hashlib
+``request.json`` comes first and says what the rows are made from; ``manifest/`` holds the inputs and ``predictions/``
+their rows, part for part. A part appears whole or not at all. ``_SUCCESS.json`` comes last: with it, every input has
+exactly one row. Rows of parts that are not complete wait in ``.work/``, so that little is lost with a killed process.
+"""
+
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from overlay.config import Predict
+from overlay.config import Predict, dotted
 from overlay.errors import RequestError
-from overlay.inputs import MANIFEST_SCHEMA, Input, Inputs
-from overlay.reading import Plan, plan
-from overlay.storage import Place, write_atomically
+from overlay.manifest import Listing, Manifest, first_difference, part_name, publish
+from overlay.storage import Place, open_parquet, write_atomically
 
-FILES = {"manifest.parquet", "predictions", "metrics.parquet", "_SUCCESS.json"}
+FILES = {"request.json", "manifest", "predictions", ".work", "metrics.parquet", "_SUCCESS.json"}
 """all that a folder of predictions holds"""
-MANIFEST_ROW_GROUP = 32
-"""inputs in one row group of the manifest, which is what one task reads"""
+ELSEWHERE = ("model", "inputs", "out", "tracking", "batch_size", "device", "actors", "retry_errors", "overwrite")
+"""options that don't change the rows, or are in the request by other names"""
+State = Literal["new", "begun", "complete"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What predictions are made from; the same request gives the same rows."""
+
+    model: str
+    """sha256 of the model file"""
+    inputs: str
+    """fingerprint of the listing"""
+    rows: int
+    options: dict[str, Any]
+    """by their dotted names"""
+
+    @classmethod
+    def of(cls, config: Predict, model_sha256: str, listing: Listing) -> "Request":
+        """Sum up a request."""
+        options = {name: value for name, value in asdict(config).items() if name not in ELSEWHERE}
+        return cls(model_sha256, listing.fingerprint, listing.manifest.rows, dotted(options))
+
+
+@dataclass(frozen=True)
+class PredictionFolder:
+    """Where predictions are written, and read only once ``_SUCCESS.json`` is there."""
+
+    path: Place
+
+    @property
+    def manifest(self) -> Place:
+        """The folder of the inputs, one row each."""
+        return self.path / "manifest"
+
+    @property
+    def _success(self) -> Place:
+        return self.path / "_SUCCESS.json"
+
+    @property
+    def _request(self) -> Place:
+        return self.path / "request.json"
+
+    @property
+    def _work(self) -> Place:
+        return self.path / ".work"
+
+    def check(self, request: Request, listed: Manifest, overwrite: bool) -> State:
+        """Say how far this request is; writes nothing.
+
+        Raises:
+            RequestError: it holds something else, or the predictions of another request that may not be overwritten.
+        """
+        if self.path.is_file():
+            raise RequestError(f"--out {self.path} is a file; name a folder")
+        # Without what a killed process left.
+        there = {name for name in self.path.children() if not (name.startswith(".") and name.endswith(".tmp"))}
+        # Without its request, nothing here would be known for ours.
+        if strange := there - FILES if self._request.is_file() else there:
+            raise RequestError(f"--out {self.path} holds something else ({min(strange)}); choose an empty folder")
+        if overwrite or not there:
+            return "new"
+        if difference := self._difference(Request(**json.loads(self._request.read_bytes())), request, listed):
+            raise RequestError(
+                f"--out {self.path} holds predictions of another request: {difference}; choose another folder, or "
+                "--overwrite"
+            )
+        return "complete" if self._success.is_file() else "begun"
+
+    def begin(self, request: Request, listing: Listing, *, anew: bool) -> Manifest:
+        """Write the request and the manifest, and clear away what is not complete or is to be replaced."""
+        self.path.make_folder()
+        self._success.remove()
+        (self.path / "metrics.parquet").remove()
+        if anew:
+            for folder in (self.path / "predictions", self._work, self.manifest):
+                folder.remove()
+            self._request.write_text(json.dumps(asdict(request), indent=2) + "\n")
+        for folder in (self.path / "predictions", self._work):
+            folder.make_folder()
+            for name in folder.children():
+                if name.endswith(".tmp"):
+                    (folder / name).remove()
+        return publish(listing.manifest, self.manifest)
+
+    def committed(self) -> set[int]:
+        """Return the parts that are complete."""
+        return {int(name[5:-8]) for name in (self.path / "predictions").children() if name.startswith("part-")}
+
+    def part(self, part: int) -> Place:
+        """Return the file of a part."""
+        return self.path / "predictions" / part_name(part)
+
+    def write_part(self, part: int, rows: pa.Table) -> None:
+        """Write one part of the output, whole or not at all, in place of what it was before."""
+        with write_atomically(self.part(part)) as temporary:
+            pq.write_table(rows, temporary)
+
+    def save(self, number: int, rows: pa.Table) -> None:
+        """Keep rows of parts that are not complete."""
+        with write_atomically(self._saved(number)) as temporary:
+            pq.write_table(rows, temporary)
+
+    def forget(self, number: int) -> None:
+        """Delete rows that were kept."""
+        self._saved(number).remove()
+
+    def saved(self) -> Iterator[tuple[int, pa.Table]]:
+        """Yield what was kept: its number, and the rows."""
+        for name in self._work.children():
+            if name.startswith("rows-"):
+                with open_parquet(self._work / name) as file:
+                    yield int(name[5:-8]), file.read()
+
+    def commit(self, request: Request, summary: Mapping[str, tuple[float, str]]) -> None:
+        """Write metrics.parquet, and then ``_SUCCESS.json``."""
+        names, values, units = zip(
+            *((name, float(value), unit) for name, (value, unit) in summary.items()), strict=True
+        )
+        with write_atomically(self.path / "metrics.parquet") as temporary:
+            pq.write_table(pa.table({"name": names, "value": values, "unit": units}), temporary)
+        self._work.remove()
+        files = [part_name(part) for part in sorted(self.committed())]
+        self._success.write_text(json.dumps({"files": files, **asdict(request)}, indent=2) + "\n")
+
+    def _saved(self, number: int) -> Place:
+        return self._work / f"rows-{number:06d}.parquet"
+
+    def _difference(self, before: Request, now: Request, listed: Manifest) -> str | None:
+        if before.model != now.model:
+            return f"the model's sha256 is {before.model[:12]} there and {now.model[:12]} here"
+        for name, value in now.options.items():
+            if before.options.get(name) != value:
+                return f"{name} is {before.options.get(name)} there and {value} here"
+        if before.inputs == now.inputs:
+            return None
+        first = first_difference(listed, self.manifest)
+        return f"the inputs were {before.rows} and are {now.rows}, and the first that differs: {first}"
 
 
 def schema(classes: Sequence[str]) -> pa.Schema:
-    """Return the columns of a prediction; ``member`` is null outside archives, label and numbers in an error."""
+    """Return the columns that every prediction has; ``member`` is null outside archives and tables, label and numbers
+    in an error.
+    """
     return pa.schema(
         [
             ("id", pa.string()),
@@ -35,92 +177,3 @@ def schema(classes: Sequence[str]) -> pa.Schema:
             ("model", pa.string()),
         ]
     )
-
-
-@dataclass(frozen=True)
-class Request:
-    """What predictions were made from; the same request gives the same rows."""
-
-    model: str
-    """sha256 of the model file"""
-    listing: str
-    """sha256 over the ids and places of the inputs"""
-    precision: str
-    max_pixels: int
-
-    @classmethod
-    def of(cls, config: Predict, model_sha256: str, found: Inputs) -> "Request":
-        """Sum up a request."""
-        listing = hashlib.sha256()
-        for image in found.images:
-            listing.update(json.dumps([image.id, image.uri, image.masks]).encode() + b"\n")
-        return cls(model_sha256, listing.hexdigest(), config.precision, config.max_pixels)
-
-
-@dataclass(frozen=True)
-class PredictionFolder:
-    """Where predictions are written, and read only once ``_SUCCESS.json`` is there."""
-
-    path: Place
-
-    @property
-    def manifest(self) -> Place:
-        """The inputs, one row each, in the order of reading."""
-        return self.path / "manifest.parquet"
-
-    @property
-    def _success(self) -> Place:
-        return self.path / "_SUCCESS.json"
-
-    def check(self, request: Request, overwrite: bool) -> bool:
-        """Say whether the folder holds this request's predictions already; writes nothing.
-
-        Raises:
-            RequestError: it holds something else, or the predictions of another request that may not be overwritten.
-        """
-        if self.path.is_file():
-            raise RequestError(f"--out {self.path} is a file; name a folder")
-        # Without what a killed process left.
-        there = {name for name in self.path.children() if not (name.startswith(".") and name.endswith(".tmp"))}
-        # A prepared dataset has a manifest too, so everything else there must be ours as well.
-        if strange := there - FILES if self.manifest.is_file() else there:
-            raise RequestError(f"--out {self.path} holds something else ({min(strange)}); choose an empty folder")
-        if overwrite or not self._success.is_file():
-            return False
-        before = json.loads(self._success.read_bytes())["request"]
-        for name, value in asdict(request).items():
-            if before.get(name) != value:
-                raise RequestError(
-                    f"--out {self.path} holds predictions with another {name}; choose another folder, or --overwrite"
-                )
-        return True
-
-    def begin(self, found: Inputs) -> Plan[Input]:
-        """Clear away what is not complete, or is to be replaced, write the manifest, and return what is in it."""
-        self.path.make_folder()
-        self._success.remove()
-        # Before the folder of the parts: without a manifest, nothing here would be known for ours.
-        reading = plan(found.images, MANIFEST_ROW_GROUP)
-        with write_atomically(self.manifest) as temporary, pq.ParquetWriter(temporary, MANIFEST_SCHEMA) as writer:
-            for group in reading.groups:
-                writer.write_table(pa.Table.from_pylist([asdict(image) for image in group], schema=MANIFEST_SCHEMA))
-        (self.path / "predictions").remove()
-        (self.path / "predictions").make_folder()
-        return reading
-
-    def write_part(self, part: int, rows: pa.Table) -> None:
-        """Write one part of the output, whole or not at all."""
-        with write_atomically(self.path / "predictions" / f"part-{part:05d}.parquet") as temporary:
-            pq.write_table(rows, temporary)
-
-    def commit(self, request: Request, summary: Mapping[str, tuple[float, str]]) -> None:
-        """Write metrics.parquet, and then ``_SUCCESS.json``."""
-        names, values, units = zip(
-            *((name, float(value), unit) for name, (value, unit) in summary.items()), strict=True
-        )
-        with write_atomically(self.path / "metrics.parquet") as temporary:
-            pq.write_table(pa.table({"name": names, "value": values, "unit": units}), temporary)
-        parts = [name for name in (self.path / "predictions").children() if name.startswith("part-")]
-        success = {"rows": int(summary["images"][0]), "files": parts, "request": asdict(request)}
-        with write_atomically(self._success) as temporary:
-            temporary.write_text(json.dumps(success, indent=2) + "\n")

@@ -3,25 +3,29 @@
 Files, members of a zip and of a plain tar are read by position, so any task can read any of them. A tar that is
 compressed as a whole gives up its members only from its start to its end: one task reads it, once, and hands an image
 on when its last mask has come. So that what waits meanwhile fits into memory, images whose masks lie too far away are
-left to another pass over the archive.
+left to another pass over the archive. A table of images is read by one task for each of its row groups.
 """
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, islice
 from types import TracebackType
 from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 
-from overlay import archives
+from overlay import archives, image_columns
 from overlay.archives import read_member
 from overlay.errors import ImageError
 from overlay.members import Span
-from overlay.storage import Place, open_parquet
+from overlay.storage import Place, one_line, open_parquet
 
 WAITING_BYTES = 256 * 2**20
 """most that waits for its masks in one pass"""
 GROUP_BYTES = 64 * 2**20
 """least that closes a group of images from an archive that is read in order"""
+
+UNREADABLE = "file that can't be read"
+"""what a reason says that may pass, unlike those of the image itself"""
 
 Read = Callable[[str], bytes]
 """from the name of an image or a mask, as its row has it, to its bytes; raises ImageError or OSError"""
@@ -39,13 +43,34 @@ class Readable(Protocol):
 _Record = TypeVar("_Record", bound=Readable)
 
 
+class GroupReader(Protocol):
+    """A manifest, as those see it who read its images."""
+
+    def read_group(self, group: int, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """Read the rows of a group."""
+
+
+@dataclass(frozen=True)
+class OneFile:
+    """A manifest that is one file."""
+
+    place: Place
+
+    def read_group(self, group: int, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """Read the rows of a row group."""
+        rows: list[dict[str, Any]] = open_parquet(self.place).read_row_group(group, columns=columns).to_pylist()
+        return rows
+
+
 @dataclass(frozen=True)
 class Unit:
     """What one task reads."""
 
     groups: tuple[int, ...]
     in_order: bool
-    """whether it is a pass over an archive that can only be read in order"""
+    """whether it is a pass over an archive or a table, which can only be read in order"""
+    left: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """group -> positions in it that are to be read, where these are not all"""
 
 
 @dataclass(frozen=True)
@@ -69,11 +94,26 @@ def plan(records: Sequence[_Record], rows: int) -> Plan[_Record]:
     groups = [at_once[start : start + rows] for start in range(0, len(at_once), rows)]
     units = [Unit((group,), in_order=False) for group in range(len(groups))]
     for of_one_archive in in_order.values():
-        for one_pass in _passes(of_one_archive):
-            more = list(_cut(one_pass, rows))
+        for one_pass in passes(of_one_archive):
+            more = list(cut(one_pass, rows))
             units.append(Unit(tuple(range(len(groups), len(groups) + len(more))), in_order=True))
             groups += more
     return Plan(groups, units)
+
+
+def joined(units: Sequence[Unit], at_least: int, most: int) -> list[Unit]:
+    """Join up to ``most`` groups that any task can read into one unit, where ``at_least`` units are left all the same.
+
+    A task costs several milliseconds, whatever it does.
+    """
+    together = max(1, min(most, len(units) // at_least))
+    found = [unit for unit in units if unit.in_order]
+    free = [unit for unit in units if not unit.in_order]
+    for start in range(0, len(free), together):
+        several = free[start : start + together]
+        left = {group: positions for unit in several for group, positions in unit.left.items()}
+        found.append(Unit(tuple(group for unit in several for group in unit.groups), False, left))
+    return found
 
 
 def without(units: Sequence[Unit], done: set[int]) -> list[Unit]:
@@ -82,25 +122,53 @@ def without(units: Sequence[Unit], done: set[int]) -> list[Unit]:
     return [unit for unit in left if unit.groups]
 
 
-def read_in_order(manifest: Place, unit: Unit) -> Iterator[tuple[int, list[list[bytes]]]]:
-    """Read an archive in order, and yield each group's number with the bytes of its rows' images and masks.
+def rows_of(unit: Unit, manifest: GroupReader, *, go_on: bool) -> Iterator[dict[str, Any]]:
+    """Yield each group of a unit: its number, the ``positions`` that are wanted, and the ``contents`` where it is read
+    in order. With ``go_on`` a ``fault`` stands in place of contents that can't be read.
 
     Raises:
-        OSError: the archive can't be read.
+        OSError: they can't be read, without ``go_on``.
     """
-    table = open_parquet(manifest)
-    rows = [table.read_row_group(group, columns=["uri", "spans"]).to_pylist() for group in unit.groups]
-    records = [[Span(**span) for span in row["spans"]] for group in rows for row in group]
-    group_of = [group for group, of_group in zip(unit.groups, rows, strict=True) for _ in of_group]
-    left = {group: len(of_group) for group, of_group in zip(unit.groups, rows, strict=True)}
+    waiting = {group: unit.left.get(group) for group in unit.groups}
+    blank: dict[str, Any] = {"contents": None, "fault": None}
+    try:
+        for group, contents in read_in_order(manifest, unit) if unit.in_order else ():
+            yield blank | {"group": group, "positions": waiting.pop(group), "contents": contents}
+    except OSError as error:
+        if not go_on:
+            raise
+        blank["fault"] = f"{UNREADABLE}: {one_line(error)}"
+    for group, positions in waiting.items():
+        yield blank | {"group": group, "positions": positions}
+
+
+def read_in_order(manifest: GroupReader, unit: Unit) -> Iterator[tuple[int, list[list[bytes]]]]:
+    """Read an archive or a table in order, and yield each group's number with the bytes of its images and masks.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    groups: dict[int, list[dict[str, Any]]] = {}
+    for group in unit.groups:
+        rows = manifest.read_group(group, ["uri", "member", "spans"])
+        groups[group] = [rows[position] for position in unit.left.get(group, range(len(rows)))]
+    uri = next(iter(groups.values()))[0]["uri"]
+    if next(iter(groups.values()))[0]["spans"] is None:
+        images = image_columns.contents(Place(uri), [int(row["member"]) for rows in groups.values() for row in rows])
+        for group, rows in groups.items():
+            yield group, [[data or b""] for data in islice(images, len(rows))]
+        return
+    records = [[Span(**span) for span in row["spans"]] for rows in groups.values() for row in rows]
+    group_of = [group for group, rows in groups.items() for _ in rows]
+    left = {group: len(rows) for group, rows in groups.items()}
+    first = dict(zip(groups, accumulate(left.values(), initial=0), strict=False))
     read: dict[int, list[bytes]] = {}
-    for index, contents in archives.read_in_order(Place(rows[0][0]["uri"]), records):
+    for index, contents in archives.read_in_order(Place(uri), records):
         read[index] = contents
         group = group_of[index]
         left[group] -= 1
         if not left[group]:
-            first = group_of.index(group)
-            yield group, [read.pop(row) for row in range(first, first + group_of.count(group))]
+            yield group, [read.pop(row) for row in range(first[group], first[group] + len(groups[group]))]
 
 
 class Reader:
@@ -120,11 +188,11 @@ class Reader:
 
     def of(self, row: dict[str, Any], contents: Sequence[bytes] | None = None) -> Read:
         """Return how to read the image and the masks of a row of the manifest; ``contents`` are read already."""
-        if row["spans"] is None:
-            return read_file
         names = [row["member"], *row["masks"]]
         if contents is not None:
             return dict(zip(names, contents, strict=True)).__getitem__
+        if row["spans"] is None:
+            return read_file
         spans = {name: Span(**span) for name, span in zip(names, row["spans"], strict=True)}
         return lambda name: read_member(self._open(row["uri"]), spans[name])
 
@@ -134,7 +202,7 @@ class Reader:
             try:
                 self._archive = (uri, Place(uri).open())
             except FileNotFoundError as error:
-                raise ImageError(f"file that can't be read: {error.strerror}") from error
+                raise ImageError(f"{UNREADABLE}: {error.strerror}") from error
         return self._archive[1]
 
 
@@ -148,10 +216,10 @@ def read_file(uri: str) -> bytes:
     try:
         return Place(uri).read_bytes()
     except (FileNotFoundError, PermissionError) as error:
-        raise ImageError(f"file that can't be read: {error.strerror}") from error
+        raise ImageError(f"{UNREADABLE}: {error.strerror}") from error
 
 
-def _passes(records: Sequence[_Record]) -> Iterator[list[_Record]]:
+def passes(records: Sequence[_Record]) -> Iterator[list[_Record]]:
     """Divide the records of an archive among passes over it, each in the order in which they become complete."""
     left = sorted(records, key=lambda record: _ends(record)[0])
     while left:
@@ -173,7 +241,8 @@ def _passes(records: Sequence[_Record]) -> Iterator[list[_Record]]:
         left = later
 
 
-def _cut(records: Sequence[_Record], rows: int) -> Iterator[list[_Record]]:
+def cut(records: Sequence[_Record], rows: int) -> Iterator[list[_Record]]:
+    """Divide the records of a pass into groups of at most ``rows``, and fewer where their images are large."""
     group: list[_Record] = []
     for record in records:
         group.append(record)

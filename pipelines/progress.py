@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,10 +15,10 @@ PLAIN_SECONDS = 30.0
 class Meter:
     """Counts what is done and shows it; made by `progress`."""
 
-    def __init__(self, description: str, total: int, unit: str, bar: Progress | None) -> None:
+    def __init__(self, description: str, total: int | None, unit: str, done: int, bar: Progress | None) -> None:
         self._description, self._total, self._unit, self._bar = description, total, unit, bar
-        self._task = bar.add_task(description, total=total, extra="") if bar else None
-        self._done = 0
+        self._task = bar.add_task(description, total=total, completed=done, extra="") if bar else None
+        self._before = self._done = done
         self._fields: dict[str, float | str] = {}
         self._started = self._shown = time.monotonic()
 
@@ -33,29 +34,42 @@ class Meter:
     def print(self) -> None:
         """Print where the job is as one line on stderr."""
         self._shown = time.monotonic()
-        count = f"{self._description}: {self._done} of {self._total} {self._unit}"
-        extra = f", {self._extra()}" if self._done else ""
-        print(f"{count} in {self._shown - self._started:.1f} s{extra}", file=sys.stderr, flush=True)
+        of_all = "" if self._total is None else f" of {self._total}"
+        extra = f", {self._extra()}" if self._done > self._before else ""
+        left = f", {self._left()} left" if extra and self._total is not None and self._done < self._total else ""
+        spent = f"{self._shown - self._started:.1f} s"
+        line = f"{self._description}: {self._done}{of_all} {self._unit} in {spent}{extra}{left}"
+        print(line, file=sys.stderr, flush=True)
+
+    def _left(self) -> str:
+        """Say how long the rest takes at the speed so far."""
+        seconds = ((self._total or 0) - self._done) / self._rate()
+        return str(timedelta(seconds=round(seconds)))
+
+    def _rate(self) -> float:
+        return (self._done - self._before) / max(time.monotonic() - self._started, 1e-9)
 
     def _extra(self) -> str:
-        rate = self._done / max(time.monotonic() - self._started, 1e-9)
         fields = [
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
             for name, value in self._fields.items()
         ]
-        return ", ".join([f"{rate:.1f} {self._unit}/s", *fields])
+        return ", ".join([f"{self._rate():.1f} {self._unit}/s", *fields])
 
 
 @contextmanager
-def progress(description: str, total: int, unit: str = "images") -> Iterator[Meter]:
-    """Show on stderr how far a job is and how fast since it began; where it ends well, one plain line says so."""
+def progress(description: str, total: int | None, unit: str = "images", done: int = 0) -> Iterator[Meter]:
+    """Show on stderr how far a job is and how fast since it began; where it ends well, one plain line says so.
+
+    ``total`` is None where nobody knows it; ``done`` was done before, and does not count for the speed.
+    """
     console = Console(stderr=True)
     if console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, TextColumn("{task.fields[extra]}"), console=console, transient=True) as bar:
-            meter = Meter(description, total, unit, bar)
+            meter = Meter(description, total, unit, done, bar)
             yield meter
     else:
-        meter = Meter(description, total, unit, None)
+        meter = Meter(description, total, unit, done, None)
         yield meter
     meter.print()

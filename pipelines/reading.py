@@ -13,11 +13,21 @@ import pyarrow as pa
 import ray.data
 from numpy.typing import NDArray
 
-from overlay.reading import Unit, read_in_order
-from overlay.storage import Place
+from overlay.reading import GroupReader, Unit, rows_of
 
-GROUP_SCHEMA = pa.schema([("group", pa.int64()), ("contents", pa.list_(pa.list_(pa.large_binary())))])
-"""contents: the bytes of the image and the masks of each row, where they were read already; else null"""
+GROUP_SCHEMA = pa.schema(
+    [
+        ("group", pa.int64()),
+        ("positions", pa.list_(pa.int64())),
+        ("contents", pa.list_(pa.list_(pa.large_binary()))),
+        ("fault", pa.string()),
+    ]
+)
+"""
+positions: the rows of the group that are wanted; null where all are
+contents: the bytes of the image and the masks of each of them, where they were read already; else null
+fault: why they could not be read, where they should have been
+"""
 _BLOCK_BYTES = 2**20
 
 
@@ -31,13 +41,16 @@ class Groups:
     """what to reserve for the task that decodes a group"""
 
 
-def read_groups(manifest: Place, units: Sequence[Unit]) -> Groups:
-    """Plan the reading of groups; each arrives once, in whatever order."""
+def read_groups(manifest: GroupReader, units: Sequence[Unit], *, go_on: bool = False) -> Groups:
+    """Plan the reading of groups; each arrives once, in whatever order.
+
+    ``go_on``: what can't be read is handed on with its fault, and does not end the work.
+    """
     in_order = any(unit.in_order for unit in units)
     rows = ray.data.range(len(units), override_num_blocks=len(units)).map_batches(
         read_unit,  # type: ignore[arg-type]  # Ray's type knows nothing of fn_kwargs
         batch_size=1,
-        fn_kwargs={"manifest": manifest, "units": units},
+        fn_kwargs={"manifest": manifest, "units": ray.put(units), "go_on": go_on},
         # Tasks that ask for different CPUs are not run as one.
         num_cpus=0.25 if in_order else 1,
     )
@@ -46,11 +59,10 @@ def read_groups(manifest: Place, units: Sequence[Unit]) -> Groups:
     return Groups(rows, cpus=0.75 if in_order else 1)
 
 
-def read_unit(batch: dict[str, NDArray[np.int64]], manifest: Place, units: Sequence[Unit]) -> Iterator[pa.Table]:
+def read_unit(
+    batch: dict[str, NDArray[np.int64]], manifest: GroupReader, units: "ray.ObjectRef[Sequence[Unit]]", go_on: bool
+) -> Iterator[pa.Table]:
     """Hand on the groups of one unit; runs in a worker."""
-    unit = units[int(batch["id"][0])]
-    if not unit.in_order:
-        yield pa.table({"group": unit.groups, "contents": [None]}, schema=GROUP_SCHEMA)
-        return
-    for group, contents in read_in_order(manifest, unit):
-        yield pa.table({"group": [group], "contents": [contents]}, schema=GROUP_SCHEMA)
+    unit: Unit = ray.get(units)[int(batch["id"][0])]
+    for row in rows_of(unit, manifest, go_on=go_on):
+        yield pa.Table.from_pylist([row], schema=GROUP_SCHEMA)

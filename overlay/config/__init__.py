@@ -5,7 +5,7 @@ One class a verb; its sections are classes of their own, so that ``--augment.rot
 reads this module before it knows whether torch or Ray is needed.
 """
 
-from overlay.config.apply import Evaluate, Predict
+from overlay.config.apply import Evaluate
 from overlay.config.common import (
     SPLITS,
     Device,
@@ -18,6 +18,7 @@ from overlay.config.common import (
     table_column,
 )
 from overlay.config.others import Demo, Submit
+from overlay.config.predict import Predict
 from overlay.config.prepare import Duplicates, Prepare, Split
 from overlay.config.train import Augment, EarlyStopping, Input, Loop, Loss, Model, Optimizer, Tracking, Train
 

@@ -1,6 +1,6 @@
 """The way from words to a configuration and back."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -84,6 +84,13 @@ def test_words_are_positional_arguments_and_what_differs_from_the_defaults() -> 
         "--actors=2",
         "--overwrite=true",
     ]
+
+
+def test_a_section_may_have_defaults_of_its_own() -> None:
+    config = Predict(model="/m.pth", inputs=["-"], out="/o", tracking=Tracking(mode="auto"))
+    assert to_words(config) == ["predict", "--out=/o", "--tracking.mode=auto", "--", "/m.pth", "-"]
+    assert parse("predict", to_words(config)[1:]) == config
+    assert parse("predict", ["/m.pth", "-", "--out=/o"]) == replace(config, tracking=Tracking(mode="disabled"))
 
 
 def test_positional_arguments_go_in_order() -> None:

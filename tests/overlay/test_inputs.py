@@ -1,32 +1,48 @@
+import gzip
+import os
 import tarfile
 from pathlib import Path
 
-import pytest
+from overlay.config import Limits
+from overlay.folders import from_folder
+from overlay.inputs import Input, Naming, Portion, from_archive, from_files
+from overlay.storage import Place
+from tests.overlay.test_archives import special, tar, zipped
+from tests.overlay.test_tree import make
 
-from overlay.errors import RequestError
-from overlay.inputs import collect
-from tests.overlay.test_archives import special, tar
-
-CLASSES = ("benign", "Malignant")
-
-
-def make(folder: Path, *names: str) -> Path:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-    return folder
+NAMING = Naming("", ("benign", "Malignant"), Limits())
 
 
-def test_files_and_folders(tmp_path: Path) -> None:
+def images_of(portions: list[Portion]) -> list[Input]:
+    return [image for portion in portions for image in portion.images]
+
+
+def test_a_folder(tmp_path: Path) -> None:
     folder = make(tmp_path / "x", "malignant/p/1.png", "malignant/p/1_mask.png", "2.png", "notes.txt", "3_mask.png")
-    found = collect([str(folder), str(folder / "odd.bin") if make(folder, "odd.bin") else ""], CLASSES)
-    assert [(image.id, image.true_label, len(image.masks), image.reason) for image in found.images] == [
+    portions = list(from_folder(Place.of(folder), NAMING))
+    assert [(image.id, image.true_label, len(image.masks), image.reason) for image in images_of(portions)] == [
         ("2.png", None, 0, None),
         ("3_mask.png", None, 0, "mask without an image"),
         ("malignant/p/1.png", "Malignant", 1, None),
-        ("odd.bin", None, 0, None),
     ]
-    assert found.passed_over == 2
+    assert sum(portion.passed_over for portion in portions) == 1
+    last = images_of(portions)[-1]
+    masked = folder / "malignant" / "p"
+    assert (last.uri, last.masks) == (str(masked / "1.png"), (str(masked / "1_mask.png"),))
+    assert (last.size, last.drawn) == (17, True)
+    assert last.version == ";".join(str((masked / name).stat().st_mtime_ns) for name in ("1.png", "1_mask.png"))
+
+
+def test_archives_in_a_folder_come_last(tmp_path: Path) -> None:
+    make(tmp_path, "benign/1.png", "bad/x.zip")
+    (tmp_path / "a.zip").write_bytes(zipped({"malignant/1.png": b"", "bad/../1.png": b""}))
+    found = images_of(list(from_folder(Place.of(tmp_path), NAMING._replace(prefix="s/"))))
+    assert [(image.id, image.member, image.true_label, image.reason) for image in found] == [
+        ("s/benign/1.png", None, "benign", None),
+        ("s/a.zip/malignant/1.png", "malignant/1.png", "Malignant", None),
+        ("s/a.zip/bad/../1.png", "bad/../1.png", None, "unsafe name: absolute, or leading out of the archive"),
+        ("s/bad/x.zip", None, None, "no archive that can be read (zip, tar, tar.gz, tar.zst)"),
+    ]
 
 
 def test_an_archive_and_what_is_wrong_in_it(tmp_path: Path) -> None:
@@ -34,26 +50,51 @@ def test_an_archive_and_what_is_wrong_in_it(tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_bytes(
         tar({"a/1.png": b"", "a/1_mask.png": b"", "2.png": b"", "2.cls": b"BENIGN"}, link, link)
     )
-    found = collect([str(tmp_path / "x.tar")], CLASSES)
+    (portion,) = from_archive(Place.of(tmp_path / "x.tar"), NAMING)
     reason = "link or device within an archive: only regular files are read"
-    assert [(image.id, image.member, image.masks, image.true_label, image.reason) for image in found.images] == [
+    assert [(image.id, image.member, image.masks, image.true_label, image.reason) for image in portion.images] == [
         ("2.png", "2.png", (), "benign", None),
         ("a/1.png", "a/1.png", ("a/1_mask.png",), None, None),
         ("a/1.png#2", "a/1.png", (), None, reason),
         ("a/1.png#3", "a/1.png", (), None, reason),
     ]
-    assert {image.uri for image in found.images} == {str(tmp_path / "x.tar")}
-    assert [len(image.spans or ()) for image in found.images] == [1, 2, 0, 0]
+    assert {image.uri for image in portion.images} == {str(tmp_path / "x.tar")}
+    assert [len(image.spans or ()) for image in portion.images] == [1, 2, 0, 0]
+    assert not portion.in_order
+
+
+def test_what_is_compressed_as_a_whole_is_read_in_order(tmp_path: Path) -> None:
+    (tmp_path / "x.tar.gz").write_bytes(gzip.compress(tar({"b.png": b"", "a.png": b"", "c.zip": b""})))
+    at_once, in_order = from_archive(Place.of(tmp_path / "x.tar.gz"), NAMING)
+    assert [(image.id, image.reason and image.reason[:7]) for image in at_once.images] == [("c.zip", "archive")]
+    assert [image.id for image in in_order.images] == ["b.png", "a.png"]
+    assert in_order.in_order
 
 
 def test_a_broken_archive_is_an_input_with_a_reason(tmp_path: Path) -> None:
     make(tmp_path, "x.zip")
-    (image,) = collect([str(tmp_path / "x.zip")], CLASSES).images
-    assert (image.id, image.member, image.reason) == ("x.zip", None, "empty file")
+    (tmp_path / "x.zip").write_bytes(b"")
+    (portion,) = from_archive(Place.of(tmp_path / "x.zip"), NAMING)
+    assert [(image.id, image.member, image.reason) for image in portion.images] == [("x.zip", None, "empty file")]
 
 
-def test_nothing_to_classify(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"no image in .*; name image files, archives, or folders"):
-        collect([str(make(tmp_path, "notes.txt"))], CLASSES)
-    with pytest.raises(RequestError, match="input gone is not there"):
-        collect(["gone"], CLASSES)
+def test_files_that_were_named(tmp_path: Path) -> None:
+    make(tmp_path, "a/1.png", "a/1_mask.png", "a/2.png", "odd.bin")
+    names = ["odd.bin", "a/1_mask.png", "a/1.png", "a/1.png", "gone.png"]
+    found = images_of(list(from_files(names, Place.of(tmp_path), NAMING)))
+    assert [(image.id, len(image.masks), image.size) for image in found] == [
+        ("a/1.png", 1, 7),
+        ("gone.png", 0, None),
+        ("odd.bin", 0, 7),
+    ]
+
+
+def test_names_and_sizes_that_can_not_be(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"\xff.png")).touch()
+    with (tmp_path / "huge.png").open("wb") as huge:
+        huge.truncate(2**40)
+    found = images_of(list(from_folder(Place.of(tmp_path), NAMING)))
+    assert [(image.id, image.reason) for image in found] == [
+        ("huge.png", "file too large: 1099511627776 bytes, more than 268435456 (limits.member_bytes)"),
+        ("\\udcff.png", "its name is not UTF-8"),
+    ]

@@ -1,12 +1,15 @@
+import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from overlay.config import Predict
+from overlay.config import Limits, Predict
 from overlay.errors import RequestError
-from overlay.inputs import collect
+from overlay.manifest import Listing, Manifest, write
+from overlay.named import collect
 from overlay.predictions import PredictionFolder, Request, schema
 from overlay.storage import Place
 
@@ -23,22 +26,34 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
-def request_for(images: Path, *, model: str = "m1", precision: str = "auto") -> Request:
-    config = Predict(model="model.pth", inputs=[str(images)], out="out", precision=precision)  # type: ignore[arg-type]
-    return Request.of(config, model, collect([str(images)], CLASSES))
+def list_in(inputs: Path, folder: Path, part_rows: int = 10_000) -> Listing:
+    folder.mkdir(exist_ok=True)
+    *_, listing = write(collect([str(inputs)], CLASSES, Limits()), folder, part_rows)
+    assert isinstance(listing, Listing)
+    return listing
 
 
-def predict(folder: PredictionFolder, images: Path) -> None:
+class Asked:
+    """A request and all that belongs to it."""
+
+    def __init__(self, images: Path, model: str = "m1", **options: Any) -> None:  # noqa: ANN401
+        config = Predict(model="model.pth", inputs=[str(images)], out="out", **options)
+        self.listing = list_in(images, images.with_name("listed"), config.part_rows)
+        self.request = Request.of(config, model, self.listing)
+
+
+def predict(folder: PredictionFolder, asked: Asked) -> Manifest:
     """Do all that a prediction does with its folder."""
-    folder.begin(collect([str(images)], CLASSES))
+    manifest = folder.begin(asked.request, asked.listing, anew=True)
     row = {"id": "a.png", "uri": "a.png", "status": "ok", "label": "benign", "confidence": 0.75}
     folder.write_part(0, pa.Table.from_pylist([row], schema=schema(CLASSES)))
-    folder.commit(request_for(images), SUMMARY)
+    folder.commit(asked.request, SUMMARY)
+    return manifest
 
 
-def refused(folder: PredictionFolder, request: Request, *, overwrite: bool = False) -> str:
+def refused(folder: PredictionFolder, asked: Asked, *, overwrite: bool = False) -> str:
     with pytest.raises(RequestError) as refusal:
-        folder.check(request, overwrite)
+        folder.check(asked.request, asked.listing.manifest, overwrite)
     return str(refusal.value)
 
 
@@ -49,62 +64,102 @@ def test_columns() -> None:
     ]
 
 
-def test_a_finished_prediction_is_not_done_again(tmp_path: Path, images: Path) -> None:
+def test_new_begun_complete(tmp_path: Path, images: Path) -> None:
     out = tmp_path / "out"
-    folder = PredictionFolder(Place.of(out))
-    assert not folder.check(request_for(images), overwrite=False)
+    folder, asked = PredictionFolder(Place.of(out)), Asked(images)
+    manifest = asked.listing.manifest
+    assert folder.check(asked.request, manifest, overwrite=False) == "new"
     assert not out.exists()
-    predict(folder, images)
-    assert folder.check(request_for(images), overwrite=False)
-    assert not folder.check(request_for(images), overwrite=True)
-    assert pq.read_table(out / "manifest.parquet")["id"].to_pylist() == ["a.png", "b.png"]
+    predict(folder, asked)
+    assert folder.check(asked.request, manifest, overwrite=False) == "complete"
+    assert folder.check(asked.request, manifest, overwrite=True) == "new"
+    assert pq.read_table(out / "manifest")["id"].to_pylist() == ["a.png", "b.png"]
     assert pq.read_table(out / "metrics.parquet").to_pydict() == {
         "name": ["images", "seconds"],
         "value": [2, 0.5],
         "unit": ["images", "s"],
     }
+    success = json.loads((out / "_SUCCESS.json").read_text())
+    assert success["files"] == ["part-000000.parquet"]
+    assert (success["rows"], success["model"], success["inputs"]) == (2, "m1", asked.listing.fingerprint)
+    assert success["options"]["limits.members"] == 5_000_000
+    assert sorted(entry.name for entry in out.iterdir()) == [
+        *("_SUCCESS.json", "manifest", "metrics.parquet", "predictions", "request.json")
+    ]
+    (out / "_SUCCESS.json").unlink()
+    assert folder.check(asked.request, manifest, overwrite=False) == "begun"
 
 
 def test_another_request_is_refused_by_what_differs(tmp_path: Path, images: Path) -> None:
     folder = PredictionFolder(Place.of(tmp_path / "out"))
-    predict(folder, images)
-    for name, other in [
-        ("model", request_for(images, model="m2")),
-        ("precision", request_for(images, precision="fp32")),
-        ("listing", request_for(images / "a.png")),
+    predict(folder, Asked(images))
+    for asked, difference in [
+        (Asked(images, model="m2"), "the model's sha256 is m1 there and m2 here"),
+        (Asked(images, precision="fp32"), "precision is auto there and fp32 here"),
+        (Asked(images, limits=Limits(members=1)), "limits.members is 5000000 there and 1 here"),
     ]:
-        assert refused(folder, other) == (
-            f"--out {folder.path} holds predictions with another {name}; choose another folder, or --overwrite"
+        assert refused(folder, asked) == (
+            f"--out {folder.path} holds predictions of another request: {difference}; choose another folder, or "
+            "--overwrite"
         )
+    (images / "c.png").touch()
+    assert "the inputs were 2 and are 3, and the first that differs: more or fewer files" in refused(
+        folder, Asked(images)
+    )
+    assert folder.check(Asked(images).request, Asked(images).listing.manifest, overwrite=True) == "new"
 
 
-def test_what_is_not_complete_begins_anew(tmp_path: Path, images: Path) -> None:
+def test_options_of_speed_are_not_part_of_it(tmp_path: Path, images: Path) -> None:
+    folder = PredictionFolder(Place.of(tmp_path / "out"))
+    predict(folder, Asked(images))
+    asked = Asked(images, batch_size=3, actors=2, device="cpu", retry_errors=True)
+    assert folder.check(asked.request, asked.listing.manifest, overwrite=False) == "complete"
+
+
+def test_going_on_keeps_what_is_whole(tmp_path: Path, images: Path) -> None:
+    out = tmp_path / "out"
+    folder, asked = PredictionFolder(Place.of(out)), Asked(images)
+    predict(folder, asked)
+    (out / "predictions" / ".part-000001.parquet.0123.tmp").write_bytes(b"torn")
+    (out / "manifest" / "part-000000.parquet").unlink()
+    folder.begin(asked.request, asked.listing, anew=False)
+    assert folder.committed() == {0}
+    assert [file.name for file in (out / "predictions").iterdir()] == ["part-000000.parquet"]
+    assert not (out / "_SUCCESS.json").exists()
+    assert pq.read_table(out / "manifest")["id"].to_pylist() == ["a.png", "b.png"]
+
+
+def test_beginning_anew_keeps_nothing(tmp_path: Path, images: Path) -> None:
     out = tmp_path / "out"
     folder = PredictionFolder(Place.of(out))
-    predict(folder, images)
-    (out / "_SUCCESS.json").unlink()
-    (out / "predictions" / "part-00007.parquet").write_bytes(b"of a larger request")
-    (out / ".metrics.parquet.0123.tmp").write_bytes(b"torn")
-    assert not folder.check(request_for(images, model="m2"), overwrite=False)
-    folder.begin(collect([str(images)], CLASSES))
-    assert list((out / "predictions").iterdir()) == []
+    predict(folder, Asked(images))
+    (out / ".work").mkdir()
+    folder.save(3, pa.table({"row": [1]}))
+    asked = Asked(images / "a.png", model="m2")
+    folder.begin(asked.request, asked.listing, anew=True)
+    assert folder.committed() == set()
+    assert list(folder.saved()) == []
+    assert pq.read_table(out / "manifest")["id"].to_pylist() == ["a.png"]
+    assert folder.check(asked.request, asked.listing.manifest, overwrite=False) == "begun"
+
+
+def test_what_is_saved(tmp_path: Path, images: Path) -> None:
+    asked, folder = Asked(images), PredictionFolder(Place.of(tmp_path / "out"))
+    folder.begin(asked.request, asked.listing, anew=True)
+    folder.save(0, pa.table({"row": [1]}))
+    folder.save(1, pa.table({"row": [2, 3]}))
+    folder.forget(0)
+    assert [(number, rows.to_pydict()) for number, rows in folder.saved()] == [(1, {"row": [2, 3]})]
 
 
 def test_a_file_is_refused(tmp_path: Path, images: Path) -> None:
     out = tmp_path / "out"
     out.touch()
-    assert refused(PredictionFolder(Place.of(out)), request_for(images)) == f"--out {out} is a file; name a folder"
+    assert refused(PredictionFolder(Place.of(out)), Asked(images)) == f"--out {out} is a file; name a folder"
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize(
-    "names",
-    [
-        ["photo.png"],
-        ["predictions"],  # whose they are, nothing here tells
-        ["data", "manifest.parquet"],  # a prepared dataset has a manifest too
-    ],
-)
+@pytest.mark.parametrize("names", [["photo.png"], ["predictions"], ["data", "request.json"]])
 def test_something_else_is_refused_and_left_alone(
     tmp_path: Path, images: Path, names: list[str], overwrite: bool
 ) -> None:
@@ -112,7 +167,7 @@ def test_something_else_is_refused_and_left_alone(
     out.mkdir()
     for name in names:
         (out / name).touch()
-    message = refused(PredictionFolder(Place.of(out)), request_for(images), overwrite=overwrite)
+    message = refused(PredictionFolder(Place.of(out)), Asked(images), overwrite=overwrite)
     assert message == f"--out {out} holds something else ({names[0]}); choose an empty folder"
     assert sorted(file.name for file in out.iterdir()) == names
 
@@ -120,5 +175,6 @@ def test_something_else_is_refused_and_left_alone(
 def test_killed_before_its_first_file_was_whole(tmp_path: Path, images: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    (out / ".manifest.parquet.0123.tmp").write_bytes(b"torn")
-    assert not PredictionFolder(Place.of(out)).check(request_for(images), overwrite=False)
+    (out / ".request.json.0123.tmp").write_bytes(b"torn")
+    asked = Asked(images)
+    assert PredictionFolder(Place.of(out)).check(asked.request, asked.listing.manifest, overwrite=False) == "new"

@@ -13,7 +13,7 @@ from overlay.archives import SPAN_TYPE, list_archive
 from overlay.config import Limits
 from overlay.errors import ImageError
 from overlay.members import Span
-from overlay.reading import Reader, Unit, plan, read_in_order, without
+from overlay.reading import OneFile, Reader, Unit, joined, plan, read_in_order, rows_of, without
 from overlay.storage import Place
 from tests.overlay.test_archives import tar, zipped
 
@@ -66,13 +66,13 @@ def test_every_record_is_read_once_and_what_waits_is_bounded(offsets: list[list[
             assert len(held) == 1 or sum(held) <= waiting
 
 
-def write_manifest(path: Path, groups: list[list[Row]]) -> Place:
-    schema = pa.schema([("uri", pa.string()), ("spans", pa.list_(SPAN_TYPE))])
+def write_manifest(path: Path, groups: list[list[Row]]) -> OneFile:
+    schema = pa.schema([("uri", pa.string()), ("member", pa.string()), ("spans", pa.list_(SPAN_TYPE))])
     with pq.ParquetWriter(path, schema) as writer:
         for group in groups:
             rows = [{"uri": row.uri, "spans": [vars(span) for span in row.spans or ()]} for row in group]
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-    return Place.of(path)
+    return OneFile(Place.of(path))
 
 
 def test_groups_come_with_their_bytes(tmp_path: Path) -> None:
@@ -87,6 +87,41 @@ def test_groups_come_with_their_bytes(tmp_path: Path) -> None:
     expected = [[[f"image{i}".encode(), f"mask{i}".encode()] for i in group] for group in ([0, 1], [2, 3], [4])]
     assert list(read_in_order(manifest, unit)) == list(enumerate(expected))
     assert list(read_in_order(manifest, Unit((1,), True))) == [(1, expected[1])]
+    some = Unit((0, 1), True, {0: (1,)})
+    assert list(read_in_order(manifest, some)) == [(0, expected[0][1:]), (1, expected[1])]
+    assert [(row["group"], row["positions"]) for row in rows_of(some, manifest, go_on=False)] == [(0, (1,)), (1, None)]
+
+
+def test_a_table_is_read_in_order(tmp_path: Path) -> None:
+    uri = str(tmp_path / "t.parquet")
+    pq.write_table(pa.table({"image": [bytes([row]) for row in range(6)]}), uri, row_group_size=4)
+    schema = pa.schema([("uri", pa.string()), ("member", pa.string()), ("spans", pa.list_(SPAN_TYPE))])
+    with pq.ParquetWriter(tmp_path / "manifest.parquet", schema) as writer:
+        for group in ([0, 1], [2, 3], [4, 5]):
+            rows = [{"uri": uri, "member": str(row), "spans": None} for row in group]
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+    found = read_in_order(OneFile(Place.of(tmp_path / "manifest.parquet")), Unit((0, 2), True, {0: (1,)}))
+    assert list(found) == [(0, [[b"\1"]]), (2, [[b"\4"], [b"\5"]])]
+
+
+def test_an_archive_that_has_gone_leaves_its_groups_with_a_fault(tmp_path: Path) -> None:
+    rows = [Row(str(tmp_path / "gone.tar.gz"), spans(0)), Row(str(tmp_path / "gone.tar.gz"), spans(10))]
+    manifest = write_manifest(tmp_path / "manifest.parquet", [rows[:1], rows[1:]])
+    unit = Unit((0, 1), True)
+    found = list(rows_of(unit, manifest, go_on=True))
+    assert [(row["group"], row["contents"]) for row in found] == [(0, None), (1, None)]
+    assert all("file that can't be read: [Errno 2]" in row["fault"] for row in found)
+    with pytest.raises(FileNotFoundError):
+        list(rows_of(unit, manifest, go_on=False))
+
+
+def test_groups_are_joined_where_there_are_many() -> None:
+    units = [Unit((number,), False, {3: (1,)} if number == 3 else {}) for number in range(20)] + [Unit((20, 21), True)]
+    assert joined(units, at_least=30, most=8)[1:] == units[:20]
+    found = joined(units, at_least=5, most=8)
+    assert [unit.groups for unit in found] == [(20, 21), *((n, n + 1, n + 2, n + 3) for n in range(0, 20, 4))]
+    assert [unit.left for unit in found][:3] == [{}, {3: (1,)}, {}]
+    assert [len(unit.groups) for unit in joined(units, at_least=1, most=8)] == [2, 8, 8, 4]
 
 
 def test_a_reader_goes_from_archive_to_archive(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from overlay import model
 from overlay.config import Limits, OverlayStyle, Predict, Prepare
 from overlay.dataset import PreparedDataset
 from overlay.errors import RequestError
+from overlay.images import FORMATS
 from overlay.network import build
 from overlay.pretrained import IMAGENET_MEAN, IMAGENET_STD
 from pipelines import predict, prepare
@@ -64,8 +65,9 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def folder_predictions(phantoms: Path, model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """The rows of the phantoms in their folder, from Ray; those of few images come from the command's own process."""
     out = tmp_path_factory.mktemp("predicted") / "out"
-    return predictions([str(phantoms)], model_file, str(out))
+    return predictions([str(phantoms)], model_file, str(out), actors=1)
 
 
 def predictions(inputs: list[str], model_file: Path, out: str, **options: Any) -> list[Any]:  # noqa: ANN401
@@ -98,17 +100,32 @@ def test_an_archive_gives_the_dataset_of_its_folder(
     assert "nothing to do" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("actors", [None, 1])
 @pytest.mark.parametrize("name", ["x.zip", "x.tar.gz"])
 def test_an_archive_gives_the_predictions_of_its_folder(
-    folder_predictions: list[Any], phantoms: Path, model_file: Path, name: str, tmp_path: Path
+    folder_predictions: list[Any], phantoms: Path, model_file: Path, name: str, actors: int | None, tmp_path: Path
 ) -> None:
     archive = pack(phantoms, tmp_path / name, order=masks_last)
-    rows = predictions([str(archive)], model_file, str(tmp_path / "out"))
+    rows = predictions([str(archive)], model_file, str(tmp_path / "out"), actors=actors, part_rows=10)
     assert [row["id"] for row in rows] == [f"{phantoms.name}/{row['id']}" for row in folder_predictions]
     for row, other in zip(rows, folder_predictions, strict=True):
         assert row["status"] == "ok"
         assert (row["uri"], row["member"]) == (str(archive), row["id"])
         assert row["prob_benign"] == pytest.approx(other["prob_benign"], abs=1e-6)
+
+
+@pytest.mark.parametrize("actors", [None, 1])
+def test_a_dataset_and_its_tables_give_the_predictions_of_the_folder(
+    folder_predictions: list[Any], dataset: PreparedDataset, model_file: Path, actors: int | None, tmp_path: Path
+) -> None:
+    rows = predictions([dataset.path], model_file, str(tmp_path / "out"), actors=actors)
+    assert [row["id"] for row in rows] == [row["id"] for row in folder_predictions]
+    for row, other in zip(rows, folder_predictions, strict=True):
+        assert row["prob_benign"] == pytest.approx(other["prob_benign"], abs=1e-6)
+    metrics = {row["name"]: row["value"] for row in pq.read_table(tmp_path / "out" / "metrics.parquet").to_pylist()}
+    assert (metrics["labelled"], metrics["overlay_missing"]) == (36, 0)
+    table = f"{dataset.path}/data/part-00000.parquet"
+    assert predictions([table], model_file, str(tmp_path / "table"), actors=actors)[0]["uri"] == table
 
 
 def test_a_folder_of_shards_and_all_that_is_wrong_with_them(phantoms: Path, model_file: Path, tmp_path: Path) -> None:
@@ -126,11 +143,11 @@ def test_a_folder_of_shards_and_all_that_is_wrong_with_them(phantoms: Path, mode
     rows = {row["id"]: row for row in predictions([str(shards)], model_file, str(tmp_path / "out"))}
     errors = {id: row["error"] for id, row in rows.items() if row["status"] == "error"}
     assert errors == {
-        "b/b.tar": "cut off archive: the blocks that mark its end are missing",
-        "c/c.zip": "no archive that can be read (zip, tar, tar.gz, tar.zst)",
-        "d/../../escaped.png": "unsafe name: absolute, or leading out of the archive",
-        "d/malignant/broken.png": "no image that can be read (PNG, JPEG, TIFF, BMP, GIF, WEBP, AVIF, JPEG2000, PPM)",
-        "d/malignant/inner.zip": "archive within an archive: give it as a source of its own",
+        "b.tar": "cut off archive: the blocks that mark its end are missing",
+        "c.zip": "no archive that can be read (zip, tar, tar.gz, tar.zst)",
+        "d.zip/../../escaped.png": "unsafe name: absolute, or leading out of the archive",
+        "d.zip/malignant/broken.png": f"no image that can be read ({', '.join(FORMATS)})",
+        "d.zip/malignant/inner.zip": "archive within an archive: give it as a source of its own",
     }
     assert not (tmp_path / "escaped.png").exists()
     assert sum(row["status"] == "ok" for row in rows.values()) == 24

@@ -1,9 +1,13 @@
+import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -14,7 +18,9 @@ from overlay.errors import RequestError
 from overlay.images import decode, resize
 from overlay.network import normalise
 from pipelines import predict
-from tests.pipelines.conftest import Trained
+from tests.pipelines.test_archives import model_file
+
+__all__ = ["model_file"]  # a fixture
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +40,12 @@ def images(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def predicted(trained: Trained, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Predictions in parts of four rows."""
+def predicted(model_file: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Predictions in parts of four rows, on Ray."""
     out = tmp_path_factory.mktemp("predicted") / "out"
-    predict.run(Predict(model=str(trained.folder), inputs=[str(images)], out=str(out), part_rows=4, precision="fp32"))
+    predict.run(
+        Predict(str(model_file), [str(images)], str(out), part_rows=4, precision="fp32", actors=1, batch_size=5)
+    )
     return out
 
 
@@ -59,8 +67,8 @@ def test_each_input_has_one_row(predicted: Path, images: Path) -> None:
     assert broken[["label", "confidence", "prob_benign"]].isna().all(axis=None)
 
 
-def test_a_row_is_what_the_model_says_of_its_image(predicted: Path, trained: Trained) -> None:
-    file = model.load(trained.folder)
+def test_a_row_is_what_the_model_says_of_its_image(predicted: Path, model_file: Path) -> None:
+    file = model.load(model_file)
     network = model.network(file)
     for row in pq.read_table(predicted / "predictions").to_pylist():
         masks = list(Path(row["uri"]).parent.glob(f"{Path(row['uri']).stem}_mask*"))
@@ -76,7 +84,7 @@ def test_a_row_is_what_the_model_says_of_its_image(predicted: Path, trained: Tra
 
 def test_parts_follow_the_manifest_and_success_comes_last(predicted: Path) -> None:
     success = json.loads((predicted / "_SUCCESS.json").read_text())
-    ids = pq.read_table(predicted / "manifest.parquet")["id"].to_pylist()
+    ids = pq.read_table(predicted / "manifest")["id"].to_pylist()
     parts = [pq.read_table(predicted / "predictions" / name)["id"].to_pylist() for name in success["files"]]
     assert [name for part in parts for name in part] == ids
     assert {len(part) for part in parts[:-1]} == {4}
@@ -96,28 +104,97 @@ def test_the_metrics_count_what_the_rows_say(predicted: Path) -> None:
     assert metrics["images_per_second"]["unit"] == "images/s"
 
 
-def test_done_already(predicted: Path, trained: Trained, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_few_images_get_the_same_rows_without_ray(
+    predicted: Path, model_file: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predict, "_on_ray", None)
+    predict.run(Predict(str(model_file), [str(images)], str(tmp_path / "out"), part_rows=4, precision="fp32"))
+    few, many = (pq.read_table(out / "predictions").to_pandas() for out in (tmp_path / "out", predicted))
+    numbers = [name for name in few.columns if name.startswith("prob_")] + ["confidence"]
+    assert np.allclose(few[numbers], many[numbers], atol=1e-6, equal_nan=True)
+    assert few.drop(columns=numbers).equals(many.drop(columns=numbers))
+
+
+def test_done_already(predicted: Path, model_file: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (predicted / "_SUCCESS.json").stat()
-    same = Predict(model=str(trained.folder), inputs=[str(images)], out=str(predicted), precision="fp32")
+    same = Predict(model=str(model_file), inputs=[str(images)], out=str(predicted), precision="fp32", part_rows=4)
     predict.run(same)
     assert "nothing to do" in capsys.readouterr().out
     assert (predicted / "_SUCCESS.json").stat() == before
-    with pytest.raises(RequestError, match="holds predictions with another precision"):
-        predict.run(Predict(model=str(trained.folder), inputs=[str(images)], out=str(predicted)))
+    with pytest.raises(RequestError, match="another request: precision is fp32 there and auto here"):
+        predict.run(replace(same, precision="auto"))
 
 
-def test_bad_requests_write_nothing(trained: Trained, images: Path, tmp_path: Path) -> None:
+def test_bad_requests_write_nothing(model_file: Path, images: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     (tmp_path / "empty").mkdir()
     for model_path, inputs, message in [
-        (str(trained.folder), ["nowhere"], "input nowhere is not there"),
-        (str(trained.folder), [str(tmp_path / "empty")], "no image in"),
+        (str(model_file), ["nowhere"], "input nowhere is not there"),
+        (str(model_file), [str(tmp_path / "empty")], "no image in"),
         ("nowhere.pth", [str(images)], "no weights at nowhere.pth"),
-        (str(images / "text.png"), [str(images)], "holds no state_dict"),
+        (str(images / "text.png"), [str(images)], "holds no"),
     ]:
         with pytest.raises(RequestError, match=message) as refused:
             predict.run(Predict(model=model_path, inputs=inputs, out=out))
         assert "\n" not in str(refused.value)
     with pytest.raises(RequestError, match="holds something else"):
-        predict.run(Predict(model=str(trained.folder), inputs=[str(images)], out=str(images)))
+        predict.run(Predict(model=str(model_file), inputs=[str(images)], out=str(images)))
     assert not Path(out).exists()
+
+
+def rows_of(out: Path) -> dict[str, dict[str, Any]]:
+    """Return the rows of a prediction by their ids, without what differs from engine to engine by rounding."""
+    return {row["id"]: row for row in pq.read_table(out / "predictions").to_pylist()}
+
+
+def test_what_could_not_be_read_is_tried_again(
+    model_file: Path, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["benign (1).png", "benign (2).png", "benign (3).png"]
+    for name in names[:2]:
+        shutil.copy(phantoms / "benign" / name, tmp_path)
+    listed = "".join(f"{tmp_path}/{name}\n" for name in names)
+    config = Predict(model=str(model_file), inputs=["-"], out=str(tmp_path / "out"), part_rows=2)
+
+    def run(config: Predict) -> str:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.stdin", io.StringIO(listed))
+            predict.run(config)
+        return capsys.readouterr().out
+
+    said = run(config)
+    assert "1 file that can't be read" in said
+    assert "1 could not be read, which may pass; --retry_errors tries them again" in said
+    before = rows_of(tmp_path / "out")
+    assert before[names[2]]["error"] == "file that can't be read: No such file or directory"
+    assert "going on: 2 of 3 images are done already" in run(replace(config, retry_errors=True))
+    assert rows_of(tmp_path / "out") == before
+    assert "nothing to do" in run(config)
+    shutil.copy(phantoms / "benign" / names[2], tmp_path)
+    with pytest.raises(RequestError, match=r"the first that differs: benign \(3\)\.png has changed"):
+        run(replace(config, retry_errors=True))
+
+
+def test_a_model_of_overlays_and_bare_images(
+    model_file: Path, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [str(phantoms / "benign" / name) for name in ("benign (1).png", "benign (1)_mask.png", "benign (2).png")]
+    predict.run(Predict(model=str(model_file), inputs=files, out=str(tmp_path / "out")))
+    said = capsys.readouterr().out
+    assert said.count("WARNING") == 1
+    assert "WARNING: the model was trained on images with their masks drawn on them (1 of these 2 have no mask)" in said
+    metrics = {row["name"]: row["value"] for row in pq.read_table(tmp_path / "out" / "metrics.parquet").to_pylist()}
+    assert metrics["overlay_missing"] == 1
+    assert metrics["seconds_decode"] > 0
+    assert sum(name.startswith("bottleneck: ") for name in metrics) == 1
+
+
+def test_columns_that_were_asked_for(model_file: Path, phantoms: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    config = Predict(str(model_file), [str(phantoms / "benign")], str(out), top_k=2, entropy=True)
+    predict.run(config)
+    found = duckdb.read_parquet(f"{out}/predictions/*.parquet").df()
+    assert (found["top_labels"].str[0] == found["label"]).all()
+    assert np.allclose(found["top_probabilities"].str[0], found["confidence"])
+    assert found["entropy"].between(0, np.log(3)).all()
+    assert pd.read_parquet(out / "predictions")["id"].tolist() == found.sort_values("id")["id"].tolist()

@@ -1,0 +1,48 @@
+"""A folder as an input of a prediction: its images, and then the archives and tables of images in it."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from overlay.image_tables import from_table, holds_images
+from overlay.inputs import Naming, Portion, from_archive, from_names, portions
+from overlay.names import is_archive, is_image, is_table
+from overlay.storage import Place
+from overlay.tree import walk
+
+_ARCHIVES_AT_ONCE = 8  # decompression and requests to a bucket wait outside Python's lock
+
+
+def from_folder(place: Place, naming: Naming) -> Iterator[Portion]:
+    """List a folder and all folders in it; an archive or a table in it is listed as if it were a folder.
+
+    A table of paths is passed over: most likely it tells of the images beside it.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    archives: list[str] = []
+    tables: list[str] = []
+    for folder in walk(place):
+        images = [name for name in folder.names if is_image(name)]
+        others = [name for name in folder.names if not is_image(name)]
+        archives += filter(is_archive, others)
+        tables += filter(is_table, others)
+        passed_over = sum(not (is_archive(name) or is_table(name)) for name in others)
+        if passed_over:
+            yield Portion([], passed_over=passed_over)
+        yield from portions(from_names(images, place, folder.stamp, naming))
+    with ThreadPoolExecutor(_ARCHIVES_AT_ONCE) as threads:
+        for start in range(0, len(archives), _ARCHIVES_AT_ONCE):
+            names = archives[start : start + _ARCHIVES_AT_ONCE]
+            below = [_below(naming, name) for name in names]
+            for listed in threads.map(from_archive, [place / name for name in names], below):
+                yield from listed
+    for name in tables:
+        if holds_images(place / name):
+            yield from from_table(place / name, _below(naming, name))
+        else:
+            yield Portion([], passed_over=1)
+
+
+def _below(naming: Naming, name: str) -> Naming:
+    return naming._replace(prefix=f"{naming.prefix}{name}/")

@@ -1,0 +1,110 @@
+"""Parquet tables as inputs of a prediction: with the images' bytes in them, or with the paths of files.
+
+A column of bytes is ``image`` (bytes, or Hugging Face's struct of bytes and path), ``bytes`` or ``image_bytes``; one of
+paths is ``uri``, ``path`` or ``image_path``, relative ones to the table's folder. ``id`` and ``label`` may stand beside
+them, and ``overlay`` as in a prepared dataset. Without ``id``, a row's path or number is its id.
+"""
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from overlay.dataset import open_dataset
+from overlay.errors import RequestError
+from overlay.image_columns import BYTES, PATHS, group_rows, image_column
+from overlay.inputs import Input, Naming, Portion
+from overlay.names import escaped
+from overlay.storage import Place, one_line
+from overlay.tree import stamp_of
+
+_BATCH = 1024
+
+
+def from_table(place: Place, naming: Naming) -> Iterator[Portion]:
+    """List the rows of a Parquet table; those of one of its row groups are read by one task.
+
+    Raises:
+        RequestError: it can't be read, has no column of images, or two rows with one id.
+    """
+    file = _opened(place)
+    column, holds_bytes = image_column(file.schema_arrow) or ("", False)
+    if not column:
+        raise RequestError(
+            f"table {place} has no column of images; name one {', '.join(BYTES)} (bytes) or {', '.join(PATHS)} (paths)"
+        )
+    there = set(file.schema_arrow.names)
+    key = "id" if "id" in there else None if holds_bytes else column
+    if key is not None:
+        _check_unique(file, place, key)
+    columns = [name for name in (key, "label", "overlay", None if holds_bytes else column) if name in there]
+    uri, (_, version) = escaped(str(place)), stamp_of(place)
+    first = 0
+    for number in range(file.num_row_groups):
+        images: list[Input] = []
+        for batch in file.iter_batches(_BATCH, row_groups=[number], columns=columns):
+            values = {name: batch.column(name).cast(pa.string()).to_pylist() for name in columns}
+            for position in range(batch.num_rows):
+                row = first + position
+                told = {name: each[position] for name, each in values.items()}
+                image = Input(
+                    id=escaped(f"{naming.prefix}{told[key] if key else row}"),
+                    uri=uri,
+                    true_label=naming.label(told.get("label") or ""),
+                    drawn=told.get("overlay") not in (None, "none"),
+                    version=version,
+                )
+                images.append(image._replace(member=str(row)) if holds_bytes else _file(image, told[column], place))
+            first += batch.num_rows
+            if not holds_bytes:
+                yield Portion(images)
+                images = []
+        if images:
+            yield Portion(images, in_order=True, group_rows=group_rows(file, number, column))
+
+
+def from_dataset(place: Place, naming: Naming) -> Iterator[Portion]:
+    """List the rows of a prepared dataset.
+
+    Raises:
+        RequestError: it is incomplete, or a newer version wrote it.
+    """
+    dataset = open_dataset(place.text)
+    for part in range(dataset.card.parts):
+        yield from from_table(place / "data" / f"part-{part:05d}.parquet", naming)
+
+
+def holds_images(place: Place) -> bool:
+    """Whether a table has a column of images' bytes; false where it can't be read.
+
+    Raises:
+        OSError: a bucket can't be asked.
+    """
+    try:
+        return (image_column(_opened(place).schema_arrow) or ("", False))[1]
+    except RequestError:
+        return False
+
+
+def _file(image: Input, path: str | None, table: Place) -> Input:
+    if path is None:
+        return image._replace(reason="the row names no file")
+    place = Place.of(path) if "://" in path or path.startswith("/") else table.parent / path
+    size, version = (None, None) if place.in_bucket else stamp_of(place)
+    return image._replace(uri=str(place), size=size, version=version)
+
+
+def _check_unique(file: pq.ParquetFile, place: Place, key: str) -> None:
+    values = file.read(columns=[key]).column(0)
+    if pc.count_distinct(values, mode="all").as_py() < len(values):
+        counts = pc.value_counts(values)
+        twice = next(each["values"].as_py() for each in counts if each["counts"].as_py() > 1)
+        raise RequestError(f"table {place} has {twice!r} twice in its column {key}; give each row an id of its own")
+
+
+def _opened(place: Place) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(place.path, filesystem=place.filesystem)
+    except (OSError, pa.ArrowException) as error:
+        raise RequestError(f"table {place} can't be read: {one_line(error)}; give a Parquet file") from error

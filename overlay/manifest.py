@@ -1,0 +1,190 @@
+"""The manifest of a prediction: all inputs, frozen as Parquet before any work is done.
+
+``part-000000.parquet`` and so on have as many rows each as the parts of the output, in the order of reading, so that
+input and output of a part belong together. A row group is what is read and decoded together. Inputs are written as they
+are listed; what stays in memory is where each group begins.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from overlay.image_columns import GROUP_ROWS
+from overlay.inputs import MANIFEST_SCHEMA, Input, Portion
+from overlay.reading import Unit, cut
+from overlay.storage import Place, open_parquet, write_atomically
+
+
+@dataclass(frozen=True, eq=False)
+class Manifest:
+    """Where the rows of a manifest are; small, so that each task can have it."""
+
+    folder: Place
+    part_rows: int
+    starts: NDArray[np.int64]
+    """(groups + 1,) the first row of each group, and then the number of rows"""
+
+    @property
+    def rows(self) -> int:
+        """Number of inputs."""
+        return int(self.starts[-1])
+
+    @property
+    def parts(self) -> int:
+        """Number of parts; all but the last have ``part_rows`` rows."""
+        return -(-self.rows // self.part_rows)
+
+    def rows_of(self, group: int) -> range:
+        """Return the rows of a group."""
+        return range(int(self.starts[group]), int(self.starts[group + 1]))
+
+    def read_group(self, group: int, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """Read the rows of a group.
+
+        Raises:
+            OSError: the file can't be read.
+        """
+        part = int(self.starts[group]) // self.part_rows
+        first = int(np.searchsorted(self.starts, part * self.part_rows))
+        with open_parquet(self.file(part)) as file:
+            rows: list[dict[str, Any]] = file.read_row_group(group - first, columns=columns).to_pylist()
+        return rows
+
+    def read_part(self, part: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read the rows of a part.
+
+        Raises:
+            OSError: the file can't be read.
+        """
+        with open_parquet(self.file(part)) as file:
+            return file.read(columns=columns)
+
+    def file(self, part: int) -> Place:
+        """Return the file of a part."""
+        return self.folder / part_name(part)
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """A manifest as it was just written, and what there is to say of it."""
+
+    manifest: Manifest
+    units: list[Unit]
+    """what one task reads"""
+    fingerprint: str
+    """sha256 over the rows' ids, places, sizes and versions"""
+    passed_over: int
+    bare: int
+    """images without an overlay"""
+
+
+@dataclass
+class _Writer:
+    """Writes groups into parts."""
+
+    folder: Path
+    part_rows: int
+    starts: list[int] = field(default_factory=lambda: [0])
+    _file: pq.ParquetWriter | None = None
+
+    def write(self, images: Sequence[Input]) -> range:
+        """Write a group, which becomes two where a part ends within it; returns the numbers that they have."""
+        first = len(self.starts) - 1
+        while images:
+            row = self.starts[-1]
+            here = images[: self.part_rows - row % self.part_rows]
+            images = images[len(here) :]
+            if self._file is None:
+                self._file = pq.ParquetWriter(self.folder / part_name(row // self.part_rows), MANIFEST_SCHEMA)
+            self._file.write_table(_table(here))
+            self.starts.append(row + len(here))
+            if self.starts[-1] % self.part_rows == 0:
+                self.close()
+        return range(first, len(self.starts) - 1)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def write(portions: Iterable[Portion], folder: Path, part_rows: int) -> Iterator[Listing | int]:
+    """Write inputs as they come; yields how many there are after each portion, and in the end the listing."""
+    writer = _Writer(folder, part_rows)
+    units: list[Unit] = []
+    digest = hashlib.sha256()
+    waiting: list[Input] = []
+    passed_over = bare = 0
+
+    def write_waiting(least: int) -> None:
+        nonlocal waiting
+        while len(waiting) >= least:
+            units.extend(Unit((group,), in_order=False) for group in writer.write(waiting[:GROUP_ROWS]))
+            waiting = waiting[GROUP_ROWS:]
+
+    for portion in portions:
+        passed_over += portion.passed_over
+        for image in portion.images:
+            digest.update(json.dumps([*image[:4], image.size, image.version]).encode())
+            bare += not image.drawn and image.reason is None
+        if portion.in_order:
+            groups = cut(portion.images, portion.group_rows)
+            units.append(Unit(tuple(number for group in groups for number in writer.write(group)), in_order=True))
+        else:
+            waiting += portion.images
+            write_waiting(GROUP_ROWS)
+        yield writer.starts[-1] + len(waiting)
+    write_waiting(1)
+    writer.close()
+    manifest = Manifest(Place.of(folder), part_rows, np.array(writer.starts))
+    yield Listing(manifest, units, digest.hexdigest(), passed_over, bare)
+
+
+def publish(manifest: Manifest, folder: Place) -> Manifest:
+    """Copy a manifest to where it stays; files that are there already are the same."""
+    folder.make_folder()
+    there = set(folder.children())
+    for part in range(manifest.parts):
+        if part_name(part) not in there:
+            with write_atomically(folder / part_name(part)) as temporary:
+                temporary.write_bytes(manifest.file(part).read_bytes())
+    return Manifest(folder, manifest.part_rows, manifest.starts)
+
+
+def first_difference(manifest: Manifest, other: Place) -> str:
+    """Say where a manifest first differs from another that was published."""
+    columns = ["id", "uri", "member", "masks", "size", "version"]
+    for part in range(manifest.parts):
+        place = other / part_name(part)
+        if not place.is_file():
+            break
+        rows, others = manifest.read_part(part, columns), open_parquet(place).read(columns=columns)
+        if rows != others:
+            ids, before = rows["id"].to_pylist(), others["id"].to_pylist()
+            for mine, theirs in zip(ids, before, strict=False):
+                if mine != theirs:
+                    return f"{mine} stands where {theirs} stood"
+            for position, mine in enumerate(ids[: len(before)]):
+                if rows.slice(position, 1) != others.slice(position, 1):
+                    return f"{mine} has changed"
+            break
+    return "more or fewer files"
+
+
+def part_name(part: int) -> str:
+    """Return the name of a file of the manifest, and of the output's of the same rows."""
+    return f"part-{part:06d}.parquet"
+
+
+def _table(images: Sequence[Input]) -> pa.Table:
+    columns = dict(zip(Input._fields, zip(*images, strict=True), strict=True))
+    spans = [None if each is None else [vars(span) for span in each] for each in columns.pop("spans")]
+    return pa.Table.from_pydict({**columns, "spans": spans}, schema=MANIFEST_SCHEMA)

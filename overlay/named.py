@@ -1,0 +1,160 @@
+"""What a user named as inputs of a prediction: folders, files, archives, tables, datasets, patterns, and "-".
+
+Each becomes a source, which lists its own inputs. An input's id is its path in its source, after the source's name
+where there are several.
+"""
+
+import glob
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from overlay.config import Limits
+from overlay.dataset import is_dataset
+from overlay.errors import RequestError
+from overlay.folders import from_folder
+from overlay.image_tables import from_dataset, from_table
+from overlay.inputs import Naming, Portion, from_archive, from_files
+from overlay.listing import locate, name_places
+from overlay.names import is_archive, is_image, is_table
+from overlay.storage import Place, one_line
+from overlay.tree import walk
+
+_PATTERN = re.compile(r"[*?[]")
+_Source = tuple[Place, Callable[[Naming], Iterator[Portion]]]
+
+
+def collect(inputs: Sequence[str], classes: Sequence[str], limits: Limits) -> Iterator[Portion]:
+    """List all that was named, portion by portion, always in the same order.
+
+    Raises:
+        RequestError: an input isn't there or can't be read, a pattern matches nothing, or there is no image at all.
+    """
+    sources = _sources(inputs)
+    found = False
+    prefixes = name_places([place for place, _ in sources])
+    for (place, listed), name in zip(sources, prefixes, strict=True):
+        naming = Naming(f"{name or 'files'}/" if len(sources) > 1 else "", classes, limits)
+        try:
+            for portion in listed(naming):
+                found = found or bool(portion.images)
+                yield portion
+        except OSError as error:
+            raise RequestError(f"{place} can't be read: {one_line(error)}; check it and its permissions") from error
+    if not found:
+        raise RequestError(
+            f"no image in {', '.join(inputs)}; name image files, archives, tables, or folders that hold some"
+        )
+
+
+def _sources(inputs: Sequence[str]) -> list[_Source]:
+    sources: dict[Place, Callable[[Naming], Iterator[Portion]]] = {}
+    files: list[Place] = []
+    for place in _places(inputs):
+        if is_archive(place.name):
+            sources[place] = partial(_archive, place)
+        elif is_table(place.name):
+            sources[place] = partial(from_table, place)
+        elif not place.is_folder():
+            files.append(place)
+        elif is_dataset(place):
+            sources[place] = partial(from_dataset, place)
+        else:
+            sources[place] = partial(from_folder, place)
+    folders = [f"{place.path}/" for place in sources if not is_table(place.name) and not is_archive(place.name)]
+    rest = [file for file in files if not (is_image(file.name) and file.path.startswith(tuple(folders)))]
+    return [*sources.items(), *_of_files(rest)]
+
+
+def _of_files(files: Sequence[Place]) -> Iterator[_Source]:
+    """Make one source of all files on the disk, and one of those of each bucket."""
+    stores: dict[str, list[Place]] = {}
+    for file in files:
+        stores.setdefault(file.text.split("/")[2] if file.in_bucket else "", []).append(file)
+    for together in stores.values():
+        above = os.path.commonpath([file.parent.path for file in together])
+        root = together[0].parent
+        while root.path != above:
+            root = root.parent
+        names = [file.path.removeprefix(f"{above.rstrip('/')}/") for file in together]
+        yield root, partial(from_files, names, root)
+
+
+def _archive(place: Place, naming: Naming) -> Iterator[Portion]:
+    return iter(from_archive(place, naming))
+
+
+def _places(inputs: Sequence[str]) -> Iterator[Place]:
+    for given in inputs:
+        if given == "-":
+            yield from (_listed(line.rstrip("\r\n")) for line in sys.stdin if line.strip())
+        elif _PATTERN.search(_path(given)) and not (_is_local(given) and Path(given).expanduser().exists()):
+            yield from _matches(given)
+        else:
+            yield locate(given, "input")
+
+
+def _listed(line: str) -> Place:
+    """Return the place of a line of a list; what isn't there becomes a row that says so."""
+    return Place.of(line) if not _is_local(line) else Place(os.path.abspath(os.path.expanduser(line)))  # noqa: PTH100, PTH111
+
+
+def _matches(pattern: str) -> Iterator[Place]:
+    """Return the images, archives and tables that match a pattern, and the folders, unless it has a ``**``.
+
+    Raises:
+        RequestError: nothing matches.
+    """
+    places = _in_bucket(pattern) if not _is_local(pattern) else _on_disk(pattern)
+    if not places:
+        raise RequestError(f"no image, archive, table or folder matches {pattern}; check the pattern")
+    yield from places
+
+
+def _on_disk(pattern: str) -> list[Place]:
+    # Path.glob would want to know where the pattern begins.
+    paths = map(Path, sorted(glob.iglob(str(Path(pattern).expanduser()), recursive=True)))  # noqa: PTH207
+    return [
+        Place(str(path.resolve()))
+        for path in paths
+        if (path.is_file() and _usable(path.name)) or (path.is_dir() and "**" not in pattern)
+    ]
+
+
+def _in_bucket(pattern: str) -> list[Place]:
+    place = Place.of(pattern)
+    wanted = re.compile(_expression(place.path))
+    root = place
+    while _PATTERN.search(root.path):
+        root = root.parent
+    try:
+        names = [name for folder in walk(root) for name in folder.names]
+    except OSError as error:
+        raise RequestError(f"{pattern} can't be read: {one_line(error)}; check the address") from error
+    return [root / name for name in names if _usable(name) and wanted.fullmatch(f"{root.path}/{name}")]
+
+
+def _expression(pattern: str) -> str:
+    """Return the regular expression of a pattern, in which only ``**`` crosses a slash."""
+    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", pattern)
+    special = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    return "".join(
+        special.get(part) or (f"[{part[1:-1].replace('!', '^', 1)}]" if part.startswith("[") else re.escape(part))
+        for part in parts
+    )
+
+
+def _usable(name: str) -> bool:
+    return is_image(Path(name).name) or is_archive(Path(name).name) or is_table(Path(name).name)
+
+
+def _is_local(given: str) -> bool:
+    return "://" not in given
+
+
+def _path(given: str) -> str:
+    """Return what of an input may be a pattern: not the query of an address."""
+    return given if _is_local(given) else Place.of(given).path

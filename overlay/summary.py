@@ -1,0 +1,132 @@
+"""What a batch prediction found, counted over all that is committed, and where its time went."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from overlay import metrics
+from overlay.decoding import Columns
+from overlay.manifest import Manifest
+from overlay.predictions import PredictionFolder
+from overlay.reading import UNREADABLE
+from overlay.results import kind_of
+from overlay.storage import open_parquet
+
+STAGES = ("listing", "read", "decode", "forward", "write")
+
+
+@dataclass
+class Stages:
+    """Where the time of one run went."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    """summed over all processes"""
+    processes: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 1.0))
+    """how many work at a stage at one time"""
+    elapsed: float = 0.0
+    """by the clock, from the first image on"""
+    images: int = 0
+    bytes: int = 0
+
+    def add(self, block: Columns, writing: float) -> None:
+        """Count a scored batch, and the seconds that it took to write it."""
+        for stage in ("read", "decode", "forward"):
+            if f"seconds_{stage}" in block:
+                self.seconds[stage] += float(block[f"seconds_{stage}"].sum())
+        self.seconds["write"] += writing
+        self.images += len(block["row"])
+        self.bytes += int(block["bytes"].sum())
+
+    def bottleneck(self) -> tuple[str, float]:
+        """Return the stage that the others wait for, and its share of the time of all, were they all alone."""
+        alone = {stage: seconds / self.processes[stage] for stage, seconds in self.seconds.items()}
+        stage = max(alone, key=lambda name: alone[name])
+        return stage, alone[stage] / max(sum(alone.values()), 1e-9)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What all rows say."""
+
+    classes: Sequence[str]
+    images: int
+    errors: Counter[str]
+    """reasons, without what follows their colon"""
+    passing: int
+    """errors that may pass"""
+    predicted: Counter[str]
+    uncertain: int | None
+    confusion: NDArray[np.int64]
+    """(classes, classes), rows true, of the images whose label is known"""
+    overlay_missing: int
+
+    def values(self, stages: Stages) -> dict[str, tuple[float, str]]:
+        """Return the rows of metrics.parquet: name -> value and unit."""
+        values: dict[str, tuple[float, str]] = {
+            "images": (self.images, "images"),
+            "errors": (self.errors.total(), "images"),
+            "seconds": (stages.elapsed, "s"),
+            "images_per_second": (stages.images / max(stages.elapsed, 1e-9), "images/s"),
+            "bytes_read": (stages.bytes, "bytes"),
+            "overlay_missing": (self.overlay_missing, "images"),
+        }
+        values |= {f"predicted_{name}": (self.predicted[name], "images") for name in self.classes}
+        values |= {f"errors: {reason}": (count, "images") for reason, count in self.errors.most_common()}
+        if self.uncertain is not None:
+            values["uncertain"] = (self.uncertain, "images")
+        values |= {f"seconds_{stage}": (seconds, "s") for stage, seconds in stages.seconds.items()}
+        stage, share = stages.bottleneck()
+        values[f"bottleneck: {stage}"] = (share, "1")
+        if self.confusion.any():
+            values["labelled"] = (int(self.confusion.sum()), "images")
+            values["accuracy"] = (metrics.accuracy(self.confusion), "1")
+            values["macro_f1"] = (metrics.macro_f1(self.confusion), "1")
+        return values
+
+    def lines(self, stages: Stages) -> list[str]:
+        """Say the same in a few lines."""
+        counts = ", ".join(f"{self.predicted[name]} {name}" for name in self.classes)
+        lines = [f"{self.images} images: {counts}, {self.errors.total()} errors"]
+        lines += [f"  {count} {reason}" for reason, count in self.errors.most_common()]
+        if self.passing:
+            lines.append(f"{self.passing} could not be read, which may pass; --retry_errors tries them again")
+        if self.confusion.any():
+            labelled, accuracy = int(self.confusion.sum()), metrics.accuracy(self.confusion)
+            lines.append(f"accuracy {accuracy:.3f} on the {labelled} images whose label is known")
+        if self.uncertain is not None:
+            lines.append(f"{self.uncertain} are uncertain by the model's own threshold")
+        stage, share = stages.bottleneck()
+        times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in stages.seconds.items())
+        return [*lines, f"bottleneck: {stage} ({share:.0%} of the stages' time: {times})"]
+
+
+def summarise(folder: PredictionFolder, manifest: Manifest, classes: Sequence[str], overlay_missing: int) -> Summary:
+    """Count what is committed, part by part.
+
+    Raises:
+        OSError: a part can't be read.
+    """
+    errors: Counter[str] = Counter()
+    predicted: Counter[str] = Counter()
+    confusion = np.zeros((len(classes), len(classes)), np.int64)
+    uncertain: int | None = None
+    images = passing = 0
+    position = {name: index for index, name in enumerate(classes)}
+    for part in range(manifest.parts):
+        with open_parquet(folder.part(part)) as file:
+            table = file.read(columns=[c for c in ("error", "label", "uncertain") if c in file.schema_arrow.names])
+        images += len(table)
+        reasons = table["error"].drop_null().to_pylist()
+        errors.update(map(kind_of, reasons))
+        passing += sum(UNREADABLE in reason for reason in reasons)
+        predicted.update(table["label"].drop_null().to_pylist())
+        if "uncertain" in table.column_names:
+            uncertain = (uncertain or 0) + sum(table["uncertain"].drop_null().to_pylist())
+        both = pa.table({"true": manifest.read_part(part, ["true_label"])["true_label"], "label": table["label"]})
+        for row in both.drop_null().group_by(["true", "label"]).aggregate([([], "count_all")]).to_pylist():
+            confusion[position[row["true"]], position[row["label"]]] += row["count_all"]
+    return Summary(classes, images, errors, passing, predicted, uncertain, confusion, overlay_missing)

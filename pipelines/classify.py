@@ -1,0 +1,76 @@
+"""The work of a prediction on Ray: tasks that read and decode, a pool of actors that hold the model."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.exceptions import RayError
+
+from cluster import session
+from overlay.config import Predict
+from overlay.decoding import Columns, decode_group
+from overlay.errors import WorkError
+from overlay.manifest import Manifest
+from overlay.model import ModelCard, ModelFile
+from overlay.reading import Unit, joined
+from pipelines.placement import device
+from pipelines.reading import read_groups
+from pipelines.scoring import Engine, score
+
+_JOINED_GROUPS = 8
+
+
+class OnRay:
+    """What the cluster gives to a prediction.
+
+    Raises:
+        RequestError: it can't be joined, or has not what the request asks for.
+    """
+
+    def __init__(self, config: Predict, loaded: ModelFile) -> None:
+        session.connect()
+        self._config, self._loaded, self._cluster = config, loaded, session.resources()
+        chosen = device(config.device, self._cluster)
+        self._engine = Engine(chosen, config.precision, config.batch_size, config.actors)
+        actors = config.actors or (max(1, int(self._cluster.gpus)) if chosen == "cuda" else 1)
+        self.processes: Mapping[str, float] = {
+            "read": self._cluster.cpus,
+            "decode": self._cluster.cpus,
+            "forward": float(actors),
+        }
+        """stage -> processes that work at it"""
+
+    def classify(self, manifest: Manifest, units: Sequence[Unit]) -> Iterator[Columns]:
+        """Yield the scored rows of all units, a batch at a time, in whatever order.
+
+        Raises:
+            WorkError: a worker failed, again and again.
+        """
+        several = joined(units, at_least=8 * max(1, int(self._cluster.cpus)), most=_JOINED_GROUPS)
+        groups = read_groups(manifest, several, go_on=True)
+        rows = groups.rows.map_batches(
+            decode,  # type: ignore[arg-type]  # Ray's type knows nothing of fn_kwargs
+            batch_size=1,
+            batch_format="pyarrow",
+            fn_kwargs={
+                "manifest": ray.put(manifest),
+                "card": self._loaded.card,
+                "max_pixels": self._config.max_pixels,
+            },
+            num_cpus=groups.cpus,
+        )
+        try:
+            for block in score(rows, self._loaded, self._engine, self._cluster).iter_batches(batch_size=None):
+                assert isinstance(block, dict)  # NumPy columns, as the default format is
+                yield block
+        except RayError as error:
+            said = [line for line in str(error).splitlines() if line.strip()]
+            raise WorkError(f"prediction stopped: {said[-1].strip()}; the same command goes on from here") from error
+
+
+def decode(chunk: pa.Table, manifest: "ray.ObjectRef[Manifest]", card: ModelCard, max_pixels: int) -> Columns:
+    """Decode one group; runs in a worker."""
+    (wanted,) = chunk.to_pylist()
+    whole: Manifest = ray.get(manifest)
+    return decode_group(wanted, whole.rows_of(wanted["group"]).start, whole, card, max_pixels)

@@ -1,0 +1,59 @@
+"""How long it takes to freeze the inputs of a prediction, and how much memory: a tree of empty files.
+
+    python scripts/bench_listing.py --files 1000000
+
+Makes the tree in a temporary folder, a thousand files in each folder, and deletes it afterwards.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+
+def main() -> None:
+    """Make the files, list them in a fresh process, and print what that took."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--files", type=int, default=1_000_000)
+    parser.add_argument("--masks", action="store_true", help="every second file is the mask of the one before")
+    parser.add_argument("--list", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.list:
+        freeze(Path(options.list))
+        return
+    with tempfile.TemporaryDirectory(prefix="overlay-listing-") as folder:
+        for number in range(options.files):
+            where = Path(folder, "images", f"{number // 1_000_000:03d}", f"{number // 1000 % 1000:03d}")
+            if number % 1000 == 0:
+                where.mkdir(parents=True)
+            name = f"{number // 2:09d}{'_mask' * (number % 2)}.png" if options.masks else f"{number:09d}.png"
+            (where / name).touch()
+        subprocess.run([sys.executable, __file__, "--list", folder], check=True)
+
+
+def freeze(folder: Path) -> None:
+    """List what was made."""
+    from overlay.config import Limits
+    from overlay.manifest import Listing, write
+    from overlay.named import collect
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    (folder / "manifest").mkdir()
+    began = time.perf_counter()
+    portions = collect([str(folder / "images")], ["benign", "malignant", "normal"], Limits())
+    *_, listing = write(portions, folder / "manifest", 10_000)
+    seconds = time.perf_counter() - began
+    assert isinstance(listing, Listing)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    size = sum(file.stat().st_size for file in (folder / "manifest").iterdir()) / 2**20
+    print(
+        f"{listing.manifest.rows} images in {seconds:.1f} s, peak {peak:.0f} MiB ({before:.0f} MiB before), manifest "
+        f"{size:.0f} MiB in {listing.manifest.parts} files"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,231 @@
+"""A fault campaign: predict 5,000 small images while something is killed 30 times, and compare with an undisturbed run.
+
+    python scripts/kill_predict.py --images 5000 --kills 30 --seed 0
+
+At random moments a SIGKILL ends the driver, the actor that holds the model, a worker that decodes, or the raylet. A
+command that died is given again, unchanged, until it succeeds. "writer" is the driver, killed while a file that it
+writes has not been renamed yet. Prints what was killed and when; exits with 1 where a row is missing,
+double or different.
+"""
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import psutil
+from PIL import Image
+
+VICTIMS = ("driver", "writer", "actor", "worker", "raylet")
+_TITLES = {"actor": "ray::MapWorker", "worker": "ray::", "raylet": "raylet"}
+
+
+def main() -> int:
+    """Make images and a model, predict undisturbed, predict with kills, and compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=5000)
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--part_rows", type=int, default=500)
+    parser.add_argument("--pause", type=float, nargs=2, default=(2.0, 12.0), help="seconds of work between two kills")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="overlay-kills-") as temporary:
+        folder = Path(temporary)
+        make_images(folder / "images", options.images, options.seed)
+        make_model(folder / "model.pth")
+        began = time.monotonic()
+        assert run(command(folder, "undisturbed", options.part_rows)).wait() == 0
+        print(f"undisturbed: {time.monotonic() - began:.0f} s", flush=True)
+        began = time.monotonic()
+        killed, commands = campaign(folder, options)
+        print(f"{sum(killed.values())} kills ({dict(killed)}), {commands} commands, {time.monotonic() - began:.0f} s")
+        return compare(folder, options.images)
+
+
+def campaign(folder: Path, options: argparse.Namespace) -> tuple[Counter[str], int]:
+    """Give the command until it succeeds, and kill meanwhile."""
+    chance = random.Random(options.seed)
+    victims: Iterator[str] = iter([VICTIMS[number % len(VICTIMS)] for number in range(options.kills)])
+    killed: Counter[str] = Counter()
+    commands = 0
+    victim = next(victims, None)
+    while True:
+        commands += 1
+        driver = run(command(folder, "disturbed", options.part_rows))
+        while driver.poll() is None:
+            # Only what works can be disturbed: Ray and torch take their time to start.
+            if victim and working(driver, folder / "disturbed"):
+                wait(driver, chance.uniform(*options.pause))
+                if driver.poll() is None and kill(driver, victim, folder / "disturbed", chance):
+                    killed[victim] += 1
+                    print(f"  kill {sum(killed.values())}: {victim}, {rows(folder / 'disturbed')} rows", flush=True)
+                    victim = next(victims, None)
+            wait(driver, 0.2)
+        end(driver)
+        if driver.returncode == 0:
+            if victim is None:
+                return killed, commands
+            print(f"  done after {sum(killed.values())} kills; once more, anew", flush=True)
+            assert compare(folder, options.images) == 0
+            (folder / "disturbed").rename(folder / f"disturbed-{commands}")
+
+
+def working(driver: "subprocess.Popen[bytes]", out: Path) -> bool:
+    """Whether the actor that holds the model is there, and the manifest."""
+    return (out / "manifest").is_dir() and bool(find(driver, "actor"))
+
+
+def kill(driver: "subprocess.Popen[bytes]", victim: str, out: Path, chance: random.Random) -> bool:
+    """Kill a process; says whether there was one."""
+    if victim == "writer":
+        deadline = time.monotonic() + 30
+        while driver.poll() is None and time.monotonic() < deadline:
+            if any(entry.name.endswith(".tmp") for name in ("predictions", ".work") for entry in scan(out / name)):
+                os.kill(driver.pid, signal.SIGKILL)
+                return True
+            time.sleep(0.0005)
+        return False
+    processes = [psutil.Process(driver.pid)] if victim == "driver" else find(driver, victim)
+    if not processes:
+        return False
+    try:
+        chance.choice(processes).kill()
+    except psutil.NoSuchProcess:
+        return False
+    return True
+
+
+def scan(folder: Path) -> list["os.DirEntry[str]"]:
+    """List a folder that may not be there."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except FileNotFoundError:
+        return []
+
+
+def find(driver: "subprocess.Popen[bytes]", kind: str) -> list[psutil.Process]:
+    """Find the processes of the driver's Ray."""
+    found = []
+    try:
+        children = psutil.Process(driver.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    for process in children:
+        try:
+            title = " ".join(process.cmdline())
+        except psutil.Error:
+            continue
+        if kind == "raylet":
+            matches = process.name() == "raylet"
+        else:
+            matches = title.startswith(_TITLES[kind]) and "IDLE" not in title
+        if matches:
+            found.append(process)
+    return found
+
+
+def command(folder: Path, out: str, part_rows: int) -> list[str]:
+    """Return the words of the command."""
+    words = ["predict", str(folder / "model.pth"), str(folder / "images"), "--out", str(folder / out)]
+    return [sys.executable, "-m", "overlay", *words, "--part_rows", str(part_rows), "--precision", "fp32"]
+
+
+def run(words: list[str]) -> "subprocess.Popen[bytes]":
+    """Start a command in a process group of its own."""
+    return subprocess.Popen(words, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def wait(driver: "subprocess.Popen[bytes]", seconds: float) -> None:
+    """Wait, and no longer than the driver lives."""
+    try:
+        driver.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return
+
+
+def end(driver: "subprocess.Popen[bytes]") -> None:
+    """Wait for what a killed driver leaves: Ray's processes end by themselves."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(driver.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.5)
+    os.killpg(driver.pid, signal.SIGKILL)
+
+
+def rows(out: Path) -> int:
+    """Count the rows that are committed."""
+    parts = list((out / "predictions").glob("part-*.parquet"))
+    return int(duckdb.read_parquet([str(part) for part in parts]).count("*").fetchall()[0][0]) if parts else 0
+
+
+def compare(folder: Path, images: int) -> int:
+    """Say whether the disturbed run has each row once, and equal to the undisturbed one's."""
+    both = {}
+    for name in ("undisturbed", "disturbed"):
+        both[name] = duckdb.read_parquet(f"{folder / name}/predictions/*.parquet").order("id").df()
+    before, after = both["undisturbed"], both["disturbed"]
+    manifest = duckdb.read_parquet(f"{folder}/disturbed/manifest/*.parquet").order("id").df()["id"]
+    once = len(after) == after["id"].nunique() == images and (after["id"] == manifest).all()
+    texts = ["id", "uri", "status", "error", "label", "model"]
+    same = bool(once) and before[texts].equals(after[texts])
+    numbers = [name for name in before.columns if name.startswith("prob_")]
+    apart = float(np.nanmax(np.abs(before[numbers].to_numpy() - after[numbers].to_numpy()))) if once else float("nan")
+    print(
+        f"rows {len(after)}, distinct {after['id'].nunique()}, manifest {len(manifest)}; texts equal: {same}; "
+        f"probabilities differ by at most {apart:.1e}",
+        flush=True,
+    )
+    return 0 if same and apart < 1e-5 else 1
+
+
+def make_images(folder: Path, count: int, seed: int) -> None:
+    """Write small images of noise, of which one in a hundred is cut off."""
+    noise = np.random.default_rng(seed)
+    for number in range(count):
+        file = folder / f"{number // 1000}" / f"{number:05d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise.integers(0, 256, (48, 48, 3), np.uint8)).save(file)
+        if number % 100 == 7:
+            file.write_bytes(file.read_bytes()[:2000])
+
+
+def make_model(file: Path) -> None:
+    """Write a network with random weights."""
+    import torch
+
+    from overlay import model
+    from overlay.network import build
+    from overlay.pretrained import IMAGENET_MEAN, IMAGENET_STD
+
+    torch.manual_seed(0)
+    classes = ("benign", "malignant", "normal")
+    card = model.ModelCard(
+        arch="resnet18",
+        classes=classes,
+        size=32,
+        resize="squash",
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        overlay=None,
+        dataset="",
+        weights="none",
+        version="0",
+    )
+    model.save(file, build("resnet18", len(classes)).state_dict(), card)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from overlay.inputs import Input, Portion
+from overlay.manifest import Listing, first_difference, publish, write
+from overlay.members import Span
+from overlay.reading import Unit
+from overlay.storage import Place
+
+
+def listed(portions: list[Portion], folder: Path, part_rows: int) -> Listing:
+    folder.mkdir(parents=True)
+    *counts, listing = write(portions, folder, part_rows)
+    assert isinstance(listing, Listing)
+    assert counts == np.cumsum([len(portion.images) for portion in portions]).tolist()
+    return listing
+
+
+def images(*names: str, version: str = "1") -> list[Input]:
+    return [Input(name, f"/x/{name}", size=3, version=version) for name in names]
+
+
+@settings(max_examples=30)
+@given(st.lists(st.tuples(st.integers(0, 80), st.booleans()), min_size=1, max_size=5), st.integers(1, 90))
+def test_each_input_is_in_one_group_of_one_unit(sizes: list[tuple[int, bool]], part_rows: int) -> None:
+    portions = [
+        Portion(images(*(f"{number}-{row}" for row in range(size))), in_order=in_order and size > 0)
+        for number, (size, in_order) in enumerate(sizes)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        listing = listed(portions, Path(folder, "m"), part_rows)
+        groups = range(len(listing.manifest.starts) - 1)
+        ids = [row["id"] for group in groups for row in listing.manifest.read_group(group)]
+        parts = [len(listing.manifest.read_part(part)) for part in range(listing.manifest.parts)]
+    assert sorted(ids) == sorted(image.id for portion in portions for image in portion.images)
+    assert parts == [min(part_rows, len(ids) - start) for start in range(0, len(ids), part_rows)]
+    assert sorted(group for unit in listing.units for group in unit.groups) == list(groups)
+
+
+def test_parts_groups_and_units(tmp_path: Path) -> None:
+    names = [f"{number}" for number in range(100)]
+    archive = [Input(f"t{n}", "/x.tgz", f"{n}", spans=(Span("gzip", 512 * n, 1, 1, None),)) for n in range(40)]
+    portions = [Portion(images(*names[:50])), Portion(archive, in_order=True), Portion(images(*names[50:]))]
+    listing = listed(portions, tmp_path / "m", 45)
+    manifest = listing.manifest
+    assert (manifest.rows, manifest.parts) == (140, 4)
+    files = [pq.read_table(tmp_path / "m" / f"part-{part:06d}.parquet")["id"].to_pylist() for part in range(4)]
+    assert [len(ids) for ids in files] == [45, 45, 45, 5]
+    together = [name for ids in files for name in ids]
+    assert sorted(together) == sorted([*names, *(image.id for image in archive)])
+    groups = range(len(manifest.starts) - 1)
+    assert [row["id"] for group in groups for row in manifest.read_group(group)] == together
+    assert all(len(manifest.rows_of(group)) <= 32 for group in groups)
+    assert sorted(group for unit in listing.units for group in unit.groups) == list(groups)
+    (in_order,) = [unit for unit in listing.units if unit.in_order]
+    assert [row["id"] for group in in_order.groups for row in manifest.read_group(group)] == [
+        f"t{n}" for n in range(40)
+    ]
+    assert manifest.read_group(in_order.groups[0])[1]["spans"] == [vars(Span("gzip", 512, 1, 1, None))]
+    assert listing.bare == 140
+
+
+def test_the_fingerprint_tells_another_file(tmp_path: Path) -> None:
+    one = listed([Portion(images("a", "b"))], tmp_path / "1", 10)
+    same = listed([Portion(images("a")), Portion(images("b"))], tmp_path / "2", 1)
+    other = listed([Portion(images("a")), Portion(images("b", version="2"))], tmp_path / "3", 10)
+    more = listed([Portion(images("a", "b", "c"))], tmp_path / "4", 10)
+    renamed = listed([Portion(images("a", "c"))], tmp_path / "5", 10)
+    assert one.fingerprint == same.fingerprint
+    assert len({each.fingerprint for each in (one, other, more, renamed)}) == 4
+    there = Place.of(tmp_path / "1")
+    assert first_difference(other.manifest, there) == "b has changed"
+    assert first_difference(renamed.manifest, there) == "c stands where b stood"
+    assert first_difference(more.manifest, there) == "more or fewer files"
+
+
+def test_a_published_manifest_is_whole(tmp_path: Path) -> None:
+    listing = listed([Portion(images("a", "b", "c"))], tmp_path / "1", 2)
+    there = Place.of(tmp_path / "out")
+    published = publish(listing.manifest, there)
+    assert there.children() == ["part-000000.parquet", "part-000001.parquet"]
+    (there / "part-000001.parquet").remove()
+    publish(listing.manifest, there)
+    assert [row["id"] for group in (0, 1) for row in published.read_group(group)] == ["a", "b", "c"]
+
+
+def test_an_image_that_is_known_to_be_wrong_lacks_no_overlay(tmp_path: Path) -> None:
+    wrong = Input("a", "/a", reason="no")
+    listing = listed(
+        [Portion([wrong, wrong._replace(id="b", reason=None, drawn=True)], passed_over=3)], tmp_path / "1", 9
+    )
+    assert (listing.bare, listing.passed_over, listing.units) == (0, 3, [Unit((0,), in_order=False)])

@@ -1,0 +1,82 @@
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from overlay.config import Limits
+from overlay.errors import RequestError
+from overlay.named import collect
+from overlay.storage import Place
+from tests.overlay.test_archives import zipped
+from tests.overlay.test_tree import make
+
+CLASSES = ("benign", "malignant")
+
+
+def ids(*inputs: object) -> list[str]:
+    portions = collect([str(each) for each in inputs], CLASSES, Limits())
+    return [image.id for portion in portions for image in portion.images]
+
+
+def test_one_source_gives_its_own_paths(tmp_path: Path) -> None:
+    make(tmp_path, "x/a/1.png", "x/2.png", "x/notes.txt")
+    assert ids(tmp_path / "x") == ["2.png", "a/1.png"]
+    assert ids(tmp_path / "x" / "2.png", tmp_path / "x" / "a" / "1.png") == ["2.png", "a/1.png"]
+    assert ids(tmp_path / "x" / "notes.txt") == ["notes.txt"]
+
+
+def test_any_mix(tmp_path: Path) -> None:
+    make(tmp_path, "x/1.png", "y/x/1.png", "3.png")
+    (tmp_path / "z.zip").write_bytes(zipped({"1.png": b""}))
+    pq.write_table(pa.table({"image": [b""]}), tmp_path / "t.parquet")
+    several = [tmp_path / name for name in ("x", "y/x", "z.zip", "t.parquet", "3.png", "x/1.png", "x")]
+    assert ids(*several) == ["x/1.png", "x-2/1.png", "z/1.png", "t.parquet/0", f"{tmp_path.name}/3.png"]
+
+
+def test_patterns(tmp_path: Path) -> None:
+    make(tmp_path, "a/1.png", "a/b/2.jpg", "a/b/notes.txt", "c/3.png", "[d]/4.png")
+    assert ids(tmp_path / "a" / "*") == ["b/2.jpg", "a/1.png"]
+    assert ids(tmp_path / "**" / "*.jpg") == ["2.jpg"]
+    assert ids(tmp_path / "**") == ["[d]/4.png", "a/1.png", "a/b/2.jpg", "c/3.png"]
+    assert ids(tmp_path / "[ac]" / "?.png") == ["a/1.png", "c/3.png"]
+    assert ids(tmp_path / "[d]") == ["4.png"]
+    with pytest.raises(RequestError, match=r"no image, archive, table or folder matches .*\*\.tif; check the pattern"):
+        ids(tmp_path / "*.tif")
+
+
+def test_a_list_from_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, "a/1.png", "a/2.png", "b/3.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"a/1.png\n\n{tmp_path}/a/2.png\r\na/1.png\na/gone.png\n"))
+    assert ids("-") == ["1.png", "2.png", "gone.png"]
+
+
+def test_the_order_is_always_the_same(tmp_path: Path) -> None:
+    make(tmp_path, *(f"{folder}/{number}.png" for folder in "cab" for number in (2, 10, 1)))
+    assert ids(tmp_path) == [f"{folder}/{number}.png" for folder in "abc" for number in (1, 10, 2)]
+
+
+def test_a_bucket(new_bucket: Callable[[], str], tmp_path: Path) -> None:
+    bucket = Place.of(new_bucket())
+    for name in ("a/1.png", "a/b/2.png", "a/b/images/3.png", "a/b/masks/3.png", "c.txt"):
+        (bucket / name).write_text(name)
+    make(tmp_path, "4.png")
+    assert ids(bucket / "a") == ["1.png", "b/2.png", "b/images/3.png"]
+    assert ids(bucket / "a" / "*.png") == ["1.png"]
+    assert ids(bucket / "**" / "*.png") == ["1.png", "b/2.png", "b/images/3.png"]
+    assert ids(bucket / "a" / "1.png", tmp_path / "4.png") == ["a/1.png", f"{tmp_path.name}/4.png"]
+    ((image,),) = [portion.images for portion in collect([str(bucket / "a" / "1.png")], CLASSES, Limits())]
+    assert (image.uri, image.size) == (str(bucket / "a" / "1.png"), 7)
+    assert image.version is not None
+    assert len(image.version) > 10
+
+
+def test_nothing_to_classify(tmp_path: Path) -> None:
+    make(tmp_path, "x/notes.txt")
+    with pytest.raises(RequestError, match=r"no image in .*; name image files, archives, tables, or folders"):
+        ids(tmp_path / "x")
+    with pytest.raises(RequestError, match="input gone is not there"):
+        ids("gone")

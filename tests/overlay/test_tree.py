@@ -1,0 +1,72 @@
+import os
+import tempfile
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from overlay.sources import pair
+from overlay.storage import Place
+from overlay.tree import stamp_of, walk
+
+
+def make(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    return folder
+
+
+def walked(folder: Path) -> list[list[str]]:
+    return [together.names for together in walk(Place.of(folder))]
+
+
+def test_folders_of_images_and_masks_come_with_the_folder_that_holds_them(tmp_path: Path) -> None:
+    make(
+        tmp_path, "b.png", "a.png", "p/Images/x.png", "p/masks/x.png", "p/masks/q/y.png", "p/q/y.png", "images/q/z.png"
+    )
+    assert walked(tmp_path) == [
+        ["a.png", "b.png"],
+        ["p/Images/x.png", "p/masks/x.png"],
+        ["p/masks/q/y.png", "p/q/y.png"],
+        ["images/q/z.png"],
+    ]
+
+
+names = st.lists(st.sampled_from(["a", "images", "Masks", "b"]), min_size=1, max_size=4).map(
+    lambda parts: "/".join([*parts, "x_mask.png" if len(parts) % 2 else "x.png"])
+)
+
+
+@settings(max_examples=30)
+@given(st.sets(names, min_size=1, max_size=12))
+def test_what_pair_pairs_comes_together(names: set[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        make(Path(folder), *names)
+        together = walked(Path(folder))
+    assert sorted(name for each in together for name in each) == sorted(names)
+    whole = pair([f"any/{name}" for name in names])
+    parts = [pair([f"any/{name}" for name in each]) for each in together]
+    found = {image: masks for part in parts for image, masks in part.images.items() if masks}
+    assert found == {image: masks for image, masks in whole.images.items() if masks}
+
+
+def test_links_are_followed_once_and_pipes_not_at_all(tmp_path: Path) -> None:
+    make(tmp_path / "tree", "a/1.png", "b/2.png")
+    (tmp_path / "tree" / "a" / "loop").symlink_to(tmp_path / "tree")
+    (tmp_path / "tree" / "c").symlink_to(make(tmp_path / "elsewhere", "3.png"))
+    (tmp_path / "tree" / "4.png").symlink_to("/dev/zero")
+    (tmp_path / "tree" / "5.png").symlink_to("gone")
+    os.mkfifo(tmp_path / "tree" / "6.png")
+    assert walked(tmp_path / "tree") == [["a/1.png"], ["b/2.png"], ["c/3.png"]]
+
+
+def test_a_stamp_tells_another_file(tmp_path: Path) -> None:
+    file = make(tmp_path, "x.png") / "x.png"
+    (folder,) = walk(Place.of(tmp_path))
+    before = folder.stamp("x.png")
+    assert before == stamp_of(Place.of(file)) == (5, str(file.stat().st_mtime_ns))
+    os.utime(file, ns=(1, 1))
+    assert folder.stamp("x.png") == (5, "1")
+    file.unlink()
+    assert folder.stamp("x.png") == (None, None)
