@@ -26,7 +26,8 @@ def build_optimizer(network: nn.Module, config: Optimizer) -> TorchOptimizer:
     """
     groups = parameter_groups(network, config)
     if config.name == "sgd":
-        return SGD(groups, momentum=0.9, nesterov=True, fused=True)  # type: ignore[arg-type]
+        # Not fused: that fails on a group in which only some parameters have a momentum, after an unfreezing.
+        return SGD(groups, momentum=0.9, nesterov=True)  # type: ignore[arg-type]
     return AdamW(groups, fused=True)  # type: ignore[arg-type]
 
 

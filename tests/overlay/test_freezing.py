@@ -91,9 +91,10 @@ def test_a_frozen_backbone_is_unchanged_to_the_bit(resnet18: nn.Module, name: st
     assert changed(resnet18, before) == {"fc.weight", "fc.bias"}
 
 
-def test_what_is_unfrozen_is_trained_by_the_same_optimizer(resnet18: nn.Module) -> None:
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_what_is_unfrozen_is_trained_by_the_same_optimizer(resnet18: nn.Module, name: str) -> None:
     config = Model(freeze="backbone", unfreeze_every=1)
-    optimizer = build_optimizer(resnet18, Optimizer(lr=0.1))
+    optimizer = build_optimizer(resnet18, Optimizer(name=name, lr=0.01))  # type: ignore[arg-type]
     assert freezing.apply(resnet18, config, 0)
     train(resnet18, optimizer)
     assert freezing.apply(resnet18, config, 1)
