@@ -2,28 +2,31 @@
 
 A model file is what ``torch.save`` makes of a plain state_dict: ``torch.load`` gives it back, and torchvision's
 network of the same name takes it, without this package. The card, an attribute ``overlay`` of the same dictionary,
-says the rest.
+says the rest. The same in safetensors has the card as JSON in its metadata. Files of other programs get a card when
+they are read: see ``overlay/legacy.py``.
 """
 
 import hashlib
 import json
 from collections import OrderedDict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from overlay.config import Input, OverlayStyle, ResizeRule
+from overlay import heads, legacy
+from overlay.config import Input, Legacy, OverlayStyle, ResizeRule
 from overlay.errors import RequestError
 from overlay.network import StateDict, build
 from overlay.storage import one_line, write_atomically
+from overlay.weight_files import download, is_state_dict, no_weights, read_safetensors, read_weights
 
 MODEL_FILE = "Resnet_fineTuning.pth"
 """the file's name in the folder of a run"""
-MODEL_FORMAT = 1
+MODEL_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,10 @@ class ModelCard:
     """what the training started from"""
     version: str
     """of Overlay, which wrote the file"""
+    head: tuple[str, ...] = ()
+    """layers in place of the network's last one, as `overlay.heads` writes them; none where it is torchvision's own"""
+    uncertain_below: float | None = None
+    """a prediction with a lower confidence is uncertain; None where nobody chose a threshold"""
 
     @property
     def input(self) -> Input:
@@ -66,38 +73,61 @@ def save(path: Path, state: StateDict, card: ModelCard) -> None:
     """Write a model file, whole or not at all."""
     plain: StateDict = OrderedDict((name, tensor.detach().cpu().contiguous()) for name, tensor in state.items())
     # load_state_dict looks at the keys only, and weights_only unpickling restores the attributes of an OrderedDict.
-    described = {"format": MODEL_FORMAT, **asdict(card)}
+    described = metadata(card)
     plain.overlay = {**described, "sha256": checksum(plain, described)}  # type: ignore[attr-defined]
     with write_atomically(path) as temporary:
         torch.save(plain, temporary)
 
 
-def load(path: str | Path) -> ModelFile:
+def load(path: str | Path, options: Legacy | None = None) -> ModelFile:
     """Read a model file, given as itself or as the folder of the run that made it.
 
+    A file of another program is read by the rules of ``overlay/legacy.py``, and what it doesn't say is taken from
+    ``options``, or as is usual and then said on a printed line.
+
     Raises:
-        RequestError: the file isn't there, is no model file of Overlay, was written by a newer version, or is damaged.
+        RequestError: the file isn't there, holds no model that can be read, was written by a newer version, or is
+            damaged; or it has a card, and ``options`` would contradict it.
     """
     file = Path(path) / MODEL_FILE if Path(path).is_dir() else Path(path)
-    state = read_state(str(file))
-    stored: dict[str, Any] | None = getattr(state, "overlay", None)
-    if stored is None:
-        raise RequestError(f"{file} holds weights but no card; give a model file that overlay train wrote")
-    values = {name: value for name, value in stored.items() if name not in ("format", "sha256")}
-    style = values.pop("overlay")
-    card = ModelCard(
-        **{**values, **{name: tuple(values[name]) for name in ("classes", "mean", "std")}},
-        overlay=None if style is None else OverlayStyle(**style),
-    )
+    content = read_safetensors(file) if file.suffix == ".safetensors" else read_weights(file, str(file))
+    stored: dict[str, Any] | None = getattr(content, "overlay", None)
+    if stored is not None:
+        assert isinstance(content, OrderedDict)  # nothing else has attributes
+        if given := [field.name for field in fields(Legacy) if getattr(options or Legacy(), field.name) is not None]:
+            raise RequestError(f"{file} has a card that says its {given[0]}; leave --legacy.{given[0]} away")
+        _check_card(content, str(file))
+        state, card = content, _card(stored)
+    else:
+        state, card = _legacy(content, options or Legacy(), str(file))
     with file.open("rb") as opened:
         return ModelFile(str(file), state, card, hashlib.file_digest(opened, "sha256").hexdigest())
 
 
 def network(file: ModelFile) -> nn.Module:
-    """Return the network of a model file, with its weights, in eval mode on the CPU."""
-    built = build(file.card.arch, len(file.card.classes))
-    built.load_state_dict(file.state)
+    """Return the network of a model file, with its weights, in eval mode on the CPU; it gives logits."""
+    with torch.device("meta"):  # the weights are there already
+        built = build(file.card.arch, len(file.card.classes))
+        if file.card.head:
+            built.fc = heads.head(file.card.head)
+    state = OrderedDict(file.state)
+    state._metadata = built.state_dict()._metadata  # type: ignore[attr-defined]  # versions, without which mnasnet fails
+    built.load_state_dict(state, assign=True)
     return built.eval()
+
+
+def metadata(card: ModelCard) -> dict[str, Any]:
+    """Return a card with its format, as JSON can hold it."""
+    return {"format": MODEL_FORMAT, **asdict(card)}
+
+
+def write_safetensors(file: Path, model: ModelFile) -> None:
+    """Write a model with its card as safetensors, which lists tensors by their size; the card keeps their order."""
+    from safetensors.torch import save_file
+
+    described = metadata(model.card)
+    card = {**described, "sha256": checksum(model.state, described), "tensors": list(model.state)}
+    save_file(dict(model.state), file, metadata={"overlay": json.dumps(card)})
 
 
 def checksum(state: StateDict, card: dict[str, Any]) -> str:
@@ -116,47 +146,53 @@ def read_state(where: str) -> StateDict:
         RequestError: it can't be reached, is none, or is a damaged or newer model file.
     """
     remote = urlparse(where).scheme in ("http", "https")
+    file = download(where) if remote else Path(where)
     try:
-        file = _download(where) if remote else Path(where)
-    except Exception as error:  # URLs and servers go wrong in more ways than OSError covers
-        raise RequestError(f"the weights at {where} can't be downloaded: {one_line(error)}") from error
-    cause: Exception | None = None
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise RequestError(f"no weights at {where}; check the path") from None
-    except OSError as error:
-        raise RequestError(f"the weights at {where} can't be read: {one_line(error)}") from error
-    except Exception as error:  # damaged files raise whatever the unpickler meets
-        state, cause = None, error
-    if not _is_state_dict(state):
+        content = read_weights(file, where)
+        if not is_state_dict(content):
+            raise no_weights(where)
+    except RequestError:
         if remote:
             file.unlink()  # else a page that says "not found" would stay for ever
-        # What torch.load says here is how to switch its protection off, which is no advice to pass on.
-        raise RequestError(
-            f"{where} holds no state_dict, or a damaged one; give a file that torch.save made of model.state_dict()"
-        ) from cause
-    state = state if isinstance(state, OrderedDict) else OrderedDict(state)
+        raise
+    state: StateDict = content if isinstance(content, OrderedDict) else OrderedDict(content.items())
     _check_card(state, where)
     return state
 
 
-def _is_state_dict(state: object) -> bool:
-    return (
-        isinstance(state, dict)
-        and len(state) > 0
-        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items())
+def _card(stored: dict[str, Any]) -> ModelCard:
+    values = {name: value for name, value in stored.items() if name not in ("format", "sha256")}
+    values |= {name: tuple(values[name]) for name in ("classes", "mean", "std", "head") if name in values}
+    style = values.pop("overlay")
+    return ModelCard(**values, overlay=None if style is None else OverlayStyle(**style))
+
+
+def _legacy(content: object, options: Legacy, where: str) -> tuple[StateDict, ModelCard]:
+    try:
+        found = legacy.read(content, where)
+    except RequestError:
+        raise
+    except Exception as error:  # objects put together by hand lack what every module has
+        raise RequestError(f"{where} holds no model that can be read: {one_line(error)}") from error
+    if found is None:
+        raise no_weights(where)
+    from overlay.pretrained import IMAGENET_MEAN, IMAGENET_STD  # which imports this module
+
+    classes, seen, note = legacy.complete(found, options, where)
+    print(note)
+    return found.state, ModelCard(
+        arch=found.arch,
+        classes=classes,
+        size=seen.size,
+        resize=seen.resize,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        overlay=None,
+        dataset="unknown",
+        weights="unknown",
+        version="unknown",
+        head=found.head,
     )
-
-
-def _download(url: str) -> Path:
-    """Download into torch's cache, once; a cached file is known by its whole URL, since many end in `model.pth`."""
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    file = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}.pth"
-    if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(file), progress=False)
-    return file
 
 
 def _check_card(state: StateDict, where: str) -> None:

@@ -1,23 +1,21 @@
 """From decoded images to probabilities: the pool of model actors behind evaluation and prediction."""
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
-import numpy as np
 import ray
 import ray.data
-import torch
-from numpy.typing import NDArray
 from ray.data import ActorPoolStrategy
 
 from cluster.session import Resources
-from overlay import model
-from overlay.config import Precision
-from overlay.device import autocast, use_all_cores
-from overlay.network import normalise
+from overlay import engines
+from overlay.config import EngineKind, Precision
+from overlay.engines import Columns, Pixels
+from overlay.model import ModelFile
 from pipelines.placement import actor_cpus
 
-Columns = dict[str, NDArray[Any]]
+BATCHES_IN_FLIGHT = 2
+"""one that is computed, and one that waits in the actor"""
 
 
 @dataclass(frozen=True)
@@ -29,20 +27,30 @@ class Engine:
     batch_size: int
     actors: int | None = None
     """processes that hold the model; one for each GPU, or one on CPUs, where it is None"""
+    kind: EngineKind = "torch"
+    flips: bool = False
+    """average the probabilities of an image and of its mirror image"""
+    embeddings: bool = False
+    """add the column ``embedding``"""
+    calibration: Pixels | None = None
+    """images (n, size, size, 3) for int8"""
 
 
-def score(rows: ray.data.Dataset, loaded: model.ModelFile, engine: Engine, cluster: Resources) -> ray.data.Dataset:
-    """Replace the column ``pixels`` by ``probabilities``.
+def score(rows: ray.data.Dataset, loaded: ModelFile, engine: Engine, cluster: Resources) -> ray.data.Dataset:
+    """Replace the column ``pixels`` by those of :func:`overlay.engines.score_rows`; all other columns stay.
 
-    ``pixels`` is uint8 (size, size, 3) in each row, ``reason`` a text that is empty where the pixels are an image.
-    ``probabilities`` is float32 (classes,), NaN where there was a reason. All other columns stay.
+    The model is converted here, once, and reaches the actors through the object store.
+
+    Raises:
+        RequestError: the engine is not installed, or doesn't fit the device or the precision.
     """
     actors = engine.actors or (max(1, int(cluster.gpus)) if engine.device == "cuda" else 1)
+    plan = engines.prepare(loaded, engine.kind, engine.device, engine.precision, engine.calibration)
     return rows.map_batches(
         Scorer,
-        fn_constructor_args=(ray.put(loaded), engine, actors),
+        fn_constructor_args=(ray.put(plan), replace(engine, calibration=None), actors),
         batch_size=engine.batch_size,
-        compute=ActorPoolStrategy(size=actors),
+        compute=ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=BATCHES_IN_FLIGHT),
         # Less than a whole CPU: where actors ask for as much as the tasks before them, Ray Data fuses the two.
         num_cpus=0.9 * actor_cpus(actors, cluster),
         num_gpus=int(engine.device == "cuda"),
@@ -52,24 +60,15 @@ def score(rows: ray.data.Dataset, loaded: model.ModelFile, engine: Engine, clust
 class Scorer:
     """An actor that holds the model."""
 
-    def __init__(self, loaded: ray.ObjectRef[model.ModelFile], engine: Engine, actors: int) -> None:
-        file: model.ModelFile = ray.get(loaded)
-        self._device = torch.device(engine.device)
-        use_all_cores(share=actors if engine.device == "cpu" else 1)
-        network = model.network(file)
-        self._network = network.to(device=self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._autocast = autocast(self._device, engine.precision)
-        self._mean = torch.tensor(file.card.mean, device=self._device)
-        self._std = torch.tensor(file.card.std, device=self._device)
-        self._classes = len(file.card.classes)
+    def __init__(self, plan: "ray.ObjectRef[engines.Plan]", engine: Engine, actors: int) -> None:
+        self._engine = engines.open_engine(
+            ray.get(plan),
+            batch_size=engine.batch_size,
+            share=actors if engine.device == "cpu" else 1,
+            flips=engine.flips,
+        )
+        self._embeddings = engine.embeddings
 
     def __call__(self, rows: Columns) -> Columns:
         """Score one batch; rows with a reason take no part in the forward pass."""
-        images = rows["reason"] == ""
-        probabilities = np.full((len(images), self._classes), np.nan, np.float32)
-        if images.any():
-            with torch.inference_mode(), self._autocast:
-                pixels = torch.from_numpy(rows["pixels"][images]).to(self._device)
-                logits = self._network(normalise(pixels, self._mean, self._std))
-            probabilities[images] = logits.float().softmax(dim=1).cpu().numpy()
-        return {name: column for name, column in rows.items() if name != "pixels"} | {"probabilities": probabilities}
+        return engines.score_rows(self._engine, rows, self._embeddings)

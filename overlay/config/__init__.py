@@ -9,14 +9,18 @@ from overlay.config.apply import Evaluate
 from overlay.config.common import (
     SPLITS,
     Device,
+    EngineKind,
+    Legacy,
     Limits,
     OverlayStyle,
     Precision,
     ResizeRule,
     check,
+    check_engine,
     dotted,
     table_column,
 )
+from overlay.config.export import Export
 from overlay.config.others import Demo, Submit
 from overlay.config.predict import Predict
 from overlay.config.prepare import Duplicates, Prepare, Split
@@ -29,8 +33,11 @@ __all__ = [
     "Device",
     "Duplicates",
     "EarlyStopping",
+    "EngineKind",
     "Evaluate",
+    "Export",
     "Input",
+    "Legacy",
     "Limits",
     "Loop",
     "Loss",
@@ -46,6 +53,7 @@ __all__ = [
     "Tracking",
     "Train",
     "check",
+    "check_engine",
     "dotted",
     "table_column",
 ]

@@ -8,7 +8,8 @@ from overlay.errors import RequestError
 
 ResizeRule = Literal["squash", "pad", "crop"]
 Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["auto", "bf16", "fp32"]
+Precision = Literal["auto", "bf16", "fp16", "fp32", "int8"]
+EngineKind = Literal["auto", "torch", "compile", "openvino"]
 SPLITS = ("train", "val", "test")
 
 
@@ -76,3 +77,35 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("member_bytes", "archive_bytes", "members", "ratio", "seconds"):
             check(getattr(self, name) > 0, f"limits.{name} is {getattr(self, name)}; it must be above 0")
+
+
+@dataclass(frozen=True)
+class Legacy:
+    """What a model file of another program doesn't say of itself; for model files of Overlay these stay away."""
+
+    classes: str | None = None
+    """class names, separated by commas, in the order of the outputs; benign,malignant,normal for three outputs"""
+    size: int | None = None
+    """side in pixels of the square that the model sees; 224 where it is not given"""
+    resize: ResizeRule | None = None
+    """squash, pad or crop; crop where it is not given, as in Resize(256), CenterCrop(224)"""
+
+    def __post_init__(self) -> None:
+        right = self.size is None or 32 <= self.size <= 2048
+        check(right, f"legacy.size is {self.size}; it must lie between 32 and 2048")
+
+
+def check_engine(engine: EngineKind, precision: Precision) -> None:
+    """Refuse an engine with a precision that it doesn't have.
+
+    Raises:
+        RequestError: it hasn't.
+    """
+    check(
+        precision != "int8" or engine in ("auto", "openvino"),
+        f"precision is int8 and engine is {engine}; int8 is what openvino computes in",
+    )
+    check(
+        precision != "fp16" or engine != "openvino",
+        "precision is fp16 and engine is openvino; choose bf16, fp32 or int8 there",
+    )

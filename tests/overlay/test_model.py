@@ -18,7 +18,7 @@ import torchvision
 from torch import Tensor, nn
 
 from overlay import model
-from overlay.config import Input, OverlayStyle
+from overlay.config import Input, Legacy, OverlayStyle
 from overlay.errors import RequestError
 from overlay.network import build
 from overlay.pretrained import IMAGENET_MEAN, IMAGENET_STD, Weights, initialise, pretrained
@@ -139,21 +139,41 @@ def test_a_flipped_byte_is_noticed(written: Path, tmp_path: Path) -> None:
 
 
 def test_a_newer_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model, "MODEL_FORMAT", 2)
+    monkeypatch.setattr(model, "MODEL_FORMAT", 3)
     model.save(tmp_path / "m.pth", OrderedDict(state_of()), CARD)
     monkeypatch.undo()
-    message = f"{tmp_path}/m.pth has model format 2, newer than 1; update overlay"
+    message = f"{tmp_path}/m.pth has model format 3, newer than 2; update overlay"
     assert refusal(model.load, tmp_path / "m.pth") == message
     assert refusal(pretrained, "resnet18", str(tmp_path / "m.pth")) == message
 
 
 def test_weights_without_a_card_are_no_model(resnet18: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(resnet18, tmp_path / "w.pth")
-    assert refusal(model.load, tmp_path / "w.pth") == (
-        f"{tmp_path}/w.pth holds weights but no card; give a model file that overlay train wrote"
-    )
+    assert refusal(model.load, tmp_path / "w.pth").startswith(f"{tmp_path}/w.pth has 1000 outputs and no class names; ")
     assert refusal(model.load, tmp_path / "none.pth") == f"no weights at {tmp_path}/none.pth; check the path"
     assert refusal(model.load, tmp_path) == f"no weights at {tmp_path}/Resnet_fineTuning.pth; check the path"
+
+
+def test_a_card_and_options_for_files_without_one_exclude_each_other(written: Path) -> None:
+    assert refusal(model.load, written, Legacy(size=128)) == (
+        f"{written} has a card that says its size; leave --legacy.size away"
+    )
+
+
+def test_a_model_goes_through_safetensors(written: Path, tmp_path: Path) -> None:
+    before = model.load(written)
+    file = tmp_path / "m.safetensors"
+    model.write_safetensors(file, before)
+    after = model.load(file)
+    assert after.card == before.card
+    assert_equal(after.state, before.state)
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert refusal(model.load, file) == f"{file} is damaged: its content doesn't match its checksum; copy it again"
+    file.write_bytes(content[:-1])
+    assert refusal(model.load, file).startswith(f"{file} is no safetensors file that can be read: ")
+    assert refusal(model.load, tmp_path / "none.safetensors").startswith("no weights at ")
 
 
 # Pretrained weights
@@ -226,9 +246,6 @@ def test_what_holds_no_weights_is_refused_and_never_run(resnet18: dict[str, Tens
         b"hello, world\n",
         whole_file[: len(whole_file) // 2],
         pickle.dumps(Payload(trace)),
-        pickled({"conv1.weight": Payload(trace)}),
-        pickled(torchvision.models.resnet18()),
-        pickled({"state_dict": resnet18}),
         pickled(torch.zeros(3)),
         pickled({}),
         pickled({1: torch.zeros(3)}),
@@ -239,7 +256,15 @@ def test_what_holds_no_weights_is_refused_and_never_run(resnet18: dict[str, Tens
             f"{file} holds no state_dict, or a damaged one; give a file that torch.save made of model.state_dict()"
         )
         assert refusal(model.load, file).startswith(f"{file} holds no state_dict")
+    pickled({"conv1.weight": Payload(trace)})
+    for message in (refusal(pretrained, "resnet18", str(file)), refusal(model.load, file)):
+        assert message.startswith(
+            f"{file} holds {os.mkdir.__module__}.mkdir, which no ResNet of torchvision is made of "
+        )
     assert not trace.exists()
+    for whole in (torchvision.models.resnet18(), {"state_dict": resnet18}):
+        torch.save(whole, file)
+        assert refusal(pretrained, "resnet18", str(file)).startswith(f"{file} holds no state_dict")
 
 
 def test_a_path_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,44 @@
+"""From pixels to probabilities as one module: what every engine runs, and what `overlay export` writes as ONNX."""
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.experimental.optimization import fuse
+
+from overlay import model
+from overlay.model import ModelFile
+from overlay.network import head_name, normalise
+
+
+class Classifier(nn.Module):
+    """Takes pixels uint8 (n, size, size, 3), and gives probabilities (n, classes) and embeddings (n, d), both float32.
+
+    An embedding is what the network's last layer sees. Batch normalisation is folded into the convolutions before it
+    (Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
+    section 3.2), while the weights are float32; only then do they become ``dtype``.
+    """
+
+    def __init__(self, file: ModelFile, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        network = model.network(file)
+        last = head_name(network)
+        self.embedding_size = int(network.get_submodule(last).in_features)  # type: ignore[arg-type]
+        self._network = _with_embeddings(fuse(network), last).to(dtype)
+        self._dtype = dtype
+        self.register_buffer("_mean", torch.tensor(file.card.mean))
+        self.register_buffer("_std", torch.tensor(file.card.std))
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Classify a batch."""
+        images = normalise(pixels, self._mean, self._std)  # type: ignore[arg-type]
+        logits, embeddings = self._network(images.to(self._dtype))
+        return logits.float().softmax(dim=1), embeddings.float()
+
+
+def _with_embeddings(network: nn.Module, last: str) -> fx.GraphModule:
+    """Let a traced network return the input of its last layer beside its output."""
+    assert isinstance(network, fx.GraphModule)
+    layer = next(node for node in network.graph.nodes if node.op == "call_module" and node.target == last)
+    output = next(node for node in network.graph.nodes if node.op == "output")
+    output.args = ((output.args[0], layer.args[0]),)
+    network.recompile()
+    return network

@@ -1,0 +1,114 @@
+"""The engine openvino: Intel's compiler for networks on CPUs, with bf16 on x86 and ARM, and int8.
+
+The model travels as OpenVINO's own format, so a process that only computes needs no torch.
+"""
+
+import logging
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from overlay.config import Precision
+from overlay.engines import Floats, Forward, OpenVinoModel, Pixels
+from overlay.model import ModelFile
+
+# OpenVINO and NNCF tell Google Analytics that they run, unless the package that does it can't be imported.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+
+import openvino as ov  # noqa: E402
+
+_HINTS = {"bf16": "bf16", "fp32": "f32", "int8": "f32"}
+
+
+def convert(file: ModelFile) -> OpenVinoModel:
+    """Convert a model; its weights stay float32."""
+    return _to_bytes(_converted(file))
+
+
+def quantise(file: ModelFile, calibration: Pixels) -> OpenVinoModel:
+    """Convert a model to int8, calibrated with every other image of (n, size, size, 3).
+
+    How well it agrees with fp32 is measured on the images between them, and printed.
+
+    Activations are quantised by their ranges on these images, weights by channel, biases are corrected: NNCF's
+    post-training quantisation (Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias
+    Correction", for the biases).
+    """
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # says that there is no CUDA
+    import nncf
+
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    exact = _converted(file)
+    images = [calibration[index : index + 1] for index in range(len(calibration))]
+    seen, unseen = images[::2], images[1::2] or images
+    quantised = nncf.quantize(exact, nncf.Dataset(seen), subset_size=len(seen), preset=nncf.QuantizationPreset.MIXED)
+    before, after = (_probabilities(each, unseen) for each in (exact, quantised))
+    same = int((before.argmax(axis=1) == after.argmax(axis=1)).sum())
+    print(
+        f"int8: the same label as fp32 on {same} of {len(unseen)} other images, probabilities differ by "
+        f"{np.abs(before - after).mean():.4f} in the mean and {np.abs(before - after).max():.4f} at most"
+    )
+    return _to_bytes(quantised)
+
+
+class OpenVinoForward(Forward):
+    """Runs ``streams`` chunks at a time, each on its share of the cores."""
+
+    def __init__(self, model: OpenVinoModel, precision: Precision, chunk: int, streams: int, cores: int) -> None:
+        core = ov.Core()
+        if precision == "auto":
+            precision = "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "fp32"
+        self.precision = precision
+        read = core.read_model(model.xml, model.weights)
+        shape = read.input(0).get_partial_shape()
+        shape[0] = chunk
+        read.reshape(shape)
+        self.embedding_size = read.output(1).get_partial_shape()[1].get_length()
+        settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "NUM_STREAMS": streams,
+            "INFERENCE_NUM_THREADS": cores,
+            "ENABLE_CPU_PINNING": False,  # other processes decode images on the same cores
+        }
+        self._queue = ov.AsyncInferQueue(core.compile_model(read, "CPU", settings), streams)
+        self._queue.set_callback(self._take)
+        self._results: dict[int, tuple[Floats, Floats]] = {}
+
+    def run(self, chunks: list[Pixels]) -> list[tuple[Floats, Floats]]:
+        """Return probabilities and embeddings of each chunk."""
+        for number, chunk in enumerate(chunks):
+            self._queue.start_async({0: chunk}, number)
+        self._queue.wait_all()
+        return [self._results.pop(number) for number in range(len(chunks))]
+
+    def _take(self, request: ov.InferRequest, number: int) -> None:
+        probabilities, embeddings = (request.get_output_tensor(output).data.copy() for output in (0, 1))
+        self._results[number] = probabilities, embeddings
+
+
+def _converted(file: ModelFile) -> ov.Model:
+    import torch
+
+    from overlay.classifier import Classifier
+
+    pixels = torch.zeros(2, file.card.size, file.card.size, 3, dtype=torch.uint8)
+    with torch.no_grad():
+        exported = torch.export.export(
+            Classifier(file).eval(), (pixels,), dynamic_shapes=({0: torch.export.Dim("images", min=1, max=4096)},)
+        )
+        return ov.convert_model(exported)
+
+
+def _probabilities(model: ov.Model, images: list[Pixels]) -> Floats:
+    compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return np.concatenate([compiled(image)[0] for image in images])
+
+
+def _to_bytes(model: ov.Model) -> OpenVinoModel:
+    with tempfile.TemporaryDirectory(prefix="overlay-") as folder:
+        file = Path(folder, "model.xml")
+        ov.save_model(model, file, compress_to_fp16=False)
+        return OpenVinoModel(file.read_bytes(), file.with_suffix(".bin").read_bytes())

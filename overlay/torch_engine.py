@@ -1,0 +1,62 @@
+"""The engines torch and compile."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from overlay.classifier import Classifier
+from overlay.config import Precision
+from overlay.device import has_bf16
+from overlay.engines import Floats, Forward, Pixels
+from overlay.model import ModelFile
+
+_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+class TorchForward(Forward):
+    """Runs chunks in ``streams`` threads, each on its share of the cores."""
+
+    def __init__(
+        self,
+        file: ModelFile,
+        device: Literal["cpu", "cuda"],
+        precision: Precision,
+        chunk: int,
+        streams: int,
+        cores: int,
+        compiled: bool,
+    ) -> None:
+        self._device = torch.device(device)
+        without_bf16 = "fp16" if device == "cuda" else "fp32"
+        automatic = "bf16" if has_bf16(self._device) else without_bf16
+        self.precision = automatic if precision == "auto" else precision
+        if self.precision == "fp32":
+            torch.backends.cudnn.allow_tf32 = False  # else a GPU's convolutions would be TF32
+        classifier = Classifier(file, _TYPES[self.precision]).eval()
+        self.embedding_size = classifier.embedding_size
+        classifier = classifier.to(device=self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # A thread that starts with its own number of threads leaves that of the others alone.
+        self._pool = ThreadPoolExecutor(streams, initializer=torch.set_num_threads, initargs=(cores // streams,))
+        self._classifier = (
+            torch.compile(classifier, dynamic=False, options=_options(device)) if compiled else classifier
+        )
+        if compiled:
+            size = file.card.size
+            self.run([np.zeros((chunk, size, size, 3), np.uint8)])
+
+    def run(self, chunks: list[Pixels]) -> list[tuple[Floats, Floats]]:
+        """Return probabilities and embeddings of each chunk."""
+        return list(self._pool.map(self._forward, chunks))
+
+    def _forward(self, chunk: Pixels) -> tuple[Floats, Floats]:
+        with torch.inference_mode():
+            probabilities, embeddings = self._classifier(torch.from_numpy(chunk).to(self._device))
+            return probabilities.cpu().numpy(), embeddings.cpu().numpy()
+
+
+def _options(device: str) -> dict[str, str | int | bool | Callable[..., Any]]:
+    """Return inductor's: on a GPU a chunk is one launch, on a CPU weights are laid out for their kernels beforehand."""
+    return {"triton.cudagraphs": True} if device == "cuda" else {"freezing": True}

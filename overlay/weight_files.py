@@ -1,0 +1,109 @@
+"""Files of weights as they lie on a disk or behind a URL: read without running anything that is in them."""
+
+import hashlib
+import json
+import re
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+from overlay import heads
+from overlay.errors import RequestError
+from overlay.network import StateDict
+from overlay.storage import one_line
+
+ALLOWED: list[Any] = [
+    *(ResNet, BasicBlock, Bottleneck),
+    *(nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.Sequential, nn.DataParallel),
+    *heads.LAYERS,
+    *(nn.Softmax, nn.LogSoftmax),
+]
+"""classes that may be in a file: what ResNets, and the heads that people give them, are made of"""
+
+
+def is_state_dict(content: object) -> TypeGuard[dict[str, Tensor]]:
+    """Say whether this is a dictionary of tensors by their names, and not an empty one."""
+    return (
+        isinstance(content, dict)
+        and len(content) > 0
+        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items())
+    )
+
+
+def read_weights(file: Path, where: str) -> object:
+    """Read what ``torch.save`` wrote, as tensors on the CPU, letting no class through but those of a ResNet.
+
+    Raises:
+        RequestError: it is not there, damaged, or holds anything else.
+    """
+    try:
+        with torch.serialization.safe_globals(ALLOWED):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise RequestError(f"no weights at {where}; check the path") from None
+    except OSError as error:
+        raise RequestError(f"the weights at {where} can't be read: {one_line(error)}") from error
+    except Exception as error:  # damaged files raise whatever the unpickler meets
+        # What torch.load says here is how to switch its protection off, which is no advice to pass on.
+        if refused := _refused(error):
+            raise RequestError(
+                f"{where} holds {refused}, which no ResNet of torchvision is made of and which might run anything, so "
+                "it is not read; give a file that torch.save made of model.state_dict()"
+            ) from error
+        raise no_weights(where) from error
+
+
+def read_safetensors(file: Path) -> StateDict:
+    """Read a state_dict with its card from a file that ``overlay export`` wrote.
+
+    Raises:
+        RequestError: it is not there, damaged, or without a card.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as opened:
+            card = json.loads((opened.metadata() or {}).get("overlay", "null"))
+            state: StateDict = OrderedDict((name, opened.get_tensor(name)) for name in opened.keys())  # noqa: SIM118
+    except FileNotFoundError:
+        raise RequestError(f"no weights at {file}; check the path") from None
+    except (OSError, SafetensorError, ValueError) as error:
+        raise RequestError(f"{file} is no safetensors file that can be read: {one_line(error)}") from error
+    if card is not None:
+        state = OrderedDict((name, state[name]) for name in card.pop("tensors") if name in state)
+        state.overlay = card  # type: ignore[attr-defined]
+    return state
+
+
+def no_weights(where: str) -> RequestError:
+    """Return the refusal of a file that holds something else."""
+    return RequestError(
+        f"{where} holds no state_dict, or a damaged one; give a file that torch.save made of model.state_dict()"
+    )
+
+
+def download(url: str) -> Path:
+    """Download into torch's cache, once; a cached file is known by its whole URL, since many end in `model.pth`.
+
+    Raises:
+        RequestError: it can't be.
+    """
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    file = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}.pth"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(file), progress=False)
+        except Exception as error:  # URLs and servers go wrong in more ways than OSError covers
+            raise RequestError(f"the weights at {url} can't be downloaded: {one_line(error)}") from error
+    return file
+
+
+def _refused(error: Exception) -> str | None:
+    """Return the name of what the weights_only unpickler did not let through, such as ``posix.system``."""
+    found = re.search(r"GLOBAL (\S+) (?:was not an allowed global|whose module \S+ is blocked)", str(error))
+    return found[1] if found else None
