@@ -4,6 +4,7 @@ Pillow and numpy only, so that data tasks start quickly.
 """
 
 import time
+from collections.abc import Sequence
 from itertools import repeat
 from typing import Any, Protocol
 
@@ -13,9 +14,12 @@ from numpy.typing import NDArray
 from overlay.config import OverlayStyle, ResizeRule
 from overlay.errors import ImageError
 from overlay.images import decode_target, resize
-from overlay.reading import UNREADABLE, GroupReader, Read, Reader
+from overlay.manifest import Manifest
+from overlay.reading import UNREADABLE, GroupReader, Read, Reader, Unit, rows_of
 from overlay.render import overlaid
 from overlay.storage import one_line
+
+_SAMPLED_UNITS = 16
 
 Columns = dict[str, NDArray[Any]]
 
@@ -70,6 +74,19 @@ def decode_group(wanted: dict[str, Any], first_row: int, manifest: GroupReader, 
         "seconds_read": numbers[1],
         "seconds_decode": numbers[2],
     }
+
+
+def sample(
+    manifest: Manifest, units: Sequence[Unit], card: Look, max_pixels: int, count: int = 128
+) -> NDArray[np.uint8]:
+    """Decode at most ``count`` images from all over the inputs, (n, size, size, 3); broken ones are left out."""
+    several = units[:: max(1, len(units) // _SAMPLED_UNITS)]
+    found = []
+    for unit in several:
+        wanted = next(rows_of(unit, manifest))
+        block = decode_group(wanted, 0, manifest, card, max_pixels)
+        found.append(block["pixels"][block["reason"] == ""][: -(-count // len(several))])
+    return np.concatenate(found)[:count]
 
 
 class _Counted:

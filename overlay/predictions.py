@@ -18,7 +18,7 @@ from overlay.errors import RequestError
 from overlay.manifest import Listing, Manifest, first_difference, part_name, publish
 from overlay.storage import Place, open_parquet, write_atomically
 
-FILES = {"request.json", "manifest", "predictions", ".work", "metrics.parquet", "_SUCCESS.json"}
+FILES = {"request.json", "manifest", "predictions", ".work", "metrics.parquet", "_SUCCESS.json", "wandb"}
 """all that a folder of predictions holds"""
 ELSEWHERE = ("model", "inputs", "out", "tracking", "batch_size", "device", "actors", "retry_errors", "overwrite")
 """options that don't change the rows, or are in the request by other names"""

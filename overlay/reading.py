@@ -122,12 +122,9 @@ def without(units: Sequence[Unit], done: set[int]) -> list[Unit]:
     return [unit for unit in left if unit.groups]
 
 
-def rows_of(unit: Unit, manifest: GroupReader, *, go_on: bool) -> Iterator[dict[str, Any]]:
+def rows_of(unit: Unit, manifest: GroupReader) -> Iterator[dict[str, Any]]:
     """Yield each group of a unit: its number, the ``positions`` that are wanted, and the ``contents`` where it is read
-    in order. With ``go_on`` a ``fault`` stands in place of contents that can't be read.
-
-    Raises:
-        OSError: they can't be read, without ``go_on``.
+    in order; a ``fault`` stands in place of contents that can't be read.
     """
     waiting = {group: unit.left.get(group) for group in unit.groups}
     blank: dict[str, Any] = {"contents": None, "fault": None}
@@ -135,8 +132,6 @@ def rows_of(unit: Unit, manifest: GroupReader, *, go_on: bool) -> Iterator[dict[
         for group, contents in read_in_order(manifest, unit) if unit.in_order else ():
             yield blank | {"group": group, "positions": waiting.pop(group), "contents": contents}
     except OSError as error:
-        if not go_on:
-            raise
         blank["fault"] = f"{UNREADABLE}: {one_line(error)}"
     for group, positions in waiting.items():
         yield blank | {"group": group, "positions": positions}

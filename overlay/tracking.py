@@ -6,16 +6,17 @@ one, so none can reach a file or a log.
 
 import netrc
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlparse
 
-from overlay.config import Tracking, Train
+from overlay.config import Predict, Tracking, Train
 from overlay.errors import RequestError, WorkError
 from overlay.history import Epoch
 from overlay.metrics import Evaluation
+from overlay.storage import Place
 
 Mode = Literal["online", "offline", "disabled"]
 
@@ -98,6 +99,33 @@ class Run:
     def close(self, *, failed: bool) -> None:
         """End this process's part in the run."""
         self._run.finish(exit_code=int(failed))
+
+
+def log_prediction(config: Predict, mode: Mode, folder: Path, values: Mapping[str, float]) -> None:
+    """Make a run of W&B that holds the options and the numbers of a finished prediction.
+
+    Raises:
+        WorkError: W&B can't be reached, or refuses the key.
+    """
+    import wandb
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with wandb.init(
+            project=config.tracking.project,
+            entity=config.tracking.entity,
+            name=config.tracking.name or Place.of(config.out).name,
+            job_type="predict",
+            mode=mode,
+            dir=folder,
+            config=asdict(config),
+            settings=wandb.Settings(silent=True, console="off", save_code=False, disable_git=True),
+        ) as run:
+            run.summary.update(dict(values))
+    except wandb.Error as error:
+        raise WorkError(
+            f"the predictions are complete, but Weights & Biases said: {' '.join(str(error).split())}"
+        ) from error
 
 
 def _has_key() -> bool:

@@ -10,13 +10,14 @@ from ray.exceptions import RayError
 from cluster import session
 from overlay.config import Predict
 from overlay.decoding import Columns, decode_group
+from overlay.engines import Pixels
 from overlay.errors import WorkError
 from overlay.manifest import Manifest
 from overlay.model import ModelCard, ModelFile
 from overlay.reading import Unit, joined
 from pipelines.placement import device
 from pipelines.reading import read_groups
-from pipelines.scoring import Engine, score
+from pipelines.scoring import Engine, actors_of, plan_of, score_by
 
 _JOINED_GROUPS = 8
 
@@ -25,19 +26,27 @@ class OnRay:
     """What the cluster gives to a prediction.
 
     Raises:
-        RequestError: it can't be joined, or has not what the request asks for.
+        RequestError: it can't be joined, or has not what the request asks for; or the engine can't be had.
     """
 
-    def __init__(self, config: Predict, loaded: ModelFile) -> None:
+    def __init__(self, config: Predict, loaded: ModelFile, calibration: Pixels | None) -> None:
         session.connect()
         self._config, self._loaded, self._cluster = config, loaded, session.resources()
-        chosen = device(config.device, self._cluster)
-        self._engine = Engine(chosen, config.precision, config.batch_size, config.actors)
-        actors = config.actors or (max(1, int(self._cluster.gpus)) if chosen == "cuda" else 1)
+        self._engine = Engine(
+            device(config.device, self._cluster),
+            config.precision,
+            config.batch_size,
+            config.actors,
+            kind=config.engine,
+            flips=config.flips,
+            embeddings=config.embeddings,
+            calibration=calibration,
+        )
+        self._plan = plan_of(loaded, self._engine)
         self.processes: Mapping[str, float] = {
             "read": self._cluster.cpus,
             "decode": self._cluster.cpus,
-            "forward": float(actors),
+            "forward": float(actors_of(self._engine, self._cluster)),
         }
         """stage -> processes that work at it"""
 
@@ -48,7 +57,7 @@ class OnRay:
             WorkError: a worker failed, again and again.
         """
         several = joined(units, at_least=8 * max(1, int(self._cluster.cpus)), most=_JOINED_GROUPS)
-        groups = read_groups(manifest, several, go_on=True)
+        groups = read_groups(manifest, several)
         rows = groups.rows.map_batches(
             decode,  # type: ignore[arg-type]  # Ray's type knows nothing of fn_kwargs
             batch_size=1,
@@ -61,7 +70,7 @@ class OnRay:
             num_cpus=groups.cpus,
         )
         try:
-            for block in score(rows, self._loaded, self._engine, self._cluster).iter_batches(batch_size=None):
+            for block in score_by(self._plan, rows, self._engine, self._cluster).iter_batches(batch_size=None):
                 assert isinstance(block, dict)  # NumPy columns, as the default format is
                 yield block
         except RayError as error:

@@ -16,9 +16,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from overlay import model
+from overlay import model, tracking
 from overlay.config import Predict
-from overlay.decoding import Columns
+from overlay.decoding import Columns, sample
+from overlay.engines import Pixels
 from overlay.errors import WorkError
 from overlay.manifest import Listing, Manifest, write
 from overlay.named import collect
@@ -52,7 +53,8 @@ def run(config: Predict) -> None:
         RequestError: the request was wrong; nothing was written.
         WorkError: the work failed; the same command goes on where it stopped.
     """
-    loaded = model.load(config.model)
+    tracked = tracking.resolve(config.tracking)
+    loaded = model.load(config.model, config.legacy)
     folder, stages = PredictionFolder(Place.of(config.out)), Stages()
     with tempfile.TemporaryDirectory(prefix="overlay-") as temporary:
         listing = _freeze(config, loaded, Path(temporary), stages)
@@ -61,14 +63,15 @@ def run(config: Predict) -> None:
         if state == "complete" and not config.retry_errors:
             print(f"{folder.path} holds these predictions already; nothing to do")
             return
-        classifier = _in_this_process(config, loaded) if _is_small(config, listing) else _on_ray(config, loaded)
+        calibration = None
+        if config.precision == "int8":
+            calibration = sample(listing.manifest, listing.units, loaded.card, config.max_pixels)
+        classifier = _classifier(config, loaded, calibration, small=_is_small(config, listing))
         stages.processes |= classifier.processes
         manifest = folder.begin(request, listing, anew=state == "new")
     overlay_missing = _say_what_was_found(listing, loaded.card)
 
-    layout = Layout(
-        loaded.card.classes, loaded.sha256, config.top_k, config.entropy, getattr(loaded.card, "uncertain_below", None)
-    )
+    layout = Layout(loaded.card.classes, loaded.sha256, config.top_k, config.entropy, loaded.card.uncertain_below)
     results = Results(folder, manifest, layout, retry_errors=config.retry_errors)
     units = results.left(listing.units)
     if results.done:
@@ -78,9 +81,13 @@ def run(config: Predict) -> None:
     if results.done < manifest.rows:
         raise WorkError(f"{manifest.rows - results.done} images have no row; the same command goes on with them")
     summary = summarise(folder, manifest, loaded.card.classes, overlay_missing)
-    folder.commit(request, summary.values(stages))
+    values = summary.values(stages)
+    folder.commit(request, values)
     print("\n".join(summary.lines(stages)))
     print(f"predictions: {folder.path}")
+    if tracked != "disabled":
+        own = Path("wandb") if folder.path.in_bucket else Path(folder.path.text, "wandb")
+        tracking.log_prediction(config, tracked, own, {name: value for name, (value, _) in values.items()})
 
 
 def _freeze(config: Predict, loaded: model.ModelFile, folder: Path, stages: Stages) -> Listing:
@@ -127,13 +134,11 @@ def _is_small(config: Predict, listing: Listing) -> bool:
     return listing.manifest.rows <= SMALL and not wants_a_cluster
 
 
-def _on_ray(config: Predict, loaded: model.ModelFile) -> Classifier:
+def _classifier(config: Predict, loaded: model.ModelFile, calibration: Pixels | None, *, small: bool) -> Classifier:
+    if small:
+        from pipelines.here import InThisProcess
+
+        return InThisProcess(config, loaded, calibration)
     from pipelines.classify import OnRay  # Ray takes seconds to import
 
-    return OnRay(config, loaded)
-
-
-def _in_this_process(config: Predict, loaded: model.ModelFile) -> Classifier:
-    from pipelines.here import InThisProcess
-
-    return InThisProcess(config, loaded)
+    return OnRay(config, loaded, calibration)

@@ -1,4 +1,4 @@
-"""The first stage of prepare and predict: which group of images a task reads, as Ray Data.
+"""The first stage of a prediction: which group of images a task reads, as Ray Data.
 
 A group is a row group of the manifest. Mostly its number is all that is handed on, and the task that decodes the images
 reads them too: Ray Data runs both stages as one. An archive that can only be read in order is read by one task, which
@@ -41,16 +41,13 @@ class Groups:
     """what to reserve for the task that decodes a group"""
 
 
-def read_groups(manifest: GroupReader, units: Sequence[Unit], *, go_on: bool = False) -> Groups:
-    """Plan the reading of groups; each arrives once, in whatever order.
-
-    ``go_on``: what can't be read is handed on with its fault, and does not end the work.
-    """
+def read_groups(manifest: GroupReader, units: Sequence[Unit]) -> Groups:
+    """Plan the reading of groups; each arrives once, in whatever order."""
     in_order = any(unit.in_order for unit in units)
     rows = ray.data.range(len(units), override_num_blocks=len(units)).map_batches(
         read_unit,  # type: ignore[arg-type]  # Ray's type knows nothing of fn_kwargs
         batch_size=1,
-        fn_kwargs={"manifest": manifest, "units": ray.put(units), "go_on": go_on},
+        fn_kwargs={"manifest": manifest, "units": ray.put(units)},
         # Tasks that ask for different CPUs are not run as one.
         num_cpus=0.25 if in_order else 1,
     )
@@ -60,9 +57,9 @@ def read_groups(manifest: GroupReader, units: Sequence[Unit], *, go_on: bool = F
 
 
 def read_unit(
-    batch: dict[str, NDArray[np.int64]], manifest: GroupReader, units: "ray.ObjectRef[Sequence[Unit]]", go_on: bool
+    batch: dict[str, NDArray[np.int64]], manifest: GroupReader, units: "ray.ObjectRef[Sequence[Unit]]"
 ) -> Iterator[pa.Table]:
     """Hand on the groups of one unit; runs in a worker."""
     unit: Unit = ray.get(units)[int(batch["id"][0])]
-    for row in rows_of(unit, manifest, go_on=go_on):
+    for row in rows_of(unit, manifest):
         yield pa.Table.from_pylist([row], schema=GROUP_SCHEMA)

@@ -1,7 +1,7 @@
 """From decoded images to probabilities: the pool of model actors behind evaluation and prediction."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import ray
 import ray.data
@@ -11,8 +11,10 @@ from cluster.session import Resources
 from overlay import engines
 from overlay.config import EngineKind, Precision
 from overlay.engines import Columns, Pixels
-from overlay.model import ModelFile
 from pipelines.placement import actor_cpus
+
+if TYPE_CHECKING:
+    from overlay.model import ModelFile  # which imports torch, and an actor with OpenVINO needs none
 
 BATCHES_IN_FLIGHT = 2
 """one that is computed, and one that waits in the actor"""
@@ -36,7 +38,7 @@ class Engine:
     """images (n, size, size, 3) for int8"""
 
 
-def score(rows: ray.data.Dataset, loaded: ModelFile, engine: Engine, cluster: Resources) -> ray.data.Dataset:
+def score(rows: ray.data.Dataset, loaded: "ModelFile", engine: Engine, cluster: Resources) -> ray.data.Dataset:
     """Replace the column ``pixels`` by those of :func:`overlay.engines.score_rows`; all other columns stay.
 
     The model is converted here, once, and reaches the actors through the object store.
@@ -44,8 +46,21 @@ def score(rows: ray.data.Dataset, loaded: ModelFile, engine: Engine, cluster: Re
     Raises:
         RequestError: the engine is not installed, or doesn't fit the device or the precision.
     """
-    actors = engine.actors or (max(1, int(cluster.gpus)) if engine.device == "cuda" else 1)
-    plan = engines.prepare(loaded, engine.kind, engine.device, engine.precision, engine.calibration)
+    return score_by(plan_of(loaded, engine), rows, engine, cluster)
+
+
+def plan_of(loaded: "ModelFile", engine: Engine) -> engines.Plan:
+    """Convert a model for an engine, before anything is written.
+
+    Raises:
+        RequestError: as `score`.
+    """
+    return engines.prepare(loaded, engine.kind, engine.device, engine.precision, engine.calibration)
+
+
+def score_by(plan: engines.Plan, rows: ray.data.Dataset, engine: Engine, cluster: Resources) -> ray.data.Dataset:
+    """Do what `score` does, with a model that is converted already."""
+    actors = actors_of(engine, cluster)
     return rows.map_batches(
         Scorer,
         fn_constructor_args=(ray.put(plan), replace(engine, calibration=None), actors),
@@ -55,6 +70,11 @@ def score(rows: ray.data.Dataset, loaded: ModelFile, engine: Engine, cluster: Re
         num_cpus=0.9 * actor_cpus(actors, cluster),
         num_gpus=int(engine.device == "cuda"),
     )
+
+
+def actors_of(engine: Engine, cluster: Resources) -> int:
+    """Return how many processes hold the model."""
+    return engine.actors or (max(1, int(cluster.gpus)) if engine.device == "cuda" else 1)
 
 
 class Scorer:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from overlay.config.common import Device, Limits, Precision, check
+from overlay.config.common import Device, EngineKind, Legacy, Limits, Precision, check, check_engine
 from overlay.config.train import Tracking
 
 
@@ -17,11 +17,15 @@ class Predict:
     'scans/**/*.png', on a disk or in a bucket (s3://, gs://); - reads a list from standard input, one path a line"""
     out: str
     """folder of the predictions, on a disk or in a bucket; the same command goes on where it stopped"""
+    legacy: Legacy = field(default_factory=Legacy)
     limits: Limits = field(default_factory=Limits)
     tracking: Tracking = field(default_factory=lambda: Tracking(mode="disabled"))
     batch_size: int = 32
+    engine: EngineKind = "auto"
+    """torch, torch.compile, or OpenVINO; auto takes OpenVINO on CPUs where it is installed"""
     device: Device = "auto"
     precision: Precision = "auto"
+    """auto takes bf16 where the hardware has it; int8, which OpenVINO has, is calibrated on some of the inputs"""
     actors: int | None = None
     """processes that hold the model; one for each GPU, or one on CPUs, where it is not given"""
     flips: bool = False
@@ -48,5 +52,6 @@ class Predict:
         check(self.top_k is None or self.top_k >= 1, f"top_k is {self.top_k}; it must be at least 1")
         for name in ("batch_size", "max_pixels", "part_rows"):
             check(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_engine(self.engine, self.precision)
         both = "retry_errors goes on with predictions that overwrite would delete; give one of them"
         check(not (self.retry_errors and self.overwrite), both)

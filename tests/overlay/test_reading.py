@@ -89,7 +89,7 @@ def test_groups_come_with_their_bytes(tmp_path: Path) -> None:
     assert list(read_in_order(manifest, Unit((1,), True))) == [(1, expected[1])]
     some = Unit((0, 1), True, {0: (1,)})
     assert list(read_in_order(manifest, some)) == [(0, expected[0][1:]), (1, expected[1])]
-    assert [(row["group"], row["positions"]) for row in rows_of(some, manifest, go_on=False)] == [(0, (1,)), (1, None)]
+    assert [(row["group"], row["positions"]) for row in rows_of(some, manifest)] == [(0, (1,)), (1, None)]
 
 
 def test_a_table_is_read_in_order(tmp_path: Path) -> None:
@@ -108,11 +108,9 @@ def test_an_archive_that_has_gone_leaves_its_groups_with_a_fault(tmp_path: Path)
     rows = [Row(str(tmp_path / "gone.tar.gz"), spans(0)), Row(str(tmp_path / "gone.tar.gz"), spans(10))]
     manifest = write_manifest(tmp_path / "manifest.parquet", [rows[:1], rows[1:]])
     unit = Unit((0, 1), True)
-    found = list(rows_of(unit, manifest, go_on=True))
+    found = list(rows_of(unit, manifest))
     assert [(row["group"], row["contents"]) for row in found] == [(0, None), (1, None)]
     assert all("file that can't be read: [Errno 2]" in row["fault"] for row in found)
-    with pytest.raises(FileNotFoundError):
-        list(rows_of(unit, manifest, go_on=False))
 
 
 def test_groups_are_joined_where_there_are_many() -> None:

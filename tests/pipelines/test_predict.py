@@ -1,6 +1,7 @@
 import io
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ def test_the_metrics_count_what_the_rows_say(predicted: Path) -> None:
 def test_few_images_get_the_same_rows_without_ray(
     predicted: Path, model_file: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predict, "_on_ray", None)
+    monkeypatch.setitem(sys.modules, "pipelines.classify", None)
     predict.run(Predict(str(model_file), [str(images)], str(tmp_path / "out"), part_rows=4, precision="fp32"))
     few, many = (pq.read_table(out / "predictions").to_pandas() for out in (tmp_path / "out", predicted))
     numbers = [name for name in few.columns if name.startswith("prob_")] + ["confidence"]
@@ -191,10 +192,35 @@ def test_a_model_of_overlays_and_bare_images(
 
 def test_columns_that_were_asked_for(model_file: Path, phantoms: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    config = Predict(str(model_file), [str(phantoms / "benign")], str(out), top_k=2, entropy=True)
+    config = Predict(
+        str(model_file), [str(phantoms / "benign")], str(out), top_k=2, entropy=True, embeddings=True, flips=True
+    )
     predict.run(config)
     found = duckdb.read_parquet(f"{out}/predictions/*.parquet").df()
     assert (found["top_labels"].str[0] == found["label"]).all()
     assert np.allclose(found["top_probabilities"].str[0], found["confidence"])
     assert found["entropy"].between(0, np.log(3)).all()
+    assert {len(embedding) for embedding in found["embedding"]} == {512}
+    assert set(found["precision"]) <= {"bf16", "fp32"}
     assert pd.read_parquet(out / "predictions")["id"].tolist() == found.sort_values("id")["id"].tolist()
+
+
+def test_an_engine_that_can_not_be_had_leaves_nothing(
+    model_file: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("overlay.engines.find_spec", lambda _: None)
+    for actors in (None, 1):
+        config = Predict(str(model_file), [str(images)], str(tmp_path / "out"), engine="openvino", actors=actors)
+        with pytest.raises(RequestError, match="openvino is not installed"):
+            predict.run(config)
+    assert not (tmp_path / "out").exists()
+
+
+def test_int8_is_calibrated_on_the_inputs(
+    model_file: Path, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("nncf")
+    out = tmp_path / "out"
+    predict.run(Predict(str(model_file), [str(phantoms)], str(out), precision="int8"))
+    assert "int8: the same label as fp32 on " in capsys.readouterr().out
+    assert set(pq.read_table(out / "predictions")["precision"].to_pylist()) == {"int8"}

@@ -1,0 +1,107 @@
+"""Damaged, odd and hostile inputs: a row for each, none wrong, in bounded memory and time."""
+
+import gzip
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from overlay.config import Predict
+from overlay.images import FORMATS
+from pipelines import predict
+from tests.overlay.test_archives import tar, zipped
+from tests.pipelines.test_archives import model_file
+
+__all__ = ["model_file"]  # a fixture
+
+GOOD = ("a/grey16.png", "a/cmyk.jpg", "a/moving.gif", "a/clear.png", "a/turned.jpg", "a/photo.png")
+MEMORY = 2 * 2**30
+"""bytes; torch and the engine take about half of it"""
+
+
+@pytest.fixture(scope="module")
+def corpus(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus") / "corpus"
+    (folder / "a").mkdir(parents=True)
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (40, 50, 3), np.uint8)
+    picture = Image.fromarray(pixels)
+    Image.fromarray(random.integers(0, 4096, (40, 50)).astype(np.uint16)).save(folder / "a" / "grey16.png")
+    picture.convert("CMYK").save(folder / "a" / "cmyk.jpg")
+    picture.save(folder / "a" / "moving.gif", save_all=True, append_images=[picture.rotate(90)])
+    picture.convert("P").save(folder / "a" / "clear.png", transparency=3)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(folder / "a" / "turned.jpg", exif=exif)
+    whole = (phantoms / "normal" / "normal (1).png").read_bytes()
+    (folder / "a" / "photo.png").write_bytes(whole)
+    broken = folder / "broken"
+    broken.mkdir()
+    (broken / "truncated.png").write_bytes(whole[: len(whole) // 2])
+    (broken / "empty.jpg").touch()
+    (broken / "text.png").write_text("no image")
+    Image.new("L", (13_000, 13_000)).save(broken / "vast.png", compress_level=9)
+    with (broken / "sparse.tif").open("wb") as sparse:
+        sparse.truncate(2**40)
+    os.mkfifo(broken / "pipe.png")
+    (broken / "bomb.zip").write_bytes(zipped({"zeros.png": bytes(50_000_000), "good.png": whole}))
+    (broken / "nested.zip").write_bytes(zipped({"inner.zip": zipped({"x.png": whole}), "good.png": whole}))
+    encrypted = bytearray(zipped({"secret.png": whole}))
+    encrypted[encrypted.rindex(b"PK\1\2") + 8] |= 1
+    (broken / "encrypted.zip").write_bytes(encrypted)
+    (broken / "cut.tar.gz").write_bytes(gzip.compress(tar({"good.png": whole, "lost.png": whole}))[:-3000])
+    endless = tarfile.TarInfo("endless.png")
+    endless.size = 2**36
+    zeros = gzip.compress(bytes(64 * 2**20))
+    first = tarfile.TarInfo("good.png")
+    first.size = len(whole)
+    begun = first.tobuf() + whole + bytes(-len(whole) % 512) + endless.tobuf()
+    (broken / "endless.tar.gz").write_bytes(gzip.compress(begun) + zeros * 50)  # several streams are one, by the format
+    return folder
+
+
+@pytest.mark.slow
+def test_a_row_for_each_and_none_wrong(corpus: Path, model_file: Path, phantoms: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["predict", str(model_file), str(corpus), "--out", str(out), "--engine", "torch", "--precision", "fp32"]
+    with subprocess.Popen([sys.executable, "-m", "overlay", *words], stdout=subprocess.PIPE, text=True) as command:
+        said = "" if command.stdout is None else command.stdout.read()
+        _, status, usage = os.wait4(command.pid, 0)
+        command.returncode = os.waitstatus_to_exitcode(status)
+    assert command.returncode == 0
+    assert usage.ru_maxrss * 1024 < MEMORY
+    rows = {row["id"]: row for row in pq.read_table(out / "predictions").to_pylist()}
+    manifest = pq.read_table(out / "manifest")["id"].to_pylist()
+    assert sorted(rows) == sorted(manifest)
+    assert pq.read_table(out / "predictions").num_rows == len(rows)
+    errors = {id: row["error"].split(":")[0] for id, row in rows.items() if row["error"]}
+    assert errors == {
+        "broken/truncated.png": "damaged PNG",
+        "broken/empty.jpg": "empty file",
+        "broken/text.png": f"no image that can be read ({', '.join(FORMATS)})",
+        "broken/vast.png": "13000 x 13000 pixels, more than the limit of 50000000",
+        "broken/sparse.tif": "file too large",
+        "broken/bomb.zip": "unpacks to more than 100 times its size (limits.ratio)",
+        "broken/nested.zip/inner.zip": "archive within an archive",
+        "broken/encrypted.zip/secret.png": "encrypted member",
+        "broken/cut.tar.gz": "damaged or cut off archive",
+        "broken/endless.tar.gz": "unpacks to more than 100 times its size (limits.ratio)",
+    }
+    assert f", {len(errors)} errors" in said
+
+    good = {id: row for id, row in rows.items() if row["status"] == "ok"}
+    assert {*GOOD, "broken/nested.zip/good.png"} <= set(good)
+    for name in GOOD:
+        alone = tmp_path / Path(name).stem
+        predict.run(Predict(str(model_file), [str(corpus / name)], str(alone), engine="torch", precision="fp32"))
+        (row,) = pq.read_table(alone / "predictions").to_pylist()
+        assert row["label"] == good[name]["label"]
+        assert row["prob_benign"] == pytest.approx(good[name]["prob_benign"], abs=1e-6)
+    whole = [id for id in good if id.endswith("good.png")]
+    assert {round(good[id]["prob_benign"], 5) for id in whole} == {round(good["a/photo.png"]["prob_benign"], 5)}
