@@ -38,6 +38,10 @@ class Resources:
 
     cpus: float
     gpus: float
+    node_cpus: float = 0.0
+    """of the node that has the fewest, those without any left out"""
+    store_bytes: float = 0.0
+    """size of the smallest of the nodes' object stores"""
 
 
 def connect() -> None:
@@ -66,8 +70,14 @@ def resources() -> Resources:
     """Count the CPUs and GPUs of the joined cluster."""
     import ray
 
-    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return Resources(cpus=total.get("CPU", 0.0), gpus=total.get("GPU", 0.0))
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    cpus = [node["CPU"] for node in nodes if node.get("CPU")]
+    return Resources(
+        cpus=sum(cpus),
+        gpus=sum(node.get("GPU", 0.0) for node in nodes),
+        node_cpus=min(cpus, default=0.0),
+        store_bytes=min((node.get("object_store_memory", 0.0) for node in nodes), default=0.0),
+    )
 
 
 def check_address(address: str) -> None:

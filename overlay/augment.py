@@ -13,9 +13,9 @@ from PIL import Image, ImageEnhance
 from overlay.config import Augment
 
 
-def generator(seed: int, epoch: int, sample: int) -> np.random.Generator:
-    """Return the random numbers of one sample in one epoch."""
-    return np.random.default_rng((seed, epoch, sample))
+def generator(seed: int, epoch: int, sample: int, repeat: int = 0) -> np.random.Generator:
+    """Return the random numbers of one sample in one epoch; ``repeat`` is how often it came before in that epoch."""
+    return np.random.default_rng((seed, epoch, sample, repeat))
 
 
 def augment(image: NDArray[np.uint8], config: Augment, random: np.random.Generator) -> NDArray[np.uint8]:

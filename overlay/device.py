@@ -3,7 +3,7 @@
 import joblib
 import torch
 
-from overlay.config import Precision
+from overlay.config.train import TrainingPrecision
 
 
 def use_all_cores(share: int = 1) -> None:
@@ -21,7 +21,9 @@ def has_bf16(device: torch.device) -> bool:
     return any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """Return the context in which the forward pass runs: bf16 autocast, or one that changes nothing."""
-    enabled = precision == "bf16" or (precision == "auto" and has_bf16(device))
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+def autocast(device: torch.device, precision: TrainingPrecision) -> torch.autocast:
+    """Return the context in which the forward pass runs: bf16 or fp16 autocast, or one that changes nothing."""
+    if precision == "auto":
+        precision = "bf16" if has_bf16(device) else "fp32"
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")

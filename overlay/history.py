@@ -27,6 +27,8 @@ class Epoch:
     learning_rate: float
     images_per_second: float
     seconds: float
+    grad_norm: float
+    """mean over the epoch's steps, before any clipping"""
 
 
 def table(history: Sequence[Epoch]) -> pa.Table:

@@ -13,7 +13,15 @@ from overlay.errors import RequestError
 from overlay.storage import write_atomically
 
 # What may differ between the command that began a run and the one that goes on with it: where it runs, not what it is.
-_MAY_DIFFER = ("out", "dataset", "train.workers", "train.device", "tracking.mode")
+_MAY_DIFFER = (
+    "out",
+    "dataset",
+    "train.workers",
+    "train.device",
+    "train.checkpoint_steps",
+    "train.dry_run",
+    "tracking.mode",
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,12 @@ class RunFolder:
         """The id under which the run is tracked, the same after every restart."""
         return str(self._identity()["tracking_id"])
 
-    def begin(self, config: Train, fingerprint: str) -> None:
+    @property
+    def batch_size(self) -> int | None:
+        """Images in a step, where the run has begun; its configuration may say "auto"."""
+        return self._identity().get("batch_size")
+
+    def begin(self, config: Train, fingerprint: str, batch_size: int) -> None:
         """Write down what the run is; where that stands there already, check that the dataset is the same.
 
         Raises:
@@ -78,7 +91,10 @@ class RunFolder:
         with write_atomically(self.config_file) as temporary:
             temporary.write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
         if not identity:
-            self._write_identity({"dataset": fingerprint, "tracking_id": secrets.token_hex(4), "finished": False})
+            name = secrets.token_hex(4)
+            self._write_identity(
+                {"dataset": fingerprint, "batch_size": batch_size, "tracking_id": name, "finished": False}
+            )
         self.checkpoints.mkdir(exist_ok=True)
 
     def finish(self) -> None:

@@ -1,20 +1,20 @@
-"""Checkpoints of a training run: whole or not there, and found again by the same command.
+"""Checkpoints of a training run: whole or not there, written while training goes on, found again by the same command.
 
-A checkpoint is a folder with two files: ``last.pt``, all that the run needs to go on, and ``best.pt``, the state_dict
-of the best epoch so far. Each start of the command is an attempt with a folder of its own, because Ray Train rewrites
-its index of checkpoints in place and a kill can tear it; so which checkpoint is the newest is read off the folders'
-names, and a folder gets its name only once it is complete.
+A checkpoint is a folder ``step-NNNNNNNNN`` with two files: ``last.pt``, all that the run needs to go on after so many
+steps, and ``best.pt``, the state_dict of the best epoch so far. It is written under another name and renamed once it is
+complete and on the disk, so whichever process dies at whichever moment, the newest folder is a good one. Ray Train's
+own index of checkpoints is rewritten in place, where a kill can tear it, and so is not used.
 """
 
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-from ray.train import Checkpoint
 
 from overlay.history import Epoch
 
@@ -22,29 +22,26 @@ _PARTIAL = "partial-"
 
 
 def newest(checkpoints: Path) -> Path | None:
-    """Return the folder of the newest complete checkpoint, over all attempts."""
-    return max(checkpoints.glob("attempt-*/step-*"), key=lambda folder: folder.name, default=None)
+    """Return the folder of the newest complete checkpoint."""
+    return max(checkpoints.glob("step-*"), key=lambda folder: folder.name, default=None)
 
 
-def start_attempt(checkpoints: Path) -> Path:
-    """Return the folder of a new attempt, after clearing away what no later attempt can need."""
+def clear(checkpoints: Path) -> None:
+    """Remove all but the newest complete checkpoint; for the driver, while no worker runs."""
     keep = newest(checkpoints)
-    attempts = sorted(checkpoints.glob("attempt-*"))
-    for folder in attempts:
-        if keep is None or folder != keep.parent:
+    for folder in checkpoints.iterdir():
+        if folder != keep:
             shutil.rmtree(folder)
-    for step in checkpoints.glob("attempt-*/step-*"):
-        if step != keep:
-            shutil.rmtree(step)
-    for partial in checkpoints.glob(f"{_PARTIAL}*"):
-        shutil.rmtree(partial)
-    number = int(attempts[-1].name.removeprefix("attempt-")) + 1 if attempts else 1
-    return checkpoints / f"attempt-{number:04d}"
 
 
 def name(step: int) -> str:
     """Return the name of the checkpoint after so many steps; names sort as the steps do."""
     return f"step-{step:09d}"
+
+
+def step(folder: Path | None) -> int:
+    """Return after how many steps a checkpoint was written; 0 without one."""
+    return 0 if folder is None else int(folder.name.removeprefix("step-"))
 
 
 def history(folder: Path | None) -> list[Epoch]:
@@ -58,28 +55,81 @@ def load(folder: Path, file: str, device: torch.device | None = None) -> dict[st
     return content
 
 
-def write(checkpoints: Path, last: dict[str, Any], best: dict[str, Any] | None, previous: Path | None) -> Checkpoint:
-    """Write a checkpoint's files to a partial folder beside its place-to-be.
+class Writer:
+    """Writes checkpoints in a thread of its own, one after the other; the training waits for copies in memory only."""
 
-    ``best`` is the state_dict of the best epoch, or None where that is still the one in ``previous``.
-    """
-    folder = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=checkpoints))
-    torch.save(last, folder / "last.pt")
-    if best is not None:
-        torch.save(best, folder / "best.pt")
-    else:
-        assert previous is not None
-        try:
-            os.link(previous / "best.pt", folder / "best.pt")
-        except OSError:  # shares of Windows and some mounted buckets have no hard links
-            shutil.copyfile(previous / "best.pt", folder / "best.pt")
-    return Checkpoint(str(folder))
+    def __init__(self, checkpoints: Path) -> None:
+        self._checkpoints = checkpoints
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._pending: Future[None] | None = None
+
+    def submit(
+        self, step: int, last: dict[str, Any], best: dict[str, Any] | None, then: Callable[[], None] | None = None
+    ) -> None:
+        """Have a checkpoint written, after the one before it; ``then`` is called once it is there.
+
+        ``best`` is the state_dict of the best epoch, or None where that is still the one of the checkpoint before.
+
+        Raises:
+            OSError: the checkpoint before could not be written.
+        """
+        self.wait()
+        self._pending = self._thread.submit(self._write, step, _copied(last), best and _copied(best), then)
+
+    def wait(self) -> None:
+        """Wait until all is written.
+
+        Raises:
+            OSError: it could not be.
+        """
+        if self._pending is not None:
+            self._pending.result()
+
+    def _write(
+        self, step: int, last: dict[str, Any], best: dict[str, Any] | None, then: Callable[[], None] | None
+    ) -> None:
+        previous = newest(self._checkpoints)
+        folder = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=self._checkpoints))
+        _save(last, folder / "last.pt")
+        if best is not None:
+            _save(best, folder / "best.pt")
+        elif previous is not None and (previous / "best.pt").exists():
+            _link(previous / "best.pt", folder / "best.pt")
+        folder.replace(self._checkpoints / name(step))
+        _sync(self._checkpoints)
+        if previous is not None:
+            shutil.rmtree(previous)
+        if then is not None:
+            then()
 
 
-def commit_into(attempt: Path) -> Callable[[Checkpoint, str], Checkpoint]:
-    """Return the function by which Ray Train stores a checkpoint: one rename, instead of copying file after file."""
+def _copied(state: Any) -> Any:  # noqa: ANN401 - dictionaries and lists of tensors and plain values, nested
+    """Copy a state into the CPU's memory, so that the training may go on changing the original."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        return {name: _copied(value) for name, value in state.items()}
+    if isinstance(state, list):
+        return [_copied(value) for value in state]
+    return state
 
-    def commit(checkpoint: Checkpoint, folder: str) -> Checkpoint:
-        return Checkpoint(str(Path(checkpoint.path).replace(attempt / folder)))
 
-    return commit
+def _save(state: dict[str, Any], file: Path) -> None:
+    torch.save(state, file)
+    _sync(file)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # shares of Windows and some mounted buckets have no hard links
+        shutil.copyfile(source, target)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or a folder's entries are on the disk, should the machine itself go down."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

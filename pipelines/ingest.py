@@ -1,8 +1,8 @@
 """From a prepared dataset to the batches of a training run, by Ray Data.
 
-Each image is decoded and resized once, in parallel, into Ray's object store; after that one stream serves the whole
-run: a task for each step gathers its samples, in the plan's order, and augments them ahead of the training step,
-across the borders of epochs.
+Where the images fit into Ray's object store, each is decoded and resized once, in parallel. Where they don't, they are
+read from the shards anew in each epoch, window by window. Either way one stream serves the whole run: its tasks gather
+and augment the samples of step after step, in the plan's order, ahead of the training and across epochs.
 
 Every worker runs its own stream over its own share of each batch. So what a worker sees depends on the plan, its rank
 and the world size alone, and a resumed worker begins with the very next step.
@@ -10,7 +10,7 @@ and the world size alone, and a resumed worker begins with the very next step.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -27,27 +27,59 @@ from overlay.errors import ImageError, WorkError
 from overlay.images import decode, decode_target, resize
 from overlay.plan import Plan
 
+TASK_IMAGES = 64
+"""about so many images one task of the stream makes, at least a step's: a task costs some milliseconds in itself"""
+
+_BLOCK = pa.schema([("step", pa.int64()), ("images", pa.large_binary()), ("labels", pa.list_(pa.int64()))])
+
+
+class Source(Protocol):
+    """Where a stream's images come from; it is sent to the tasks, so it must not be large."""
+
+    @property
+    def size(self) -> int:
+        """Side of an image in pixels."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(samples,) positions in the dataset's classes."""
+
+    def tasks(self, plan: Plan, start: int) -> list[range]:
+        """Divide the steps from ``start`` on among tasks."""
+
+    def read(self, plan: Plan, steps: range, rank: int, world_size: int) -> Iterator[NDArray[np.uint8]]:
+        """Yield the images (n, size, size, 3) of one worker's share of step after step."""
+
 
 @dataclass(frozen=True)
 class Samples:
     """The images of one split, decoded, in the object store, in the order of their ids."""
 
-    ids: list[str]
     labels: NDArray[np.int64]
-    """(n,) positions in the dataset's classes"""
+    size: int
     blocks: list[ray.ObjectRef[NDArray[np.uint8]]]
     """arrays uint8 (rows, size, size, 3)"""
     places: NDArray[np.int64]
     """(n, 2): block and row in it of each sample"""
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.labels)
 
     def gather(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return the images of some samples, (len(indices), size, size, 3); reads shared memory without a copy."""
         needed = sorted(set(self.places[indices, 0].tolist()))
         blocks = dict(zip(needed, ray.get([self.blocks[b] for b in needed]), strict=True))
         return np.stack([blocks[block][row] for block, row in self.places[indices].tolist()])
+
+    def tasks(self, plan: Plan, start: int) -> list[range]:
+        """Divide the steps into equal parts of some images."""
+        each = max(1, TASK_IMAGES // plan.batch_size)
+        return [range(first, min(first + each, plan.steps)) for first in range(start, plan.steps, each)]
+
+    def read(self, plan: Plan, steps: range, rank: int, world_size: int) -> Iterator[NDArray[np.uint8]]:
+        """Take the images out of the object store."""
+        for step in steps:
+            yield self.gather(plan.batch(step, rank, world_size))
 
 
 @dataclass(frozen=True)
@@ -61,15 +93,15 @@ class Batch:
     """(n,)"""
 
 
-def decoded(dataset: PreparedDataset, split: str, config: Input) -> Samples:
-    """Decode and resize all images of a split, in parallel, and keep them in the object store.
+def decoded(dataset: PreparedDataset, split: str, config: Input, limit: int | None = None) -> Samples:
+    """Decode and resize the images of a split, or ``limit`` of them, in parallel, and keep them in the object store.
 
     What does not fit into its memory, Ray spills to disk.
 
     Raises:
         WorkError: an image of the dataset can't be decoded.
     """
-    rows = decoded_rows(dataset, split, config, batch_size=64).materialize()
+    rows = decoded_rows(dataset, split, config, batch_size=64, limit=limit).materialize()
     # One small table a block, asked for in the blocks' own order, says which image lies where.
     blocks = rows.to_numpy_refs(column="pixels")
     names = ray.get([_names.remote(block) for block in rows.to_arrow_refs()])
@@ -77,15 +109,18 @@ def decoded(dataset: PreparedDataset, split: str, config: Input) -> Samples:
     labels = np.array([dataset.card.classes.index(label) for table in names for label in table["label"]])
     places = np.array([(block, row) for block, table in enumerate(names) for row in range(len(table["id"]))])
     order = np.argsort(ids)
-    return Samples(ids[order].tolist(), labels[order], blocks, places[order])
+    return Samples(labels[order], config.size, blocks, places[order])
 
 
-def decoded_rows(dataset: PreparedDataset, split: str, config: Input, batch_size: int) -> ray.data.Dataset:
+def decoded_rows(
+    dataset: PreparedDataset, split: str, config: Input, batch_size: int, limit: int | None = None
+) -> ray.data.Dataset:
     """Stream a split with the columns id, label, pixels (size, size, 3) and an empty reason."""
     rows = ray.data.read_parquet(dataset.data_files(), filesystem=dataset.filesystem).select_columns(
         ["id", "image", "label", "split"]
     )
-    return rows.filter(expr=col("split") == split).map_batches(
+    rows = rows.filter(expr=col("split") == split)
+    return (rows if limit is None else rows.limit(limit)).map_batches(
         decode_rows,  # type: ignore[arg-type]  # Ray's type knows nothing of fn_kwargs
         batch_size=batch_size,
         batch_format="pyarrow",
@@ -94,51 +129,54 @@ def decoded_rows(dataset: PreparedDataset, split: str, config: Input, batch_size
 
 
 def stream(
-    samples: Samples, plan: Plan, config: Augment, *, rank: int, world_size: int, start: int, cpus: float
+    source: Source, plan: Plan, config: Augment, *, rank: int, world_size: int, start: int, cpus: float
 ) -> Iterator[Batch]:
     """Yield one worker's batches from step ``start`` of the plan to its end, augmented ahead of their use.
 
     ``cpus`` bounds the tasks that work at one time for this worker.
     """
-    source = _Source(samples, plan, config, rank, world_size, start)
+    work = _Work(source, plan, config, rank, world_size, source.tasks(plan, start))
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
-    context.target_max_block_size = None  # a step is one block, however large its images are
-    steps = plan.steps - start
-    batches = ray.data.range(steps, override_num_blocks=steps).map_batches(
-        source.batch,  # type: ignore[arg-type]  # NumPy columns, as the default format is
+    context.target_max_block_size = 2**12  # so each row, which is a whole step, is handed on as soon as it is there
+    tasks = len(work.tasks)
+    batches = ray.data.range(tasks, override_num_blocks=tasks).map_batches(
+        work.batches,  # type: ignore[arg-type]  # NumPy columns, as the default format is
         batch_size=1,
-        compute=TaskPoolStrategy(size=max(1, int(cpus))),
+        compute=TaskPoolStrategy(size=max(1, min(int(cpus), tasks))),
     )
-    for rows in batches.iter_batches(batch_size=None, prefetch_batches=2):
-        assert isinstance(rows, dict)
-        yield Batch(int(rows["step"][0]), rows["images"], rows["labels"])
+    for rows in batches.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2):
+        assert isinstance(rows, pa.Table)
+        for row in range(len(rows)):
+            images = np.frombuffer(rows["images"][row].as_buffer(), np.uint8)
+            labels = np.array(rows["labels"][row].as_py())
+            yield Batch(rows["step"][row].as_py(), images.reshape(len(labels), source.size, source.size, 3), labels)
 
 
 @dataclass(frozen=True)
-class _Source:
-    """From the number of a step to its images: what a data task of the stream does."""
+class _Work:
+    """From the number of a task to the batches of its steps: what a task of the stream does."""
 
-    samples: Samples
+    source: Source
     plan: Plan
     config: Augment
     rank: int
     world_size: int
-    start: int
+    tasks: list[range]
 
-    def batch(self, rows: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        step = self.start + int(rows["id"][0])
-        indices = self.plan.batch(step, self.rank, self.world_size)
-        epoch = self.plan.epoch(step)
-        images = [
-            augment(image, self.config, generator(self.plan.seed, epoch, index))
-            for image, index in zip(self.samples.gather(indices), indices.tolist(), strict=True)
-        ]
-        return {
-            "step": np.full(len(indices), step),
-            "images": np.stack(images),
-            "labels": self.samples.labels[indices],
-        }
+    def batches(self, rows: dict[str, NDArray[Any]]) -> Iterator[pa.Table]:
+        steps = self.tasks[int(rows["id"][0])]
+        read = self.source.read(self.plan, steps, self.rank, self.world_size)
+        for step, images in zip(steps, read, strict=True):
+            epoch = self.plan.epoch(step)
+            samples = self.plan.batch(step, self.rank, self.world_size)
+            repeats = self.plan.repeats(step, self.rank, self.world_size)
+            augmented = [
+                augment(image, self.config, generator(self.plan.seed, epoch, sample, repeat)).tobytes()
+                for image, sample, repeat in zip(images, samples.tolist(), repeats.tolist(), strict=True)
+            ]
+            labels = self.source.labels[samples].tolist()
+            yield pa.table([[step], [b"".join(augmented)], [labels]], schema=_BLOCK)
 
 
 def decode_rows(rows: pa.Table, config: Input) -> dict[str, NDArray[Any]]:
@@ -146,13 +184,21 @@ def decode_rows(rows: pa.Table, config: Input) -> dict[str, NDArray[Any]]:
     names, images = rows["id"].to_pylist(), rows["image"].to_pylist()
     pixels = np.empty((len(names), config.size, config.size, 3), np.uint8)
     for position, (name, image) in enumerate(zip(names, images, strict=True)):
-        try:
-            drawn = decode(image["bytes"], target=decode_target(config.size, config.resize))
-        except ImageError as error:
-            raise WorkError(f"the dataset's image {name} can't be decoded ({error}); prepare it again") from error
-        pixels[position] = resize(drawn, config.size, config.resize)
+        pixels[position] = decode_one(name, image["bytes"], config)
     labels = np.array(rows["label"].to_pylist())
     return {"id": np.array(names), "label": labels, "pixels": pixels, "reason": np.full(len(names), "")}
+
+
+def decode_one(name: str, data: bytes, config: Input) -> NDArray[np.uint8]:
+    """Decode and resize an image of a prepared dataset.
+
+    Raises:
+        WorkError: it can't be decoded.
+    """
+    try:
+        return resize(decode(data, target=decode_target(config.size, config.resize)), config.size, config.resize)
+    except ImageError as error:
+        raise WorkError(f"the dataset's image {name} can't be decoded ({error}); prepare it again") from error
 
 
 @ray.remote(num_cpus=0.1)

@@ -13,11 +13,20 @@ class Placement:
     """What the workers run on."""
 
     device: Literal["cpu", "cuda"]
-    workers: int
+    least_workers: int
+    most_workers: int
     worker_cpus: float
     """CPUs that Ray reserves for each worker; how many threads torch uses does not depend on it"""
-    data_cpus: float
-    """CPUs that stay for the tasks that feed all workers together"""
+
+    def data_cpus(self, workers: int, cluster: Resources) -> float:
+        """Return the CPUs that stay for the tasks that feed each of so many workers."""
+        return max(1.0, cluster.cpus - self.worker_cpus * workers) / workers
+
+    def missing(self, cluster: Resources) -> str | None:
+        """Say what the workers need and the cluster hasn't, if anything."""
+        there, kind = (cluster.gpus, "GPUs") if self.device == "cuda" else (cluster.cpus, "CPUs")
+        needed = self.least_workers * (1 if self.device == "cuda" else self.worker_cpus)
+        return f"training needs {needed:g} {kind}, and the cluster has {there:g}" if needed > there else None
 
 
 def device(wanted: str, cluster: Resources) -> Literal["cpu", "cuda"]:
@@ -39,11 +48,22 @@ def place(config: Loop, cluster: Resources) -> Placement:
     """
     chosen = device(config.device, cluster)
     there = cluster.gpus if chosen == "cuda" else cluster.cpus
-    if config.workers > there:
+    if config.least_workers > there:
         kind = "GPUs" if chosen == "cuda" else "CPUs"
         raise RequestError(f"train.workers is {config.workers}, but the cluster has {there:g} {kind}; ask for fewer")
-    worker_cpus = actor_cpus(config.workers, cluster)
-    return Placement(chosen, config.workers, worker_cpus, cluster.cpus - worker_cpus * config.workers)
+    if config.least_workers == config.most_workers:
+        worker_cpus = actor_cpus(config.most_workers, cluster)
+    elif chosen == "cuda":
+        worker_cpus = actor_cpus(min(config.most_workers, int(there)), cluster)
+    else:
+        # Ray Train starts as many workers as a node has room for. One a node, which uses all cores anyway.
+        worker_cpus = cluster.node_cpus - 1
+        if cluster.node_cpus < 3:
+            raise RequestError(
+                f"train.workers is {config.workers}, but without GPUs a run can only grow over nodes of 3 CPUs or more, "
+                f"and one has {cluster.node_cpus:g}; give one number"
+            )
+    return Placement(chosen, config.least_workers, config.most_workers, worker_cpus)
 
 
 def actor_cpus(actors: int, cluster: Resources) -> float:

@@ -5,8 +5,11 @@ writer of the run's files and one W&B run, however many workers there are and ho
 """
 
 import math
+import signal
 import threading
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,51 +17,90 @@ from typing import Any
 import pyarrow.parquet as pq
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster import session
 from overlay import history, metrics, tracking
 from overlay.config import Train
 from overlay.history import Epoch
 from overlay.plan import Plan
 from overlay.run_folder import RunFolder
 from overlay.storage import write_atomically
+from pipelines.placement import Placement
 from pipelines.progress import progress
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = 1.0
+QUIET_SECONDS = 30.0
+"""without news, before it is looked whether the cluster lacks something"""
+
+
+@dataclass(frozen=True)
+class Posted:
+    """What a board says."""
+
+    step: int = 0
+    """steps of the run that are done"""
+    loss: float | None = None
+    """mean loss of the epoch so far"""
+    workers: int = 0
+    epochs: tuple[Epoch, ...] = ()
+    """the whole history, as far as a checkpoint holds it"""
+    memory_bytes: int = 0
+    """most that one worker needed"""
+    hopeless: str | None = None
+    """why starting the workers again would not help"""
 
 
 class Board:
-    """Where rank 0 posts how far it is."""
+    """A tiny actor where the workers post how far they are, and the driver that they should leave."""
 
     def __init__(self) -> None:
-        self._step = 0
-        self._epochs: list[Epoch] = []
+        self._posted = Posted()
+        self._leave = False
 
-    def post_step(self, step: int) -> None:
-        """Note that so many steps of the run are done."""
-        self._step = step
+    def post(self, step: int, loss: float | None, workers: int) -> bool:
+        """Note how far the run is; return whether it is to stop."""
+        self._posted = replace(self._posted, step=step, loss=loss, workers=workers)
+        return self._leave
 
     def post_epochs(self, epochs: list[Epoch]) -> None:
-        """Note the whole history, once a checkpoint holds it."""
-        self._epochs = epochs
+        """Note the history, once a checkpoint holds it."""
+        self._posted = replace(self._posted, epochs=tuple(epochs))
 
-    def read(self) -> tuple[int, list[Epoch]]:
-        """Return the steps done and the history."""
-        return self._step, self._epochs
+    def post_memory(self, peak: int) -> None:
+        """Note how many bytes a worker has needed at most."""
+        self._posted = replace(self._posted, memory_bytes=max(peak, self._posted.memory_bytes))
+
+    def give_up(self, reason: str) -> None:
+        """Note why starting the workers again would not help."""
+        self._posted = replace(self._posted, hopeless=reason)
+
+    def leave(self) -> None:
+        """Have the workers save and leave at their next step."""
+        self._leave = True
+
+    def read(self) -> Posted:
+        """Return all that was posted."""
+        return self._posted
 
 
 class Tracker:
     """Follows a run's board until the block ends; what an earlier command showed and logged is not repeated.
 
-    ``done`` is the number of epochs that were done before.
+    ``begin`` is the step that the run goes on after.
     """
 
-    def __init__(self, config: Train, folder: RunFolder, plan: Plan, done: int) -> None:
-        self.board: ActorHandle[Any] = ray.remote(Board).options(num_cpus=0).remote()  # type: ignore[assignment]
-        self._config, self._folder, self._plan = config, folder, plan
-        self._step = done * plan.steps_per_epoch
+    def __init__(self, config: Train, folder: RunFolder, plan: Plan, placement: Placement, begin: int) -> None:
+        # On this node, which lives as long as the run; started again should it die, when it is told all anew.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        options = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": here}
+        self.board: ActorHandle[Any] = ray.remote(Board).options(**options).remote()  # type: ignore[assignment]
+        self._config, self._folder, self._plan, self._placement = config, folder, plan, placement
+        self._posted = Posted(step=begin)
+        self._leaving = threading.Event()
         self._ended = threading.Event()
         self._follower = threading.Thread(target=self._follow, daemon=True)
-        self._lock = threading.Lock()
         file = folder.history_file
         self._known = pq.read_metadata(file).num_rows if file.exists() else 0
         self._run: tracking.Run | None = None
@@ -68,6 +110,8 @@ class Tracker:
         print(tracking.describe(self._config.tracking, mode))
         if mode != "disabled":
             self._run = tracking.Run(self._config, mode, self._folder.tracking_id, self._folder.path)
+        # What kills a job politely: `ray job stop`, Kubernetes, a batch system. Ctrl-C is Ray Train's own.
+        self._before = signal.signal(signal.SIGTERM, lambda *_: self._leaving.set())
         self._follower.start()
         return self
 
@@ -75,32 +119,33 @@ class Tracker:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         self.stop()
+        signal.signal(signal.SIGTERM, self._before)
         if self._run is not None:
             self._run.close(failed=error is not None)
 
-    def stop(self) -> None:
-        """Stop following; the bar goes away."""
+    def stop(self) -> Posted:
+        """Stop following, and return what was posted last; the bar goes away."""
         self._ended.set()
         self._follower.join()
+        return self._posted
 
     def show(self, epochs: Sequence[Epoch]) -> None:
         """Print, log and write down the epochs that are new."""
-        with self._lock:
-            for epoch in epochs[self._known :]:
-                print(
-                    f"epoch {epoch.epoch:3d}   loss {epoch.train_loss:.4f}, val {epoch.val_loss:.4f}   accuracy "
-                    f"{epoch.train_accuracy:.3f}, val {epoch.val_accuracy:.3f}   val macro-F1 "
-                    f"{epoch.val_macro_f1:.3f}   {epoch.images_per_second:.1f} images/s",
-                    flush=True,
-                )
-                if self._run is not None:
-                    self._run.log(epoch)
-            if len(epochs) > self._known:
-                history.write_history(epochs, self._folder.history_file)
-                best = history.best_epoch(epochs, self._config.early_stopping)
-                with write_atomically(self._folder.curves_file) as temporary:
-                    temporary.write_bytes(history.curves(epochs, best))
-            self._known = max(self._known, len(epochs))
+        for epoch in epochs[self._known :]:
+            print(
+                f"epoch {epoch.epoch:3d}   loss {epoch.train_loss:.4f}, val {epoch.val_loss:.4f}   accuracy "
+                f"{epoch.train_accuracy:.3f}, val {epoch.val_accuracy:.3f}   val macro-F1 "
+                f"{epoch.val_macro_f1:.3f}   {epoch.images_per_second:.1f} images/s",
+                flush=True,
+            )
+            if self._run is not None:
+                self._run.log(epoch)
+        if len(epochs) > self._known:
+            self._known = len(epochs)
+            history.write_history(epochs, self._folder.history_file)
+            best = history.best_epoch(epochs, self._config.early_stopping)
+            with write_atomically(self._folder.curves_file) as temporary:
+                temporary.write_bytes(history.curves(epochs, best))
 
     def finish(self, evaluation: metrics.Evaluation, labels: list[int], predicted: list[int], model: Path) -> None:
         """Log the test's result and the model."""
@@ -108,13 +153,27 @@ class Tracker:
             self._run.finish(evaluation, labels, predicted, model)
 
     def _follow(self) -> None:
+        """Read the board now and then; every board that can't be reached, as when its process was killed, is left."""
         each = self._plan.samples / self._plan.steps_per_epoch
-        left = (self._plan.steps - self._step) * each
-        with progress("training", math.ceil(left)) as meter:
+        quiet_since = time.monotonic()
+        with progress("training", math.ceil((self._plan.steps - self._posted.step) * each)) as meter:
             while not self._ended.wait(POLL_SECONDS):
-                step, epochs = ray.get(self.board.read.remote())  # type: ignore[var-annotated]
-                self.show(epochs)
-                if step > self._step:
-                    epoch = f"{min(step // self._plan.steps_per_epoch + 1, self._plan.epochs)}/{self._plan.epochs}"
-                    meter.advance(round(step * each) - round(self._step * each), epoch=epoch)
-                    self._step = step
+                try:
+                    if self._leaving.is_set():
+                        ray.get(self.board.leave.remote())
+                    posted: Posted = ray.get(self.board.read.remote())  # type: ignore[assignment]
+                except RayError:
+                    continue
+                self.show(posted.epochs)
+                if posted.step > self._posted.step:
+                    epoch = min(self._plan.epoch(posted.step) + 1, self._plan.epochs)
+                    fields: dict[str, float | str] = {"epoch": f"{epoch}/{self._plan.epochs}"}
+                    if posted.loss is not None:
+                        fields["loss"] = posted.loss
+                    meter.advance(round(posted.step * each) - round(self._posted.step * each), **fields)
+                    self._posted, quiet_since = posted, time.monotonic()
+                self._posted = replace(posted, step=max(posted.step, self._posted.step))
+                if time.monotonic() - quiet_since > QUIET_SECONDS:
+                    quiet_since = time.monotonic()
+                    if missing := self._placement.missing(session.resources()):
+                        print(f"waiting: {missing}; training goes on as soon as it is there", flush=True)

@@ -3,32 +3,33 @@
     overlay train dataset --out run
     overlay train dataset --out run --train.workers 2 --train.batch_size 64 --augment.rotation 5
     overlay train images/ --out run --model.weights none --input.size 64 --train.epochs 15
+    overlay train dataset --out run --train.dry_run 1
 
 This is the driver: it checks the request, has the images decoded, starts the workers (`pipelines.train_loop`) and, in
 the end, writes and evaluates the model.
 """
 
 import math
+import tempfile
 from collections import OrderedDict
-from importlib.metadata import version
+from pathlib import Path
 
 import ray
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchConfig, TorchTrainer
 
 from cluster import session
-from overlay import history, model, tracking
+from overlay import history, model, network, tracking
 from overlay.config import Prepare, Train
-from overlay.dataset import PreparedDataset, is_dataset, open_dataset
+from overlay.dataset import is_dataset, open_dataset
 from overlay.errors import RequestError, WorkError
-from overlay.plan import Plan
-from overlay.pretrained import Weights, pretrained
+from overlay.losses import class_weights
+from overlay.pretrained import pretrained
 from overlay.run_folder import open_run
-from pipelines import checkpoint, evaluate, ingest, prepare
+from pipelines import checkpoint, evaluate, ingest, prepare, trial
+from pipelines.fitting import card_of, counts, fit, plan_of
 from pipelines.placement import Placement, place
 from pipelines.scoring import Engine
 from pipelines.tracker import Tracker
-from pipelines.train_loop import Job, train_worker
+from pipelines.train_loop import Job
 
 
 def run(config: Train) -> None:
@@ -36,46 +37,58 @@ def run(config: Train) -> None:
 
     Raises:
         RequestError: the request was wrong; nothing was written.
-        WorkError: the training failed; the same command goes on from the last epoch.
+        WorkError: the training failed or was stopped; the same command goes on from the newest checkpoint.
     """
     folder = open_run(config)
     if folder.finished:
         print(f"{folder.path} holds this run already, finished; nothing to do")
         return
     tracking.resolve(config.tracking)
+    network.check_size(config.model.arch, config.input.size)
     weights = pretrained(config.model.arch, config.model.weights)
     dataset = open_dataset(config.dataset) if is_dataset(config.dataset) else None
     session.connect()
     placement = place(config.train, session.resources())
+    _check_device(config, placement)
     if dataset is None:
         dataset = prepare.run(Prepare(sources=[config.dataset], out=str(folder.dataset)))
-    plan = _plan(config, dataset, placement)
-    card = _card(config, dataset, weights)
-    folder.begin(config, dataset.card.fingerprint)
-    epochs = checkpoint.history(checkpoint.newest(folder.checkpoints))
-    if epochs:
-        print(f"going on after epoch {len(epochs)} of {plan.epochs}")
+    batch_size = folder.batch_size or trial.batch_size(config, dataset, weights, placement)
+    if config.train.dry_run:
+        folder.path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.path.parent) as scratch:
+            trial.dry_run(config, dataset, weights, placement, Path(scratch), batch_size)
+        return
+    card = card_of(config, dataset, weights)
+    folder.begin(config, dataset.card.fingerprint, batch_size)
+    last = checkpoint.newest(folder.checkpoints)
+    epochs, step = checkpoint.history(last), checkpoint.step(last)
+    checkpoint.clear(folder.checkpoints)
+    source, plan = plan_of(config, dataset, batch_size)
+    if step:
+        print(f"going on after epoch {len(epochs)} of {plan.epochs}, at step {step} of {plan.steps}")
 
-    with Tracker(config, folder, plan, done=len(epochs)) as tracker:
-        if len(epochs) < plan.epochs and not history.should_stop(epochs, config.early_stopping):
-            attempt = checkpoint.start_attempt(folder.checkpoints)
+    with Tracker(config, folder, plan, placement, begin=step) as tracker:
+        if step < plan.steps and not history.should_stop(epochs, config.early_stopping):
             job = Job(
                 config=config,
                 card=card,
                 weights=ray.put(weights),
-                train=ingest.decoded(dataset, "train", config.input),
+                class_weights=class_weights(config.loss, card.classes, counts(dataset, "train")),
+                train=source,
                 validation=ingest.decoded(dataset, "val", config.input),
                 plan=plan,
                 placement=placement,
                 checkpoints=folder.checkpoints,
-                attempt=attempt,
                 board=tracker.board,
             )
-            _fit(job)
-        tracker.stop()
+            fit(job)
+        posted = tracker.stop()
         last = checkpoint.newest(folder.checkpoints)
-        assert last is not None
-        epochs = checkpoint.history(last)
+        epochs, step = checkpoint.history(last), checkpoint.step(last)
+        if posted.hopeless:
+            raise WorkError(posted.hopeless)
+        if last is None or (step < plan.steps and not history.should_stop(epochs, config.early_stopping)):
+            raise WorkError(f"stopped after step {step} of {plan.steps}, as asked; the same command goes on from there")
         tracker.show(epochs)
         if math.isnan(epochs[-1].train_loss):
             print(f"the run diverged in epoch {len(epochs)}: its loss is no number; lower --optimizer.lr in a new run")
@@ -84,7 +97,8 @@ def run(config: Train) -> None:
 
         file = folder.path / model.MODEL_FILE
         model.save(file, OrderedDict(checkpoint.load(last, "best.pt")), card)
-        engine = Engine(placement.device, config.train.precision, config.train.batch_size)
+        precision = "auto" if config.train.precision == "fp16" else config.train.precision
+        engine = Engine(placement.device, precision, min(batch_size, 64))
         curves = history.curves(epochs, best)
         result = evaluate.evaluate(model.load(file), dataset, "test", folder.evaluation, engine, curves)
         tracker.finish(result.metrics, result.labels, result.predicted, file)
@@ -93,65 +107,14 @@ def run(config: Train) -> None:
     print(f"model: {file}\ncurves: {folder.curves_file}\nreport: {folder.evaluation / 'report.html'}")
 
 
-def _fit(job: Job) -> None:
-    """Let Ray Train run the workers to the end, and start them again where one dies.
+def _check_device(config: Train, placement: Placement) -> None:
+    """Refuse what a CPU can't do.
 
     Raises:
-        WorkError: they failed too often.
+        RequestError: it is asked for.
     """
-    placement = job.placement
-    gpus = int(placement.device == "cuda")
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config={"job": job},
-        scaling_config=ScalingConfig(
-            num_workers=placement.workers,
-            use_gpu=bool(gpus),
-            resources_per_worker={"CPU": placement.worker_cpus, "GPU": gpus},
-        ),
-        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
-        run_config=RunConfig(
-            name=job.attempt.name,
-            storage_path=str(job.checkpoints),
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
-            failure_config=FailureConfig(max_failures=3),
-        ),
-    )
-    try:
-        trainer.fit()
-    except TrainingFailedError as error:
-        raise WorkError(f"training stopped: {_reason(error)}; the same command goes on from the last epoch") from error
-
-
-def _plan(config: Train, dataset: PreparedDataset, placement: Placement) -> Plan:
-    samples = sum(counts["train"] for counts in dataset.card.counts.values())
-    plan = Plan(samples, config.train.batch_size, config.train.epochs, config.train.seed)
-    if plan.smallest_batch < 2 * placement.workers:
-        raise RequestError(
-            f"{samples} training images in batches of {config.train.batch_size} leave a worker fewer than 2 in a step, "
-            "and batch normalisation needs more than one; use fewer workers or another train.batch_size"
-        )
-    return plan
-
-
-def _card(config: Train, dataset: PreparedDataset, weights: Weights) -> model.ModelCard:
-    style = dataset.card.request.overlay
-    return model.ModelCard(
-        arch=config.model.arch,
-        classes=tuple(dataset.card.classes),
-        size=config.input.size,
-        resize=config.input.resize,
-        mean=weights.mean,
-        std=weights.std,
-        overlay=style,
-        dataset=dataset.card.fingerprint,
-        weights=config.model.weights,
-        version=version("overlay"),
-    )
-
-
-def _reason(error: TrainingFailedError) -> str:
-    """Return the last line of the first worker's error."""
-    failures = getattr(error, "worker_failures", {})
-    first = next(iter(failures.values()), error)
-    return str(first).strip().splitlines()[-1]
+    if placement.device == "cpu":
+        if config.train.precision == "fp16":
+            raise RequestError("train.precision is fp16, which needs a GPU; choose bf16 or fp32")
+        if config.train.sync_batch_norm:
+            raise RequestError("train.sync_batch_norm needs GPUs; --model.freeze_norm does without statistics")

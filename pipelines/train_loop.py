@@ -1,9 +1,10 @@
 """The training loop: what each worker of `pipelines.train` does.
 
 It begins at the newest checkpoint, takes the plan's steps one after the other, and after each epoch validates, saves
-and reports. All workers hold the same totals, so all of them come to the same decisions without asking each other.
+and reports. All workers hold the same totals and hear the same interruptions, so all come to the same decisions.
 """
 
+import resource
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,25 +16,26 @@ import ray.train.torch
 import torch
 from numpy.typing import NDArray
 from ray.actor import ActorHandle
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.nn.parallel import DistributedDataParallel
 
+from cluster import session
 from overlay import history, metrics, model
 from overlay.config import Train
 from overlay.device import autocast, use_all_cores
 from overlay.history import Epoch
-from overlay.network import build, normalise
-from overlay.optimization import build_optimizer
+from overlay.learner import Learner
+from overlay.network import StateDict, normalise
 from overlay.plan import Plan
-from overlay.pretrained import Weights, initialise
-from overlay.schedule import Schedule
+from overlay.pretrained import Weights
 from overlay.tally import Tally
 from pipelines import checkpoint, ingest
+from pipelines.interruptions import Interruptions
 from pipelines.placement import Placement
-from pipelines.tracker import Board
+from pipelines.tracker import Board, Posted
 
 VALIDATION_BATCH = 32
+POST_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -43,46 +45,62 @@ class Job:
     config: Train
     card: model.ModelCard
     weights: ray.ObjectRef[Weights]
-    train: ingest.Samples
+    class_weights: Tensor | None
+    """float32 (classes,)"""
+    train: ingest.Source
     validation: ingest.Samples
     plan: Plan
     placement: Placement
     checkpoints: Path
-    attempt: Path
-    """folder of this command's checkpoints"""
     board: ActorHandle[Board]
 
 
 def train_worker(config: dict[str, Job]) -> None:
-    """Train as one of the workers, from the newest checkpoint to the last epoch or to the early stop."""
+    """Train as one of the workers, from the newest checkpoint to the last epoch, the early stop, or an interruption."""
     job = config["job"]
     settings, plan = job.config, job.plan
+    posted: Posted = ray.get(job.board.read.remote())  # type: ignore[assignment]
+    if posted.hopeless:
+        return
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
     use_all_cores(share=context.get_local_world_size())
-    torch.manual_seed(settings.train.seed)
-
-    network = build(settings.model.arch, len(job.card.classes), settings.model.dropout)
-    initialise(network, ray.get(job.weights))
-    network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = build_optimizer(network, settings.optimizer)
-    schedule = Schedule(optimizer, settings.optimizer, plan.steps, plan.steps_per_epoch)
-    step, epochs = 0, list[Epoch]()
+    learner = Learner(
+        settings,
+        len(job.card.classes),
+        ray.get(job.weights),
+        plan,
+        device,
+        rank=rank,
+        world_size=world_size,
+        class_weights=job.class_weights,
+    )
+    tally = Tally(len(job.card.classes), device)
+    precision = autocast(device, settings.train.precision)
+    interruptions = Interruptions(job.board, rank, world_size)
+    writer = checkpoint.Writer(job.checkpoints)
+    step, epochs, trained_for = 0, list[Epoch](), 0.0
     previous = checkpoint.newest(job.checkpoints)
     if previous is not None:
         state = checkpoint.load(previous, "last.pt", device)
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        step, epochs = state["step"], checkpoint.history(previous)
+        learner.load_state_dict(state["learner"])
+        step, epochs, trained_for = state["step"], checkpoint.history(previous), state["seconds"]
+        if rank == 0:  # the totals are those of all workers
+            tally.load(state["tally"])
     if step == plan.steps or history.should_stop(epochs, settings.early_stopping):
         return
 
-    trained = DistributedDataParallel(network) if world_size > 1 else network
-    precision = autocast(device, settings.train.precision)
-    mean, std = torch.tensor(job.card.mean, device=device), torch.tensor(job.card.std, device=device)
-    tally = Tally(len(job.card.classes), device)
+    def save(best: StateDict | None = None) -> None:
+        totals = tally.totals()
+        if rank > 0:
+            return
+        state = {"learner": learner.state_dict(), "tally": totals, "seconds": time.monotonic() - began}
+        state |= {"step": step, "history": [asdict(epoch) for epoch in epochs]}
+        known = list(epochs)
+        writer.submit(step, state, best, then=lambda: job.board.post_epochs.remote(known))
+
+    learner.begin_epoch(plan.epoch(step))
     batches = ingest.stream(
         job.train,
         plan,
@@ -90,32 +108,36 @@ def train_worker(config: dict[str, Job]) -> None:
         rank=rank,
         world_size=world_size,
         start=step,
-        cpus=job.placement.data_cpus / world_size,
+        cpus=job.placement.data_cpus(world_size, session.resources()),
     )
-    began = time.monotonic()
+    told = 0.0
+    began = time.monotonic() - trained_for
     for batch in batches:
-        trained.train()
-        images = torch.from_numpy(batch.images).to(device, non_blocking=True)
-        labels = torch.from_numpy(batch.labels).to(device, non_blocking=True)
-        with precision:
-            logits = trained(normalise(images, mean, std))
-        losses = cross_entropy(logits.float(), labels, reduction="none")
-        # The gradient of the mean over the whole batch: the workers' shares of it differ in size, and DDP averages.
-        (losses.sum() * (world_size / len(plan.batch(batch.step)))).backward()
-        learning_rate = schedule.learning_rate
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        schedule.step()
+        images, labels = _to_device(batch.images, device), _to_device(batch.labels, device)
+        learning_rate = learner.learning_rate
+        try:
+            logits, losses = learner.step(images, labels, batch.step, _total_weight(job, batch.step))
+        except torch.OutOfMemoryError:
+            ray.get(job.board.give_up.remote(_out_of_memory(settings, plan)))
+            raise
         tally.add(logits, labels, losses)
         step = batch.step + 1
-        if rank == 0:
-            job.board.post_step.remote(step)
+        if rank == 0 and time.monotonic() - told >= POST_SECONDS:
+            told = time.monotonic()
+            interruptions.told(job.board.post.remote(step, tally.glance(), world_size))
+        decision = interruptions.after(step)
         if step % plan.steps_per_epoch:
+            if decision != "go on" or step % settings.train.checkpoint_steps == 0:
+                save()
+            if decision == "save":
+                writer.wait()  # a node is about to go
+            if decision == "leave":
+                break
             continue
 
         train_loss, train_confusion = tally.sums()
         trained_for = time.monotonic() - began
-        val_loss, val_confusion = validate(network, job.validation, job.card, precision, rank, world_size)
+        val_loss, val_confusion = validate(learner.averaged, job.validation, job.card, precision, rank, world_size)
         epoch = Epoch(
             epoch=step // plan.steps_per_epoch,
             train_loss=train_loss,
@@ -126,28 +148,20 @@ def train_worker(config: dict[str, Job]) -> None:
             learning_rate=float(learning_rate),
             images_per_second=plan.samples / trained_for,
             seconds=time.monotonic() - began,
+            grad_norm=learner.epoch_ended(val_loss),
         )
         epochs.append(epoch)
-        saved = None
-        if rank == 0:
-            weights = network.state_dict()
-            state = {"network": weights, "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
-            state |= {"step": step, "history": [asdict(each) for each in epochs]}
-            improved = history.best_epoch(epochs, settings.early_stopping) == len(epochs) - 1
-            saved = checkpoint.write(job.checkpoints, state, weights if improved else None, previous)
-            previous = job.attempt / checkpoint.name(step)
-        ray.train.report(
-            asdict(epoch),
-            checkpoint=saved,
-            checkpoint_dir_name=checkpoint.name(step),
-            checkpoint_upload_fn=checkpoint.commit_into(job.attempt),
-        )
-        if rank == 0:
-            job.board.post_epochs.remote(epochs)
-        # Every worker has the same totals, so all of them leave at the same step.
-        if history.should_stop(epochs, settings.early_stopping):
-            return
+        improved = history.best_epoch(epochs, settings.early_stopping) == len(epochs) - 1
         began = time.monotonic()
+        save(best=learner.weights() if improved else None)
+        if decision == "save":
+            writer.wait()
+        ray.train.report(asdict(epoch))
+        job.board.post_memory.remote(_peak_memory(device))
+        if decision == "leave" or step == plan.steps or history.should_stop(epochs, settings.early_stopping):
+            break
+        learner.begin_epoch(plan.epoch(step))
+    writer.wait()
 
 
 def validate(
@@ -173,9 +187,39 @@ def validate(
     starts = range(0, len(samples), VALIDATION_BATCH)[rank::world_size]
     for start in starts:
         indices = np.arange(start, min(start + VALIDATION_BATCH, len(samples)))
-        images = torch.from_numpy(samples.gather(indices)).to(device)
-        labels = torch.from_numpy(samples.labels[indices]).to(device)
+        images, labels = _to_device(samples.gather(indices), device), _to_device(samples.labels[indices], device)
         with torch.inference_mode(), precision:
             logits = network(normalise(images, mean, std))
         tally.add(logits, labels, cross_entropy(logits.float(), labels, reduction="none"))
     return tally.sums()
+
+
+def _to_device(array: NDArray[np.uint8] | NDArray[np.int64], device: torch.device) -> Tensor:
+    """Copy an array, from pinned memory to a GPU, where nobody waits for the copy."""
+    tensor = torch.tensor(array)  # a copy: the array may be Ray's shared memory, which is read-only
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def _total_weight(job: Job, step: int) -> float:
+    """Return the sum of the weights of a step's samples, over all workers."""
+    samples = job.plan.batch(step)
+    if job.class_weights is None:
+        return len(samples)
+    return float(job.class_weights[torch.from_numpy(job.train.labels[samples])].sum())
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Return the most bytes that this worker has needed: of the GPU's memory, or of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _out_of_memory(config: Train, plan: Plan) -> str:
+    free, total = torch.cuda.mem_get_info()
+    half = plan.batch_size // 2
+    return (
+        f"a GPU's {total / 2**30:.0f} GiB are too small for batches of {plan.batch_size} images in "
+        f"{config.train.accumulate} parts ({free / 2**30:.1f} GiB are free); try --train.batch_size {half}, or the "
+        f"same with --train.accumulate {2 * config.train.accumulate}"
+    )

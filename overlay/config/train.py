@@ -1,9 +1,12 @@
 """The options of `overlay train`."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from overlay.config.common import Device, Precision, ResizeRule, check
+from overlay.config.common import Device, ResizeRule, check
+
+TrainingPrecision = Literal["auto", "bf16", "fp16", "fp32"]
 
 
 @dataclass(frozen=True)
@@ -186,28 +189,70 @@ class Loop:
     """The training loop and where it runs."""
 
     epochs: int = 30
-    batch_size: int = 32
-    """images in one step, over all workers together"""
-    workers: int = 1
-    """processes that train together, one GPU each where there are GPUs"""
+    batch_size: int | Literal["auto"] = 32
+    """images in one step of the optimizer, over all workers together; auto takes the largest power of two that fits
+    into the GPU's memory, and 32 on CPUs"""
+    accumulate: int = 1
+    """parts that each worker's share of a batch is computed in, one after the other, to save memory"""
+    workers: int | str = 1
+    """processes that train together, one GPU each where there are GPUs; 2..8 begins with what there is, and grows and
+    shrinks with the cluster"""
     device: Device = "auto"
     """auto takes cuda where the cluster has a GPU"""
-    precision: Precision = "auto"
-    """auto takes bf16 autocast where the hardware has it"""
+    precision: TrainingPrecision = "auto"
+    """auto takes bf16 autocast where the hardware has it; fp16 scales the loss"""
+    compile: bool = False
+    """compile the network with torch.compile: slow to start, faster from then on, mostly on GPUs"""
+    sync_batch_norm: bool = False
+    """batch statistics over all workers' images, on GPUs; else each worker has its own"""
+    ema: float | None = None
+    """decay of a moving average of the weights, such as 0.999, which is what is then validated and saved"""
     balanced: bool = False
     """draw the classes equally often: images of rare classes come several times an epoch"""
+    shuffle_window: int = 2048
+    """images that are shuffled together, where a dataset is too large for the cluster's memory"""
+    checkpoint_steps: int = 200
+    """steps between checkpoints; one is also written after each epoch"""
+    dry_run: int = 0
+    """only try so many steps, with all that belongs to a run, and say how much memory they took"""
     seed: int = 0
     """the same seed, data and machine give the same run"""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "workers"):
+        for name in ("epochs", "accumulate", "shuffle_window", "checkpoint_steps"):
             check(getattr(self, name) >= 1, f"train.{name} is {getattr(self, name)}; it must be at least 1")
+        check(self.dry_run >= 0, f"train.dry_run is {self.dry_run}; it must be at least 0")
         check(0 <= self.seed < 2**32, f"train.seed is {self.seed}; it must be at least 0 and below 2**32")
-        check(
-            self.batch_size >= 2 * self.workers,
-            f"train.batch_size is {self.batch_size} for {self.workers} workers; give each at least 2 images, since "
-            "batch normalisation needs more than one",
-        )
+        check(self.ema is None or 0 < self.ema < 1, f"train.ema is {self.ema}; it must lie between 0 and 1")
+        written = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", str(self.workers))
+        right = written is not None and 1 <= int(written[1]) <= int(written[2] or written[1])
+        check(right, f"train.workers is {self.workers}; give a number of at least 1, or two such as 2..8")
+        if self.batch_size != "auto":
+            check(self.batch_size >= 1, f"train.batch_size is {self.batch_size}; it must be at least 1")
+            check_share(self.batch_size, self.most_workers, self.accumulate)
+
+    @property
+    def least_workers(self) -> int:
+        """Workers that must be there before the run begins."""
+        return int(str(self.workers).partition("..")[0])
+
+    @property
+    def most_workers(self) -> int:
+        """Workers that there may be."""
+        return int(str(self.workers).rpartition("..")[2])
+
+
+def check_share(batch: int, workers: int, accumulate: int) -> None:
+    """Refuse batches that leave a worker fewer than two images at a time.
+
+    Raises:
+        RequestError: they do.
+    """
+    check(
+        batch >= 2 * workers * accumulate,
+        f"batches of {batch} images leave {workers} workers fewer than 2 at a time (train.accumulate is {accumulate}), "
+        "and batch normalisation needs more than one; choose a larger train.batch_size, or fewer workers or parts",
+    )
 
 
 @dataclass(frozen=True)

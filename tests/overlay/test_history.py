@@ -15,7 +15,7 @@ Metric = Literal["val_loss", "val_accuracy", "val_macro_f1"]
 
 
 def epochs(metric: str, values: Sequence[float], **others: float) -> list[Epoch]:
-    row = Epoch(0, 0.5, 0.5, 0.5, 0.5, 0.5, 1e-4, 10.0, 2.0)
+    row = Epoch(0, 0.5, 0.5, 0.5, 0.5, 0.5, 1e-4, 10.0, 2.0, 0.1)
     changed: list[dict[str, Any]] = [{"epoch": i + 1, metric: value, **others} for i, value in enumerate(values)]
     return [replace(row, **change) for change in changed]
 

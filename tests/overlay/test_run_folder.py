@@ -18,7 +18,7 @@ def config(tmp_path: Path) -> Train:
 
 def begun(config: Train, fingerprint: str = "f1") -> RunFolder:
     folder = open_run(config)
-    folder.begin(config, fingerprint)
+    folder.begin(config, fingerprint, batch_size=32)
     return folder
 
 
@@ -34,7 +34,7 @@ def test_a_run_begins_goes_on_and_finishes(config: Train) -> None:
     folder = open_run(config)
     assert not folder.path.exists()
     assert not folder.finished
-    folder.begin(config, "f1")
+    folder.begin(config, "f1", batch_size=32)
     assert sorted(entry.name for entry in folder.path.iterdir()) == ["checkpoints", "config.yaml", "run.json"]
     again = begun(config)
     assert again.tracking_id == folder.tracking_id
@@ -121,7 +121,7 @@ def test_another_dataset_is_refused_and_nothing_is_changed(config: Train) -> Non
     folder = begun(config)
     before = {file: file.read_bytes() for file in folder.path.rglob("*") if file.is_file()}
     with pytest.raises(RequestError, match=r"run holds a run on another dataset than dataset; choose another --out$"):
-        folder.begin(replace(config, train=Loop(workers=2)), "f2")
+        folder.begin(replace(config, train=Loop(workers=2)), "f2", batch_size=32)
     assert {file: file.read_bytes() for file in folder.path.rglob("*") if file.is_file()} == before
 
 

@@ -22,15 +22,16 @@ def test_cuda_without_a_gpu_is_refused() -> None:
 @pytest.mark.parametrize(
     ("workers", "cpus", "gpus", "placement"),
     [
-        (1, 2, 0, Placement("cpu", 1, worker_cpus=1, data_cpus=1)),
-        (2, 2, 0, Placement("cpu", 2, worker_cpus=0.5, data_cpus=1)),
-        (3, 4, 0, Placement("cpu", 3, worker_cpus=1, data_cpus=1)),
-        (2, 16, 2, Placement("cuda", 2, worker_cpus=1, data_cpus=14)),
-        (4, 3, 4, Placement("cuda", 4, worker_cpus=0.5, data_cpus=1)),
-        (1, 1, 0, Placement("cpu", 1, worker_cpus=0, data_cpus=1)),
+        ("1..4", 16, 2, Placement("cuda", 1, 4, worker_cpus=1)),
+        (1, 2, 0, Placement("cpu", 1, 1, worker_cpus=1)),
+        (2, 2, 0, Placement("cpu", 2, 2, worker_cpus=0.5)),
+        (3, 4, 0, Placement("cpu", 3, 3, worker_cpus=1)),
+        (2, 16, 2, Placement("cuda", 2, 2, worker_cpus=1)),
+        (4, 3, 4, Placement("cuda", 4, 4, worker_cpus=0.5)),
+        (1, 1, 0, Placement("cpu", 1, 1, worker_cpus=0)),
     ],
 )
-def test_a_cpu_stays_for_the_data(workers: int, cpus: float, gpus: float, placement: Placement) -> None:
+def test_a_cpu_stays_for_the_data(workers: int | str, cpus: float, gpus: float, placement: Placement) -> None:
     assert place(Loop(workers=workers), Resources(cpus, gpus)) == placement
 
 
@@ -52,3 +53,26 @@ def test_more_workers_than_there_is_room_for_are_refused(loop: Loop, resources: 
 def test_actors_leave_a_cpu_to_those_who_feed_them(actors: int, cpus: float, each: float) -> None:
     assert actor_cpus(actors, Resources(cpus, gpus=0)) == each
     assert actors * each <= cpus - 1
+
+
+def test_without_gpus_a_growing_run_takes_one_worker_a_node() -> None:
+    nodes = Resources(cpus=12, gpus=0, node_cpus=4)
+    assert place(Loop(workers="2..8"), nodes) == Placement("cpu", 2, 8, worker_cpus=3)
+    with pytest.raises(
+        RequestError, match=r"^train.workers is 2..8, but without GPUs .*, and one has 2; give one number$"
+    ):
+        place(Loop(workers="2..8"), Resources(cpus=4, gpus=0, node_cpus=2))
+
+
+def test_what_is_missing_is_named() -> None:
+    on_gpus = Placement("cuda", least_workers=2, most_workers=8, worker_cpus=1)
+    assert on_gpus.missing(Resources(cpus=16, gpus=2)) is None
+    assert on_gpus.missing(Resources(cpus=16, gpus=1)) == "training needs 2 GPUs, and the cluster has 1"
+    on_cpus = Placement("cpu", least_workers=3, most_workers=3, worker_cpus=0.5)
+    assert on_cpus.missing(Resources(cpus=1, gpus=0)) == "training needs 1.5 CPUs, and the cluster has 1"
+
+
+def test_the_data_tasks_share_the_rest() -> None:
+    placement = Placement("cuda", least_workers=1, most_workers=4, worker_cpus=1)
+    assert placement.data_cpus(2, Resources(cpus=16, gpus=2)) == 7
+    assert placement.data_cpus(2, Resources(cpus=2, gpus=2)) == 0.5  # never none

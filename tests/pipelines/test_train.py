@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from overlay import model
-from overlay.config import Input, Loop, Model, Train
+from overlay.config import Loop, Model, Train
 from overlay.dataset import PreparedDataset
 from overlay.errors import RequestError
 from overlay.history import Epoch
@@ -66,7 +66,7 @@ def test_the_reported_validation_is_that_of_the_checkpoint(trained: Trained) -> 
     last = checkpoint.newest(trained.folder / "checkpoints")
     assert last is not None
     file = model.load(trained.folder)
-    network = model.network(replace(file, state=OrderedDict(checkpoint.load(last, "last.pt")["network"])))
+    network = model.network(replace(file, state=OrderedDict(checkpoint.load(last, "last.pt")["learner"]["network"])))
     network = network.to(memory_format=torch.channels_last)
     loss, confusion = validate(network, validation, file.card, torch.autocast("cpu", enabled=False), 0, 1)
     reported = epochs(trained.folder)[-1]
@@ -109,30 +109,6 @@ def test_only_as_many_workers_as_there_are_cpus(trained: Trained, tmp_path: Path
     assert not (tmp_path / "run").exists()
 
 
-def test_one_worker_gets_each_sample_once_an_epoch(dataset: PreparedDataset) -> None:
-    from overlay.augment import augment, generator
-    from overlay.config import Augment
-    from overlay.plan import Plan
-
-    samples = ingest.decoded(dataset, "train", Input(size=32))
-    assert samples.ids == sorted(samples.ids)
-    plan = Plan(len(samples), batch_size=5, epochs=2, seed=3)
-    whole = list(ingest.stream(samples, plan, Augment(), rank=0, world_size=1, start=0, cpus=1))
-    assert [batch.step for batch in whole] == list(range(plan.steps))
-    for batch in whole:
-        indices = plan.batch(batch.step)
-        assert batch.labels.tolist() == samples.labels[indices].tolist()
-        expected = [
-            augment(image, Augment(), generator(3, plan.epoch(batch.step), index))
-            for image, index in zip(samples.gather(indices), indices.tolist(), strict=True)
-        ]
-        assert np.array_equal(batch.images, np.stack(expected))
-    resumed = list(ingest.stream(samples, plan, Augment(), rank=1, world_size=2, start=7, cpus=1))
-    assert [batch.step for batch in resumed] == list(range(7, plan.steps))
-    for half, full in zip(resumed, whole[7:], strict=True):
-        assert np.array_equal(half.images, full.images[-len(half.images) :])
-
-
 @pytest.mark.fault
 @pytest.mark.slow
 def test_killed_in_the_middle_it_goes_on(dataset: PreparedDataset, tmp_path: Path) -> None:
@@ -142,7 +118,7 @@ def test_killed_in_the_middle_it_goes_on(dataset: PreparedDataset, tmp_path: Pat
     words += ["--early_stopping.patience", "4"]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     first = subprocess.Popen(words, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
-    while not any((out / "checkpoints").glob("attempt-*/step-*")):
+    while not any((out / "checkpoints").glob("step-*")):
         assert first.poll() is None
         time.sleep(0.1)
     kill_session(first.pid)
@@ -169,7 +145,7 @@ def kill_session(leader: int) -> None:
     ("change", "message"),
     [
         ({"dataset": "nowhere"}, "source nowhere is not there; check the path"),
-        ({"model": Model(arch="resnet19")}, "model.arch is 'resnet19'; choose one of"),
+        ({"model": Model(arch="resnet19")}, "model.arch is 'resnet19'; choose a classification network"),
         ({"model": Model(arch="resnet18", weights="nowhere.pth")}, "no weights at nowhere.pth; check the path"),
     ],
 )

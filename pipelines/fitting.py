@@ -1,0 +1,107 @@
+"""From a request to workers that train: where the images come from, in which order, and Ray Train's part."""
+
+from importlib.metadata import version
+
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from cluster import session
+from overlay import model
+from overlay.config import Train
+from overlay.config.train import check_share
+from overlay.dataset import PreparedDataset
+from overlay.errors import WorkError
+from overlay.plan import Plan
+from overlay.pretrained import Weights
+from overlay.windows import WindowedPlan
+from pipelines import ingest, shards
+from pipelines.train_loop import Job, train_worker
+
+RAY_FOLDER = "ray"
+"""where Ray Train keeps its own notes, beside the checkpoints; nothing is read from there"""
+MISSING_MINUTES = 10
+"""Ray Train tries once a minute to start workers that the cluster has no room for"""
+
+
+def counts(dataset: PreparedDataset, split: str) -> list[int]:
+    """Return how many images of each class a split has."""
+    return [dataset.card.counts[name][split] for name in dataset.card.classes]
+
+
+def plan_of(config: Train, dataset: PreparedDataset, batch_size: int) -> tuple[ingest.Source, Plan]:
+    """Find the training images, and plan when which of them comes.
+
+    Raises:
+        RequestError: batches are too small for the workers, or the options don't go with so large a dataset.
+        WorkError: an image of the dataset can't be decoded.
+    """
+    samples = sum(counts(dataset, "train"))
+    loop = config.train
+    smallest = Plan(samples, batch_size, loop.epochs, loop.seed).smallest_batch
+    check_share(smallest, loop.most_workers, loop.accumulate)
+    images = samples + sum(counts(dataset, "val"))
+    if shards.fits(images, config.input, session.resources()):
+        decoded = ingest.decoded(dataset, "train", config.input)
+        labels = tuple(decoded.labels.tolist()) if loop.balanced else None
+        return decoded, Plan(samples, batch_size, loop.epochs, loop.seed, labels)
+    source = shards.open_shards(dataset, "train", config.input)
+    sizes = tuple(map(len, source.rows))
+    window = max(1, loop.shuffle_window // batch_size)
+    plan = WindowedPlan(samples, batch_size, loop.epochs, loop.seed, shards=sizes, window=window)
+    print(f"{images} images are too many for the cluster's memory; they are read anew each epoch, and shuffled among")
+    print(f"  the {window * batch_size} that follow each other in shards of random order (train.shuffle_window)")
+    return source, plan
+
+
+def card_of(config: Train, dataset: PreparedDataset, weights: Weights) -> model.ModelCard:
+    """Write down all that using the model will need."""
+    return model.ModelCard(
+        arch=config.model.arch,
+        classes=tuple(dataset.card.classes),
+        size=config.input.size,
+        resize=config.input.resize,
+        mean=weights.mean,
+        std=weights.std,
+        overlay=dataset.card.request.overlay,
+        dataset=dataset.card.fingerprint,
+        weights=config.model.weights,
+        version=version("overlay"),
+    )
+
+
+def fit(job: Job) -> None:
+    """Let Ray Train run the workers to the end, and start them again where one dies or a node goes.
+
+    Raises:
+        WorkError: they failed too often, or there was no room for them for too long.
+    """
+    placement = job.placement
+    gpus = int(placement.device == "cuda")
+    workers = (placement.least_workers, placement.most_workers)
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"job": job},
+        scaling_config=ScalingConfig(
+            num_workers=workers if workers[0] < workers[1] else workers[0],  # type: ignore[arg-type]  # as V2 has it
+            use_gpu=bool(gpus),
+            resources_per_worker={"CPU": placement.worker_cpus, "GPU": gpus},
+        ),
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        run_config=RunConfig(
+            name=RAY_FOLDER,
+            storage_path=str(job.checkpoints),
+            failure_config=FailureConfig(max_failures=3, controller_failure_limit=MISSING_MINUTES),  # type: ignore[call-arg]
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        reason = placement.missing(session.resources()) or _reason(error)
+        raise WorkError(f"training stopped: {reason}; the same command goes on from the newest checkpoint") from error
+
+
+def _reason(error: TrainingFailedError) -> str:
+    """Return the last line of the first worker's error."""
+    failures = getattr(error, "worker_failures", {})
+    first = next(iter(failures.values()), error)
+    return str(first).strip().splitlines()[-1]

@@ -1,0 +1,79 @@
+"""Training images read from a dataset's shards in each epoch: for datasets too large for the cluster's memory."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from cluster.session import Resources
+from overlay.config import Input
+from overlay.dataset import PreparedDataset, part_path
+from overlay.plan import Plan
+from overlay.storage import Place, open_parquet
+from overlay.windows import WindowedPlan
+from pipelines.ingest import decode_one
+
+STORE_SHARE = 0.5
+"""largest share of a node's object store that decoded images may take"""
+
+
+def fits(images: int, config: Input, cluster: Resources) -> bool:
+    """Say whether so many decoded images leave room in every node's object store for what moves through it."""
+    return images * config.size**2 * 3 <= STORE_SHARE * cluster.store_bytes
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The images of one split, in the shards, numbered as they lie there."""
+
+    files: list[Place]
+    rows: list[NDArray[np.int64]]
+    """the rows of the split in each file"""
+    labels: NDArray[np.int64]
+    input: Input
+
+    @property
+    def size(self) -> int:
+        """Side of an image in pixels."""
+        return self.input.size
+
+    def tasks(self, plan: Plan, start: int) -> list[range]:
+        """Give each window to one task."""
+        assert isinstance(plan, WindowedPlan)
+        return plan.windows(start)
+
+    def read(self, plan: Plan, steps: range, rank: int, world_size: int) -> Iterator[NDArray[np.uint8]]:
+        """Read the bytes of a window's images, shard after shard, and decode them step after step."""
+        batches = [plan.batch(step, rank, world_size) for step in steps]
+        encoded = self._bytes(np.sort(np.concatenate(batches)))
+        for batch in batches:
+            yield np.stack([decode_one(*encoded.pop(sample), self.input) for sample in batch.tolist()])
+
+    def _bytes(self, samples: NDArray[np.int64]) -> dict[int, tuple[str, bytes]]:
+        """Return the id and the bytes of some samples, whose numbers ascend."""
+        starts = np.cumsum([0, *map(len, self.rows)])
+        found: dict[int, tuple[str, bytes]] = {}
+        for shard in np.unique(np.searchsorted(starts, samples, side="right") - 1).tolist():
+            here = samples[(samples >= starts[shard]) & (samples < starts[shard + 1])]
+            table = open_parquet(self.files[shard]).read(columns=["id", "image"])
+            wanted = table.take(self.rows[shard][here - starts[shard]])
+            columns = zip(here.tolist(), wanted["id"].to_pylist(), wanted["image"].to_pylist(), strict=True)
+            found |= {sample: (name, image["bytes"]) for sample, name, image in columns}
+        return found
+
+
+def open_shards(dataset: PreparedDataset, split: str, config: Input) -> Shards:
+    """Find the images of a split; reads no images."""
+    files, rows, labels = [], [], list[NDArray[np.int64]]()
+    classes: Sequence[str] = dataset.card.classes
+    for part in range(dataset.card.parts):
+        file = part_path(dataset.place, part)
+        table = open_parquet(file).read(columns=["label", "split"])
+        here = np.flatnonzero(pc.equal(table["split"], split).to_numpy())
+        if len(here):
+            files.append(file)
+            rows.append(here)
+            labels.append(np.array([classes.index(label) for label in table["label"].take(here).to_pylist()]))
+    return Shards(files, rows, np.concatenate(labels), config)

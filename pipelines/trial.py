@@ -1,0 +1,106 @@
+"""Tries of a training before it begins: whether everything goes, how much memory it takes, how large a batch fits."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import ray
+import torch
+
+from overlay.config import Tracking, Train
+from overlay.dataset import PreparedDataset
+from overlay.errors import WorkError
+from overlay.learner import Learner
+from overlay.losses import class_weights
+from overlay.plan import Plan
+from overlay.pretrained import Weights
+from overlay.run_folder import RunFolder
+from pipelines import ingest
+from pipelines.fitting import card_of, counts, fit
+from pipelines.placement import Placement
+from pipelines.tracker import Tracker
+from pipelines.train_loop import VALIDATION_BATCH, Job
+
+CPU_BATCH = 32
+LARGEST_BATCH = 1024
+"""for one GPU: larger ones train no faster and need other learning rates"""
+
+
+def batch_size(config: Train, dataset: PreparedDataset, weights: Weights, placement: Placement) -> int:
+    """Return the size of a step's batch over all workers: as configured, or with "auto" as large as fits.
+
+    Raises:
+        RayError: not even the smallest fits.
+    """
+    wanted = config.train.batch_size
+    if wanted != "auto":
+        return int(wanted)
+    if placement.device == "cpu":
+        return CPU_BATCH
+    ask = ray.remote(largest_batch).options(num_gpus=1, max_calls=1)
+    samples = sum(counts(dataset, "train"))
+    each: int = ray.get(ask.remote(config, len(dataset.card.classes), samples, ray.put(weights)))
+    found = each * placement.most_workers
+    print(f"train.batch_size auto: {found} ({each} for each GPU)")
+    return found
+
+
+def largest_batch(config: Train, classes: int, samples: int, weights: Weights) -> int:
+    """Return the largest power of two whose training step fits into this process's GPU."""
+    least, fitting = 2 * config.train.accumulate, 0
+    size = 1 << (least - 1).bit_length()
+    while size <= min(samples, LARGEST_BATCH):
+        plan = Plan(samples=size, batch_size=size, epochs=2, seed=0)
+        try:
+            learner = Learner(config, classes, weights, plan, torch.device("cuda"))
+            learner.begin_epoch(config.train.epochs)  # when most of the network is trained
+            images = torch.zeros((size, config.input.size, config.input.size, 3), dtype=torch.uint8, device="cuda")
+            for step in range(2):
+                learner.step(images, torch.zeros(size, dtype=torch.int64, device="cuda"), step, size)
+            torch.cuda.synchronize()
+        except torch.OutOfMemoryError:
+            if not fitting:
+                raise
+            break
+        fitting, size = size, size * 2
+    return fitting
+
+
+def dry_run(
+    config: Train, dataset: PreparedDataset, weights: Weights, placement: Placement, folder: Path, batch_size: int
+) -> None:
+    """Do all that belongs to a run for a few steps, in a folder of its own, and say what it took.
+
+    Raises:
+        WorkError: something doesn't work.
+    """
+    steps = config.train.dry_run
+    once = replace(config, train=replace(config.train, epochs=1), tracking=Tracking(mode="disabled"))
+    source = ingest.decoded(dataset, "train", config.input, limit=steps * batch_size)
+    plan = Plan(len(source.labels), batch_size, epochs=1, seed=config.train.seed)
+    tried = RunFolder(folder)
+    tried.begin(once, dataset.card.fingerprint, batch_size)
+    with Tracker(once, tried, plan, placement, begin=0) as tracker:
+        job = Job(
+            config=once,
+            card=card_of(config, dataset, weights),
+            weights=ray.put(weights),
+            class_weights=class_weights(config.loss, dataset.card.classes, counts(dataset, "train")),
+            train=source,
+            validation=ingest.decoded(dataset, "val", config.input, limit=VALIDATION_BATCH),
+            plan=plan,
+            placement=placement,
+            checkpoints=tried.checkpoints,
+            board=tracker.board,
+        )
+        began = time.monotonic()
+        fit(job)
+        posted = tracker.stop()
+    if posted.hopeless:
+        raise WorkError(posted.hopeless)
+    kind = "GPU memory" if placement.device == "cuda" else "memory"
+    print(
+        f"dry run: {plan.steps} steps of {plan.smallest_batch} images, a validation and a checkpoint in "
+        f"{time.monotonic() - began:.0f} s, start and all; a worker took {posted.memory_bytes / 2**30:.1f} GiB "
+        f"of {kind}"
+    )

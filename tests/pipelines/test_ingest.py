@@ -1,0 +1,117 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from overlay.augment import augment, generator
+from overlay.config import Augment, Input, Prepare
+from overlay.dataset import PreparedDataset
+from overlay.plan import Plan
+from overlay.windows import WindowedPlan
+from pipelines import ingest, prepare, shards
+from pipelines.ingest import Batch, Samples, Source, stream
+
+INPUT = Input(size=32)
+
+
+@pytest.fixture(scope="module")
+def small_shards(dataset: PreparedDataset, tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
+    """The same images in shards of five rows."""
+    out = tmp_path_factory.mktemp("small-shards") / "dataset"
+    return prepare.run(Prepare(sources=dataset.card.request.sources, out=str(out), shard_rows=5))
+
+
+@pytest.fixture(scope="module")
+def in_memory(dataset: PreparedDataset) -> Samples:
+    return ingest.decoded(dataset, "train", INPUT)
+
+
+@pytest.fixture(scope="module")
+def on_disk(small_shards: PreparedDataset) -> shards.Shards:
+    return shards.open_shards(small_shards, "train", INPUT)
+
+
+def batches(
+    source: Source, plan: Plan, rank: int = 0, world_size: int = 1, start: int = 0, cpus: float = 1
+) -> list[Batch]:
+    return list(stream(source, plan, Augment(), rank=rank, world_size=world_size, start=start, cpus=cpus))
+
+
+def check(
+    streamed: list[Batch], plan: Plan, labels: NDArray[np.int64], image: Callable[[int], NDArray[np.uint8]]
+) -> None:
+    """Compare a stream with what the plan says, worked out one image after the other."""
+    assert [batch.step for batch in streamed] == list(range(plan.steps))
+    for batch in streamed:
+        samples, repeats = plan.batch(batch.step), plan.repeats(batch.step)
+        assert batch.labels.tolist() == labels[samples].tolist()
+        expected = [
+            augment(image(sample), Augment(), generator(plan.seed, plan.epoch(batch.step), sample, repeat))
+            for sample, repeat in zip(samples.tolist(), repeats.tolist(), strict=True)
+        ]
+        assert np.array_equal(batch.images, np.stack(expected))
+
+
+def test_images_in_memory_come_as_planned(in_memory: Samples) -> None:
+    plan = Plan(len(in_memory), batch_size=5, epochs=2, seed=3)
+    whole = in_memory.gather(np.arange(len(in_memory)))
+    check(batches(in_memory, plan), plan, in_memory.labels, lambda sample: whole[sample])
+
+
+def test_rare_classes_come_more_often_and_never_alike(in_memory: Samples) -> None:
+    labels = (0,) * 20 + (1,) * 4
+    plan = Plan(len(in_memory), batch_size=8, epochs=1, seed=0, balanced=labels)
+    whole = in_memory.gather(np.arange(len(in_memory)))
+    streamed = batches(in_memory, plan)
+    check(streamed, plan, in_memory.labels, lambda sample: whole[sample])
+    assert len({image.tobytes() for batch in streamed for image in batch.images}) == len(in_memory)
+
+
+def test_images_in_shards_come_as_planned(on_disk: shards.Shards, small_shards: PreparedDataset) -> None:
+    sizes = tuple(len(rows) for rows in on_disk.rows)
+    assert len(sizes) == small_shards.card.parts == 8
+    plan = WindowedPlan(len(on_disk.labels), batch_size=4, epochs=2, seed=3, shards=sizes, window=2)
+    images: list[NDArray[np.uint8]] = []
+    for file, rows in zip(on_disk.files, on_disk.rows, strict=True):
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(file.path).to_pylist()
+        assert all(table[row]["split"] == "train" for row in rows)
+        images += [ingest.decode_one("", table[row]["image"]["bytes"], INPUT) for row in rows]
+    check(batches(on_disk, plan), plan, on_disk.labels, lambda sample: images[sample])
+
+
+@pytest.mark.parametrize("kind", ["in_memory", "on_disk"])
+def test_neither_tasks_nor_workers_nor_a_restart_change_what_comes(
+    kind: str, in_memory: Samples, on_disk: shards.Shards
+) -> None:
+    source: Source = in_memory if kind == "in_memory" else on_disk
+    sizes = tuple(len(rows) for rows in on_disk.rows)
+    plan = (
+        Plan(24, batch_size=5, epochs=3, seed=1)
+        if kind == "in_memory"
+        else WindowedPlan(24, batch_size=5, epochs=3, seed=1, shards=sizes, window=3)
+    )
+    whole = batches(source, plan)
+    for cpus in (2, 7):
+        for one, other in zip(whole, batches(source, plan, cpus=cpus), strict=True):
+            assert np.array_equal(one.images, other.images)
+    for start in (1, 6, plan.steps - 1):
+        resumed = batches(source, plan, rank=1, world_size=2, start=start)
+        assert [batch.step for batch in resumed] == list(range(start, plan.steps))
+        for half, full in zip(resumed, whole[start:], strict=True):
+            assert np.array_equal(half.images, full.images[-len(half.images) :])
+            assert half.labels.tolist() == full.labels[-len(half.labels) :].tolist()
+
+
+def test_a_limit_takes_so_many(dataset: PreparedDataset) -> None:
+    assert len(ingest.decoded(dataset, "train", INPUT, limit=7)) == 7
+
+
+def test_what_fits_into_memory() -> None:
+    from cluster.session import Resources
+
+    store = Resources(cpus=2, gpus=0, node_cpus=2, store_bytes=2 * 100 * 32 * 32 * 3)
+    assert shards.fits(100, INPUT, store)
+    assert not shards.fits(101, INPUT, store)
