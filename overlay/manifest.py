@@ -22,6 +22,8 @@ from overlay.inputs import MANIFEST_SCHEMA, Input, Portion
 from overlay.reading import Unit, cut
 from overlay.storage import Place, open_parquet, write_atomically
 
+_IDENTITY = ["id", "uri", "member", "masks", "size", "version"]
+
 
 @dataclass(frozen=True, eq=False)
 class Manifest:
@@ -148,10 +150,10 @@ def write(portions: Iterable[Portion], folder: Path, part_rows: int) -> Iterator
     yield Listing(manifest, units, digest.hexdigest(), passed_over, bare)
 
 
-def publish(manifest: Manifest, folder: Place) -> Manifest:
-    """Copy a manifest to where it stays; files that are there already are the same."""
+def publish(manifest: Manifest, folder: Place, *, replace: bool) -> Manifest:
+    """Copy a manifest to where it stays; without ``replace``, files that are there already are the same."""
     folder.make_folder()
-    there = set(folder.children())
+    there = set() if replace else set(folder.children())
     for part in range(manifest.parts):
         if part_name(part) not in there:
             with write_atomically(folder / part_name(part)) as temporary:
@@ -159,24 +161,27 @@ def publish(manifest: Manifest, folder: Place) -> Manifest:
     return Manifest(folder, manifest.part_rows, manifest.starts)
 
 
-def first_difference(manifest: Manifest, other: Place) -> str:
-    """Say where a manifest first differs from another that was published."""
-    columns = ["id", "uri", "member", "masks", "size", "version"]
+def first_difference(manifest: Manifest, other: Place, *, appeared: bool = False) -> str | None:
+    """Say where a manifest first differs from another that was published; None where it doesn't.
+
+    ``appeared``: a file may be there now that was not there then.
+    """
+    if manifest.parts != sum(name.startswith("part-") for name in other.children()):
+        return "more or fewer files"
     for part in range(manifest.parts):
-        place = other / part_name(part)
-        if not place.is_file():
-            break
-        rows, others = manifest.read_part(part, columns), open_parquet(place).read(columns=columns)
-        if rows != others:
-            ids, before = rows["id"].to_pylist(), others["id"].to_pylist()
-            for mine, theirs in zip(ids, before, strict=False):
-                if mine != theirs:
-                    return f"{mine} stands where {theirs} stood"
-            for position, mine in enumerate(ids[: len(before)]):
-                if rows.slice(position, 1) != others.slice(position, 1):
-                    return f"{mine} has changed"
-            break
-    return "more or fewer files"
+        rows, others = manifest.read_part(part, _IDENTITY), open_parquet(other / part_name(part)).read(_IDENTITY)
+        if rows == others:
+            continue
+        for mine, theirs in zip(rows.to_pylist(), others.to_pylist(), strict=False):
+            if mine["id"] != theirs["id"]:
+                return f"{mine['id']} stands where {theirs['id']} stood"
+            if appeared and theirs["size"] is None:
+                theirs |= {"size": mine["size"], "version": mine["version"]}
+            if mine != theirs:
+                return f"{mine['id']} has changed"
+        if len(rows) != len(others):
+            return "more or fewer files"
+    return None
 
 
 def part_name(part: int) -> str:

@@ -67,8 +67,10 @@ class PredictionFolder:
     def _work(self) -> Place:
         return self.path / ".work"
 
-    def check(self, request: Request, listed: Manifest, overwrite: bool) -> State:
+    def check(self, request: Request, listed: Manifest, *, overwrite: bool, retry_errors: bool = False) -> State:
         """Say how far this request is; writes nothing.
+
+        With ``retry_errors``, inputs may be there now that were missing.
 
         Raises:
             RequestError: it holds something else, or the predictions of another request that may not be overwritten.
@@ -82,7 +84,7 @@ class PredictionFolder:
             raise RequestError(f"--out {self.path} holds something else ({min(strange)}); choose an empty folder")
         if overwrite or not there:
             return "new"
-        if difference := self._difference(Request(**json.loads(self._request.read_bytes())), request, listed):
+        if difference := self._difference(request, listed, retry_errors):
             raise RequestError(
                 f"--out {self.path} holds predictions of another request: {difference}; choose another folder, or "
                 "--overwrite"
@@ -97,13 +99,17 @@ class PredictionFolder:
         if anew:
             for folder in (self.path / "predictions", self._work, self.manifest):
                 folder.remove()
-            self._request.write_text(json.dumps(asdict(request), indent=2) + "\n")
-        for folder in (self.path / "predictions", self._work):
+            self._request.write_text(_json(request))
+        for folder in (self.path / "predictions", self._work, self.manifest):
             folder.make_folder()
             for name in folder.children():
                 if name.endswith(".tmp"):
                     (folder / name).remove()
-        return publish(listing.manifest, self.manifest)
+        changed = self._before() != request  # files have appeared that were missing
+        manifest = publish(listing.manifest, self.manifest, replace=changed)
+        if changed:
+            self._request.write_text(_json(request))
+        return manifest
 
     def committed(self) -> set[int]:
         """Return the parts that are complete."""
@@ -148,7 +154,11 @@ class PredictionFolder:
     def _saved(self, number: int) -> Place:
         return self._work / f"rows-{number:06d}.parquet"
 
-    def _difference(self, before: Request, now: Request, listed: Manifest) -> str | None:
+    def _before(self) -> Request:
+        return Request(**json.loads(self._request.read_bytes()))
+
+    def _difference(self, now: Request, listed: Manifest, retry_errors: bool) -> str | None:
+        before = self._before()
         if before.model != now.model:
             return f"the model's sha256 is {before.model[:12]} there and {now.model[:12]} here"
         for name, value in now.options.items():
@@ -156,8 +166,14 @@ class PredictionFolder:
                 return f"{name} is {before.options.get(name)} there and {value} here"
         if before.inputs == now.inputs:
             return None
-        first = first_difference(listed, self.manifest)
+        first = first_difference(listed, self.manifest, appeared=retry_errors)
+        if first is None:
+            return None
         return f"the inputs were {before.rows} and are {now.rows}, and the first that differs: {first}"
+
+
+def _json(request: Request) -> str:
+    return json.dumps(asdict(request), indent=2) + "\n"
 
 
 def schema(classes: Sequence[str]) -> pa.Schema:

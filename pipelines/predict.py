@@ -59,7 +59,7 @@ def run(config: Predict) -> None:
     with tempfile.TemporaryDirectory(prefix="overlay-") as temporary:
         listing = _freeze(config, loaded, Path(temporary), stages)
         request = Request.of(config, loaded.sha256, listing)
-        state = folder.check(request, listing.manifest, config.overwrite)
+        state = folder.check(request, listing.manifest, overwrite=config.overwrite, retry_errors=config.retry_errors)
         if state == "complete" and not config.retry_errors:
             print(f"{folder.path} holds these predictions already; nothing to do")
             return

@@ -77,15 +77,17 @@ def test_the_fingerprint_tells_another_file(tmp_path: Path) -> None:
     assert first_difference(other.manifest, there) == "b has changed"
     assert first_difference(renamed.manifest, there) == "c stands where b stood"
     assert first_difference(more.manifest, there) == "more or fewer files"
+    assert first_difference(same.manifest, there) == "more or fewer files"  # of the manifest
+    assert first_difference(one.manifest, there) is None
 
 
 def test_a_published_manifest_is_whole(tmp_path: Path) -> None:
     listing = listed([Portion(images("a", "b", "c"))], tmp_path / "1", 2)
     there = Place.of(tmp_path / "out")
-    published = publish(listing.manifest, there)
+    published = publish(listing.manifest, there, replace=False)
     assert there.children() == ["part-000000.parquet", "part-000001.parquet"]
     (there / "part-000001.parquet").remove()
-    publish(listing.manifest, there)
+    publish(listing.manifest, there, replace=False)
     assert [row["id"] for group in (0, 1) for row in published.read_group(group)] == ["a", "b", "c"]
 
 

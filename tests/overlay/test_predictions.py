@@ -53,7 +53,7 @@ def predict(folder: PredictionFolder, asked: Asked) -> Manifest:
 
 def refused(folder: PredictionFolder, asked: Asked, *, overwrite: bool = False) -> str:
     with pytest.raises(RequestError) as refusal:
-        folder.check(asked.request, asked.listing.manifest, overwrite)
+        folder.check(asked.request, asked.listing.manifest, overwrite=overwrite)
     return str(refusal.value)
 
 
@@ -178,3 +178,23 @@ def test_killed_before_its_first_file_was_whole(tmp_path: Path, images: Path) ->
     (out / ".request.json.0123.tmp").write_bytes(b"torn")
     asked = Asked(images)
     assert PredictionFolder(Place.of(out)).check(asked.request, asked.listing.manifest, overwrite=False) == "new"
+
+
+def test_files_that_appeared_are_inputs_that_may_be_tried_again(tmp_path: Path, images: Path) -> None:
+    folder = PredictionFolder(Place.of(tmp_path / "out"))
+    (images / "b.png").rename(tmp_path / "b.png")
+    listed = images.with_name("list.parquet")
+    pq.write_table(pa.table({"path": [str(images / "a.png"), str(images / "b.png")]}), listed)
+    predict(folder, Asked(listed))
+    (tmp_path / "b.png").rename(images / "b.png")
+    asked = Asked(listed)
+    assert "b.png has changed" in refused(folder, asked)
+    state = folder.check(asked.request, asked.listing.manifest, overwrite=False, retry_errors=True)
+    assert state == "complete"
+    folder.begin(asked.request, asked.listing, anew=False)
+    assert folder.check(asked.request, asked.listing.manifest, overwrite=False) == "begun"
+    assert pq.read_table(tmp_path / "out" / "manifest")["size"].to_pylist() == [0, 0]
+    (images / "a.png").write_text("other")
+    other = Asked(listed)
+    with pytest.raises(RequestError, match=r"a\.png has changed"):
+        folder.check(other.request, other.listing.manifest, overwrite=False, retry_errors=True)

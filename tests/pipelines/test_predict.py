@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from overlay import model
-from overlay.config import Predict
+from overlay.config import Predict, Tracking
 from overlay.errors import RequestError
 from overlay.images import decode, resize
 from overlay.network import normalise
@@ -173,7 +173,12 @@ def test_what_could_not_be_read_is_tried_again(
     assert "nothing to do" in run(config)
     shutil.copy(phantoms / "benign" / names[2], tmp_path)
     with pytest.raises(RequestError, match=r"the first that differs: benign \(3\)\.png has changed"):
-        run(replace(config, retry_errors=True))
+        run(config)
+    assert "3 images: " in run(replace(config, retry_errors=True))
+    after = rows_of(tmp_path / "out")
+    assert after.pop(names[2])["status"] == "ok"
+    assert after == {name: before[name] for name in names[:2]}
+    assert "nothing to do" in run(config)
 
 
 def test_a_model_of_overlays_and_bare_images(
@@ -224,3 +229,12 @@ def test_int8_is_calibrated_on_the_inputs(
     predict.run(Predict(str(model_file), [str(phantoms)], str(out), precision="int8"))
     assert "int8: the same label as fp32 on " in capsys.readouterr().out
     assert set(pq.read_table(out / "predictions")["precision"].to_pylist()) == {"int8"}
+
+
+def test_tracking(model_file: Path, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    config = Predict(str(model_file), [str(phantoms / "benign")], str(out), tracking=Tracking(mode="offline"))
+    predict.run(config)
+    assert len(list((out / "wandb").rglob("*.wandb"))) == 1
+    predict.run(config)
+    assert "nothing to do" in capsys.readouterr().out

@@ -1,0 +1,19 @@
+"""A short fault campaign; the long one is scripts/kill_predict.py."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "kill_predict.py"
+
+
+@pytest.mark.fault
+@pytest.mark.slow
+def test_whatever_is_killed_the_rows_are_the_same() -> None:
+    options = ["--images", "600", "--kills", "5", "--part_rows", "50", "--pause", "0.2", "2"]
+    done = subprocess.run([sys.executable, str(SCRIPT), *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "5 kills" in done.stdout
+    assert "rows 600, distinct 600, manifest 600; texts equal: True" in done.stdout
