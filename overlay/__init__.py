@@ -1,1 +1,35 @@
-"""The subject: images, masks, labels, splits, models, metrics, figures and reports. Nothing here imports Ray."""
+"""The subject: images, masks, labels, splits, models, metrics, figures and reports. Nothing here imports Ray.
+
+from overlay import load_model
+
+load_model("run/Resnet_fineTuning.pth").predict(["scan.png"])[0].label
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from overlay.config import EngineKind, Legacy, Precision
+    from overlay.predictor import Predictor
+
+
+def load_model(
+    path: str | Path,
+    *,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    engine: "EngineKind" = "auto",
+    precision: "Precision" = "auto",
+    batch_size: int = 1,
+    legacy: "Legacy | None" = None,
+) -> "Predictor":
+    """Load a model for a service or a notebook: a model file, or the folder of a run.
+
+    It gives what ``overlay predict`` gives with the same engine and precision, to 1e-6. A larger ``batch_size`` makes
+    many images faster and a single one slower. ``legacy`` says what files of other programs don't.
+
+    Raises:
+        RequestError: there is no such model, or the engine doesn't fit the device.
+    """
+    from overlay.predictor import Predictor  # torch takes seconds to import
+
+    return Predictor(path, device, engine, precision, batch_size, legacy)

@@ -17,16 +17,17 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
-from overlay.config import Demo, Evaluate, Predict, Prepare, Submit, Train
+from overlay.config import Demo, Evaluate, Export, Predict, Prepare, Submit, Train
 from overlay.errors import RequestError
 
-Config = Prepare | Train | Evaluate | Predict | Demo | Submit
+Config = Prepare | Train | Evaluate | Predict | Export | Demo | Submit
 
 VERBS: dict[str, type[Config]] = {
     "prepare": Prepare,
     "train": Train,
     "evaluate": Evaluate,
     "predict": Predict,
+    "export": Export,
     "demo": Demo,
     "submit": Submit,
 }
@@ -35,6 +36,7 @@ USAGE = {
     "train": "DATASET|FOLDER --out RUN",
     "evaluate": "RUN|MODEL.pth DATASET --out DIR",
     "predict": "MODEL.pth INPUT... --out DIR",
+    "export": "MODEL.pth --format safetensors|onnx [--out FILE]",
     "demo": "[--out DIR]",
     "submit": "--address URL -- VERB ...",
 }
@@ -44,6 +46,7 @@ _POSITIONAL = {
     "train": ("dataset",),
     "evaluate": ("model", "dataset"),
     "predict": ("model", "inputs"),
+    "export": ("model",),
     "demo": (),
     "submit": ("job",),
 }

@@ -23,6 +23,7 @@ examples:
   overlay train dataset --out run --train.epochs 10
   overlay evaluate run dataset --out evaluation
   overlay predict run/Resnet_fineTuning.pth more-images/ --out predictions
+  overlay export run --format onnx
   overlay submit --address http://head:8265 -- train /shared/dataset --out /shared/run
 
 overlay VERB --help lists a verb's options; overlay VERB ... --print_config prints them with their values, as YAML for

@@ -12,7 +12,7 @@ image gets does not depend on the images beside it.
 import time
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import joblib
 import numpy as np
@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 
 from overlay.config import EngineKind, Precision, check_engine
 from overlay.errors import RequestError
-from overlay.model import ModelFile
+
+if TYPE_CHECKING:
+    from overlay.model import ModelFile  # which imports torch, and OpenVINO computes without it
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -44,7 +46,7 @@ class Plan:
     kind: Literal["torch", "compile", "openvino"]
     device: Literal["cpu", "cuda"]
     precision: Precision
-    model: ModelFile | OpenVinoModel
+    model: "ModelFile | OpenVinoModel"
     classes: int
 
 
@@ -59,7 +61,7 @@ class Scores:
 
 
 def prepare(
-    file: ModelFile,
+    file: "ModelFile",
     kind: EngineKind = "auto",
     device: Literal["cpu", "cuda"] = "cpu",
     precision: Precision = "auto",

@@ -64,13 +64,18 @@ def decode(data: bytes, *, max_pixels: int = 50_000_000, target: int | None = No
             if target is not None:
                 image.draft(None, (target, target))
             image.load()
-            # Not ImageOps.exif_transpose: it also rewrites the EXIF block, and fails where another tag is odd.
-            turn = _TO_UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-            rgb = _to_rgb(image)
-            # np.array, since np.asarray of a Pillow image can't be written to, of which torch warns.
-            return np.array(rgb if turn is None else rgb.transpose(turn))
+            return to_array(image)
         except Exception as error:
             raise ImageError(_reason(f"damaged {image.format}", error)) from error
+
+
+def to_array(image: Image.Image) -> NDArray[np.uint8]:
+    """Return a Pillow image as :func:`decode` would, (height, width, 3)."""
+    # Not ImageOps.exif_transpose: it also rewrites the EXIF block, and fails where another tag is odd.
+    turn = _TO_UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    rgb = _to_rgb(image)
+    # np.array, since np.asarray of a Pillow image can't be written to, of which torch warns.
+    return np.array(rgb if turn is None else rgb.transpose(turn))
 
 
 def to_8_bit(values: NDArray[Any]) -> NDArray[np.uint8]:

@@ -7,13 +7,15 @@ import logging
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from overlay.config import Precision
 from overlay.engines import Floats, Forward, OpenVinoModel, Pixels
-from overlay.model import ModelFile
+
+if TYPE_CHECKING:
+    from overlay.model import ModelFile  # which imports torch
 
 # OpenVINO and NNCF tell Google Analytics that they run, unless the package that does it can't be imported.
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
@@ -23,12 +25,12 @@ import openvino as ov  # noqa: E402
 _HINTS = {"bf16": "bf16", "fp32": "f32", "int8": "f32"}
 
 
-def convert(file: ModelFile) -> OpenVinoModel:
+def convert(file: "ModelFile") -> OpenVinoModel:
     """Convert a model; its weights stay float32."""
     return _to_bytes(_converted(file))
 
 
-def quantise(file: ModelFile, calibration: Pixels) -> OpenVinoModel:
+def quantise(file: "ModelFile", calibration: Pixels) -> OpenVinoModel:
     """Convert a model to int8, calibrated with every other image of (n, size, size, 3).
 
     How well it agrees with fp32 is measured on the images between them, and printed.
@@ -61,7 +63,6 @@ class OpenVinoForward(Forward):
         core = ov.Core()
         if precision == "auto":
             precision = "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "fp32"
-        self.precision = precision
         read = core.read_model(model.xml, model.weights)
         shape = read.input(0).get_partial_shape()
         shape[0] = chunk
@@ -73,7 +74,11 @@ class OpenVinoForward(Forward):
             "INFERENCE_NUM_THREADS": cores,
             "ENABLE_CPU_PINNING": False,  # other processes decode images on the same cores
         }
-        self._queue = ov.AsyncInferQueue(core.compile_model(read, "CPU", settings), streams)
+        compiled = core.compile_model(read, "CPU", settings)
+        # What was asked for is a hint, and a CPU without bf16 takes float32.
+        exact = "fp32" if compiled.get_property("INFERENCE_PRECISION_HINT") == ov.Type.f32 else "bf16"
+        self.precision = "int8" if precision == "int8" else exact
+        self._queue = ov.AsyncInferQueue(compiled, streams)
         self._queue.set_callback(self._take)
         self._results: dict[int, tuple[Floats, Floats]] = {}
 
@@ -89,7 +94,7 @@ class OpenVinoForward(Forward):
         self._results[number] = probabilities, embeddings
 
 
-def _converted(file: ModelFile) -> ov.Model:
+def _converted(file: "ModelFile") -> ov.Model:
     import torch
 
     from overlay.classifier import Classifier

@@ -22,8 +22,9 @@ from cluster import session
 from overlay import figures, metrics, model
 from overlay.config import SPLITS, Evaluate, Split
 from overlay.dataset import PreparedDataset, open_dataset
+from overlay.engines import Pixels
 from overlay.errors import RequestError, WorkError
-from overlay.images import decode
+from overlay.images import decode, decode_target, resize
 from overlay.predictions import schema
 from overlay.report import MaskOnly, Mistake, Protocol, ReportData, write_report
 from overlay.storage import write_atomically
@@ -32,6 +33,8 @@ from pipelines.placement import device
 from pipelines.scoring import Engine, score
 
 FILES = ("metrics.json", "classification_report.csv", "confusion_matrix.png", "predictions.parquet", "report.html")
+CALIBRATION_IMAGES = 128
+"""most training images that int8 is calibrated with"""
 MASK_NUMBERS = {
     "mask_area_share": "share of the image",
     "mask_aspect": "height / width",
@@ -47,7 +50,7 @@ def run(config: Evaluate) -> None:
         RequestError: the request was wrong; nothing was written.
         WorkError: the work failed.
     """
-    loaded = model.load(config.model)
+    loaded = model.load(config.model, config.legacy)
     dataset = open_dataset(config.dataset)
     out = Path(config.out).expanduser().absolute()
     if out.exists() and (strange := sorted({entry.name for entry in out.iterdir()} - set(FILES))):
@@ -58,7 +61,14 @@ def run(config: Evaluate) -> None:
             f"{', '.join(dataset.card.classes)}; evaluate it on a dataset with the same classes"
         )
     session.connect()
-    engine = Engine(device(config.device, session.resources()), config.precision, config.batch_size)
+    engine = Engine(
+        device(config.device, session.resources()),
+        config.precision,
+        config.batch_size,
+        kind=config.engine,
+        flips=config.flips,
+        calibration=_calibration(dataset, loaded.card) if config.precision == "int8" else None,
+    )
     evaluation = evaluate(loaded, dataset, config.split, out, engine).metrics
     print(f"{config.split}: {summary(evaluation)}")
     print(f"report: {out / 'report.html'}")
@@ -143,6 +153,16 @@ def _scored(loaded: model.ModelFile, dataset: PreparedDataset, split: str, engin
         row |= {"label": classes[best], "confidence": float(probabilities[best])}
         predicted.append(row | {f"prob_{n}": float(p) for n, p in zip(classes, probabilities, strict=True)})
     return pa.Table.from_pylist(predicted, schema=schema(classes).append(pa.field("true_label", pa.string())))
+
+
+def _calibration(dataset: PreparedDataset, card: model.ModelCard) -> Pixels:
+    """Return training images from all over the dataset, as the model sees them."""
+    files = pyarrow.dataset.dataset(dataset.data_files(), filesystem=dataset.filesystem)
+    names = files.to_table(columns=["id"], filter=pc.field("split") == "train")["id"].to_pylist()
+    chosen = pa.array(names[:: -(-len(names) // CALIBRATION_IMAGES)], pa.string())
+    images = files.to_table(columns=["image"], filter=pc.field("id").isin(chosen))["image"].to_pylist()
+    target = decode_target(card.size, card.resize)
+    return np.stack([resize(decode(image["bytes"], target=target), card.size, card.resize) for image in images])
 
 
 def _protocol(loaded: model.ModelFile, dataset: PreparedDataset, split: str) -> Protocol:

@@ -1,9 +1,9 @@
 """The options of `overlay evaluate`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from overlay.config.common import Device, Precision, check
+from overlay.config.common import Device, EngineKind, Legacy, Precision, check, check_engine
 
 
 @dataclass(frozen=True)
@@ -16,10 +16,17 @@ class Evaluate:
     """a prepared dataset"""
     out: str
     """folder of the evaluation"""
+    legacy: Legacy = field(default_factory=Legacy)
     split: Literal["train", "val", "test"] = "test"
     batch_size: int = 32
     device: Device = "auto"
+    engine: EngineKind = "auto"
+    """torch, torch.compile, or OpenVINO; auto takes OpenVINO on CPUs where it is installed"""
     precision: Precision = "auto"
+    """auto takes bf16 where the hardware has it; int8, which OpenVINO has, is calibrated on training images"""
+    flips: bool = False
+    """average the probabilities of an image and of its mirror image"""
 
     def __post_init__(self) -> None:
+        check_engine(self.engine, self.precision)
         check(self.batch_size >= 1, f"batch_size is {self.batch_size}; it must be at least 1")

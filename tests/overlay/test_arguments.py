@@ -14,6 +14,7 @@ from overlay.config import (
     Demo,
     EarlyStopping,
     Evaluate,
+    Export,
     Input,
     Loop,
     Model,
@@ -53,6 +54,7 @@ def configs(paths: st.SearchStrategy[str]) -> st.SearchStrategy[Config]:
         st.builds(
             Predict, model=paths, inputs=st.lists(paths, min_size=1), out=paths, actors=st.none() | st.integers(1)
         ),
+        st.builds(Export, model=paths, format=st.sampled_from(["safetensors", "onnx"]), out=paths),
         st.builds(Demo, out=paths, seed=st.integers(0, 2**32 - 1)),
     )
 

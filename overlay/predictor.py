@@ -1,0 +1,99 @@
+"""A model in Python: the same preprocessing, engine and results as `overlay predict`, without Ray."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from overlay import model
+from overlay.config import EngineKind, Legacy, Precision
+from overlay.engines import open_engine, prepare
+from overlay.errors import ImageError, RequestError
+from overlay.images import decode, decode_target, resize, to_array
+from overlay.reading import read_file
+
+Picture = str | Path | bytes | Image.Image | NDArray[np.uint8]
+"""a path or an address in a bucket, the bytes of an image file, a Pillow image, or RGB pixels (height, width, 3)"""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one image; without a label where the image can't be used."""
+
+    label: str | None = None
+    confidence: float | None = None
+    """probability of the label"""
+    probabilities: dict[str, float] = field(default_factory=dict)
+    """by class"""
+    uncertain: bool | None = None
+    """whether the confidence is below the model's own threshold; None where it has none"""
+    error: str | None = None
+    """why the image can't be used"""
+
+
+class Predictor:
+    """A loaded model."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        device: Literal["auto", "cpu", "cuda"],
+        engine: EngineKind,
+        precision: Precision,
+        batch_size: int,
+        legacy: Legacy | None,
+    ) -> None:
+        if device == "cuda" and not torch.cuda.is_available():
+            raise RequestError("device is cuda, but this machine has no GPU; choose cpu")
+        loaded = model.load(path, legacy)
+        self.card = loaded.card
+        """classes, image size and all else that the model file says"""
+        chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        self._engine = open_engine(prepare(loaded, engine, chosen, precision), batch_size=batch_size)
+        self.precision = self._engine.precision
+        """what the model computes in: bf16, fp16 or fp32"""
+
+    def predict(self, images: Sequence[Picture], *, max_pixels: int = 50_000_000) -> list[Prediction]:
+        """Classify images; the result has one entry for each, in their order.
+
+        Raises:
+            RequestError: one of them is of another type, or an array of another kind.
+        """
+        pixels: list[NDArray[np.uint8]] = []
+        errors: list[str | None] = []
+        for image in images:
+            try:
+                pixels.append(resize(self._pixels(image, max_pixels), self.card.size, self.card.resize))
+                errors.append(None)
+            except ImageError as error:
+                errors.append(str(error))
+        empty = np.empty((0, self.card.size, self.card.size, 3), np.uint8)
+        rows = iter(self._engine(np.stack(pixels) if pixels else empty).probabilities)
+        return [self._prediction(next(rows)) if error is None else Prediction(error=error) for error in errors]
+
+    def _pixels(self, image: Picture, max_pixels: int) -> NDArray[np.uint8]:
+        if isinstance(image, str | Path):
+            image = read_file(str(image))
+        if isinstance(image, bytes):
+            target = decode_target(self.card.size, self.card.resize)
+            return decode(image, max_pixels=max_pixels, target=target)
+        if isinstance(image, Image.Image):
+            return to_array(image)
+        if not isinstance(image, np.ndarray):
+            raise RequestError(f"an image is a {type(image).__name__}; give a path, bytes, a Pillow image or an array")
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise RequestError(f"an image is {image.dtype} {image.shape}; an array must be uint8 (height, width, 3)")
+        return image
+
+    def _prediction(self, probabilities: NDArray[np.float32]) -> Prediction:
+        by_class = dict(zip(self.card.classes, probabilities.tolist(), strict=True))
+        best = int(probabilities.argmax())
+        confidence = float(probabilities[best])
+        threshold = self.card.uncertain_below
+        uncertain = None if threshold is None else confidence < threshold
+        return Prediction(self.card.classes[best], confidence, by_class, uncertain)

@@ -1,0 +1,33 @@
+"""Write a model for other programs; needs no Ray.
+
+overlay export run --format safetensors
+overlay export run/Resnet_fineTuning.pth --format onnx --out model.onnx
+"""
+
+from pathlib import Path
+
+from overlay import export, model
+from overlay.config import Export
+from overlay.errors import RequestError
+from overlay.storage import faults_end_the_work, write_atomically
+
+_WRITERS = {"safetensors": export.write_safetensors, "onnx": export.write_onnx}
+
+
+@faults_end_the_work()
+def run(config: Export) -> None:
+    """Export into ``config.out``.
+
+    Raises:
+        RequestError: the request was wrong; nothing was written.
+        WorkError: the work failed, or the export would give other probabilities; nothing was written.
+    """
+    loaded = model.load(config.model, config.legacy)
+    out = Path(config.out or Path(loaded.path).with_suffix(f".{config.format}"))
+    if out.suffix != f".{config.format}":
+        raise RequestError(f"--out {out} doesn't end in .{config.format}, by which others know the format; name it so")
+    if out.exists():
+        raise RequestError(f"--out {out} is there already; name another file, or delete it")
+    with write_atomically(out) as temporary:
+        difference = _WRITERS[config.format](loaded, temporary)
+    print(f"{out}: probabilities differ by at most {difference:.1e} from the model's")

@@ -1,0 +1,96 @@
+"""A model in Python."""
+
+import io
+import subprocess
+import sys
+from collections import OrderedDict
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from overlay import load_model, model
+from overlay.config import Legacy
+from overlay.engines import open_engine, prepare
+from overlay.errors import RequestError
+from overlay.images import decode, decode_target, resize
+from overlay.predictor import Prediction
+
+CARD = model.ModelCard(
+    "resnet18", ("a", "b", "c"), 32, "crop", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), None, "", "", "", uncertain_below=0.9
+)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("run") / model.MODEL_FILE
+    model.save(path, OrderedDict(torchvision.models.resnet18(num_classes=3).state_dict()), CARD)
+    return path
+
+
+def test_images_of_all_kinds_are_classified_as_the_job_does(file: Path, phantoms: Path) -> None:
+    path = phantoms / "benign" / "benign (1).png"
+    data = path.read_bytes()
+    with Image.open(path) as opened:
+        picture = opened.copy()
+    pixels = resize(decode(data, target=decode_target(32, "crop")), 32, "crop")
+    engine = open_engine(prepare(model.load(file), "torch", "cpu", "fp32"), batch_size=32)
+    expected = engine(pixels[None]).probabilities[0]
+    predictor = load_model(file.parent, engine="torch", precision="fp32")
+    assert (predictor.precision, predictor.card) == ("fp32", CARD)
+    found = predictor.predict([path, str(path), data, picture, decode(data)])
+    assert len(found) == 5
+    for one in found:
+        assert list(one.probabilities) == ["a", "b", "c"]
+        np.testing.assert_allclose(list(one.probabilities.values()), expected, atol=1e-6, rtol=0)
+        assert one.label == "abc"[int(expected.argmax())]
+        assert one.confidence == max(one.probabilities.values())
+        assert (one.uncertain, one.error) == (one.confidence < 0.9, None)
+
+
+def test_what_can_t_be_decoded_has_a_reason_in_its_place(file: Path, tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    Image.new("I;16", (40, 50), 30_000).save(stream, "PNG")
+    found = load_model(file, engine="torch").predict([b"no image", stream.getvalue(), tmp_path / "none.png"])
+    assert found[0] == Prediction(
+        error="no image that can be read (PNG, JPEG, TIFF, BMP, GIF, WEBP, AVIF, JPEG2000, PPM)"
+    )
+    assert found[1].label is not None
+    assert found[2] == Prediction(error="file that can't be read: No such file or directory")
+    assert load_model(file, engine="torch").predict([]) == []
+
+
+def test_wrong_requests_are_refused(file: Path, tmp_path: Path) -> None:
+    predictor = load_model(file, engine="torch")
+    for image, message in (
+        (np.zeros((4, 4, 3)), "an image is float64 (4, 4, 3); an array must be uint8 (height, width, 3)"),
+        (np.zeros((4, 4), np.uint8), "an image is uint8 (4, 4); an array must be uint8 (height, width, 3)"),
+        (3, "an image is a int; give a path, bytes, a Pillow image or an array"),
+    ):
+        with pytest.raises(RequestError) as refused:
+            predictor.predict([image])  # type: ignore[list-item]
+        assert str(refused.value) == message
+    with pytest.raises(RequestError, match="no weights at"):
+        load_model(tmp_path / "none.pth")
+    with pytest.raises(RequestError, match="there are no images to calibrate it with"):
+        load_model(file, precision="int8")
+
+
+def test_files_of_other_programs_are_loaded_too(tmp_path: Path) -> None:
+    torch.save(torchvision.models.resnet18(num_classes=2), tmp_path / "m.pth")
+    predictor = load_model(tmp_path / "m.pth", engine="torch", legacy=Legacy(classes="x,y", size=64))
+    assert replace(predictor.card, arch="") == replace(
+        model.load(tmp_path / "m.pth", Legacy(classes="x,y", size=64)).card, arch=""
+    )
+    assert predictor.card.classes == ("x", "y")
+
+
+def test_importing_the_package_is_light() -> None:
+    program = "import sys, overlay; print({'torch', 'numpy', 'PIL', 'ray', 'overlay.config'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

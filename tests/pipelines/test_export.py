@@ -1,0 +1,93 @@
+"""Models for other programs."""
+
+import json
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import torchvision
+
+from overlay import export, load_model, model
+from overlay.config import Export, Legacy
+from overlay.engines import open_engine, prepare
+from overlay.errors import RequestError, WorkError
+from pipelines.export import run
+
+CARD = model.ModelCard("resnet18", ("a", "b", "c"), 64, "pad", (0.5, 0.4, 0.3), (0.25, 0.5, 0.75), None, "", "", "")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    network = torchvision.models.resnet18(num_classes=3)
+    with torch.no_grad():
+        network(torch.randn(8, 3, 64, 64))
+    run_folder = tmp_path_factory.mktemp("run")
+    model.save(run_folder / model.MODEL_FILE, OrderedDict(network.state_dict()), CARD)
+    return run_folder
+
+
+def test_safetensors_is_a_model_file_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(Export(str(folder), "safetensors"))
+    out = folder / "Resnet_fineTuning.safetensors"
+    assert capsys.readouterr().out == f"{out}: probabilities differ by at most 0.0e+00 from the model's\n"
+    assert model.load(out).card == CARD
+    image = np.random.default_rng(0).integers(0, 256, (80, 70, 3), np.uint8)
+    before, after = (load_model(path, engine="torch").predict([image]) for path in (folder, out))
+    assert before == after
+
+
+def test_onnx_takes_pixels_and_gives_probabilities(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.onnx"
+    run(Export(str(folder), "onnx", str(out)))
+    assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
+    session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
+    (pixels,) = session.get_inputs()
+    assert (pixels.name, pixels.type, pixels.shape[1:]) == ("pixels", "tensor(uint8)", [64, 64, 3])
+    assert [output.name for output in session.get_outputs()] == ["probabilities", "embeddings"]
+    loaded = model.load(folder)
+    engine = open_engine(prepare(loaded, "torch", "cpu", "fp32"))
+    for images in (1, 7):
+        batch = np.random.default_rng(images).integers(0, 256, (images, 64, 64, 3), np.uint8)
+        probabilities, embeddings = session.run(None, {"pixels": batch})
+        expected = engine(batch)
+        np.testing.assert_allclose(probabilities, expected.probabilities, atol=1e-5, rtol=0)
+        np.testing.assert_allclose(embeddings, expected.embeddings, atol=1e-4, rtol=0)
+    texts = session.get_modelmeta().custom_metadata_map
+    assert {name: texts[name] for name in ("classes", "size", "resize", "mean", "std")} == {
+        "classes": "a,b,c",
+        "size": "64",
+        "resize": "pad",
+        "mean": "(0.5, 0.4, 0.3)",
+        "std": "(0.25, 0.5, 0.75)",
+    }
+    assert json.loads(texts["overlay"])["model"] == loaded.sha256
+
+
+def test_a_model_of_another_program_gets_a_card(tmp_path: Path) -> None:
+    network = torchvision.models.resnet18(num_classes=2)
+    network.fc = torch.nn.Sequential(torch.nn.Linear(512, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    torch.save(network, tmp_path / "m.pth")
+    run(Export(str(tmp_path / "m.pth"), "safetensors", legacy=Legacy(classes="x,y")))
+    card = model.load(tmp_path / "m.safetensors").card
+    assert (card.classes, card.head) == (("x", "y"), ("Linear(512, 4)", "ReLU()", "Linear(4, 2)"))
+
+
+def test_wrong_requests_write_nothing(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "there.onnx").touch()
+    for out, message in (("there.onnx", "is there already; name another"), ("m.pth", "doesn't end in .onnx, by which")):
+        with pytest.raises(RequestError, match=message):
+            run(Export(str(folder), "onnx", str(tmp_path / out)))
+    assert [file.name for file in tmp_path.iterdir()] == ["there.onnx"]
+
+
+def test_an_export_that_differs_is_not_left_there(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "LARGEST_DIFFERENCE", -1.0)
+    with pytest.raises(WorkError, match="the export's probabilities differ by 0 from the model's; nothing was written"):
+        run(Export(str(folder), "safetensors", str(tmp_path / "m.safetensors")))
+    assert list(tmp_path.iterdir()) == []
