@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from overlay.hamming import Pairs, connected, near_pairs, parse
+from overlay.hamming import near_pairs, parse
+from overlay.pairs import Pairs, connected
 
 Texts = Sequence[str | None] | NDArray[np.object_]
 

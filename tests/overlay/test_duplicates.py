@@ -8,7 +8,8 @@ from overlay.config import Prepare, Split
 from overlay.division import divide, settle
 from overlay.duplicates import DUPLICATES_SCHEMA, Duplicates, Leaks, find, join, leaks
 from overlay.errors import RequestError, WorkError
-from overlay.hamming import Hashes, near_pairs, parse
+from overlay.hamming import near_pairs, parse
+from overlay.hash_index import Hashes
 
 FAR = [0, 2**64 - 1, 2**128 - 2**64, 2**192 - 2**128, 2**256 - 2**192]
 """numbers that are 64 or 128 bits apart"""

@@ -3,8 +3,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overlay import hamming
-from overlay.hamming import BITS, Hashes, Pairs, connected, near_pairs, parse
+from overlay import hamming, hash_index
+from overlay import pairs as pairs_module
+from overlay.hamming import near_pairs, parse
+from overlay.hash_index import BITS, Hashes
+from overlay.pairs import Pairs, connected
 
 
 def flipped(value: int, bits: set[int]) -> int:
@@ -47,13 +50,13 @@ def test_the_pairs_are_those_of_all_with_all(index: bool, values: list[int], dis
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hamming, "_SMALL", 0 if index else 10_000)
         patch.setattr(hamming, "_DENSE", 0)
-        patch.setattr(hamming, "_CANDIDATES", 3)
+        patch.setattr(hash_index, "_CANDIDATES", 3)
         assert listed(near_pairs(words(values), distance)) == by_hand(values, distance)
 
 
 @pytest.mark.parametrize("distance", range(65))
 def test_no_pair_can_hide_from_the_chunks(distance: int) -> None:
-    chunks = hamming._chunks(distance)
+    chunks = hash_index.chunks(distance)
     bits = np.concatenate([chunk.bits for chunk in chunks])
     assert len(set(bits.tolist())) == len(bits)
     assert sum(chunk.radius + 1 for chunk in chunks) == distance + 1
@@ -77,14 +80,42 @@ def test_where_most_are_alike_all_are_compared(monkeypatch: pytest.MonkeyPatch) 
     random = np.random.default_rng(0)
     hashes = random.integers(0, 2**64, (300, 4), dtype=np.uint64) & np.uint64(0x0101)
     monkeypatch.setattr(hamming, "_SMALL", 0)
-    monkeypatch.setattr(hamming, "_indexed", None)
+    monkeypatch.setattr(hamming, "search", None)
     assert len(near_pairs(hashes, 40)) == 300 * 299 // 2
+
+
+@pytest.mark.parametrize("crowd", [1, 64])
+@settings(max_examples=25, deadline=None)
+@given(values=families(), distance=st.integers(0, 64), most=st.integers(0, 40))
+def test_of_too_many_pairs_those_that_are_found_link_the_same_groups(
+    crowd: int, values: list[int], distance: int, most: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hamming, "_SMALL", 0)
+        patch.setattr(hamming, "_DENSE", 0)
+        patch.setattr(hash_index, "_CANDIDATES", 3)
+        patch.setattr(hash_index, "_CROWD", crowd)
+        patch.setattr(pairs_module, "_RELINK", 2)
+        patch.setattr(pairs_module, "MOST_PAIRS", most)
+        pairs = near_pairs(words(values), distance)
+    expected = by_hand(values, distance)
+    assert set(listed(pairs)) <= set(expected)
+    if pairs.complete:
+        assert listed(pairs) == expected
+    else:
+        assert len(expected) > most
+        every = [np.array([pair[side] for pair in expected]) for side in (0, 1)]
+        groups = connected([(every[0], every[1])], len(values))
+        # Equal up to the names of the groups.
+        both = set(zip(groups, connected([(pairs.first, pairs.second)], len(values)), strict=True))
+        assert len(both) == len(set(groups))
+        assert len(pairs) == len(values) - len(set(groups))
 
 
 @pytest.mark.parametrize("kinds", [1, 40])
 def test_too_many_pairs_become_the_links_of_their_groups(kinds: int, monkeypatch: pytest.MonkeyPatch) -> None:
     values = [flipped(0, {i % kinds}) for i in range(120)] + [flipped(2**200 - 1, {i}) for i in range(40)]
-    monkeypatch.setattr(hamming, "MOST_PAIRS", 500)
+    monkeypatch.setattr(pairs_module, "MOST_PAIRS", 500)
     pairs = near_pairs(words(values), 40)
     assert not pairs.complete
     assert len(pairs) == 158

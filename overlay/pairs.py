@@ -1,0 +1,136 @@
+"""Pairs among many things, and the groups that they link; of far too many pairs, only what links the groups."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indices = NDArray[np.int64]
+
+MOST_PAIRS = 5_000_000
+"""pairs that are listed; of more, only those that hold the groups together"""
+_RELINK = 500_000
+"""links after which the groups are made anew"""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of indices, ``first < second``."""
+
+    first: Indices
+    second: Indices
+    distance: NDArray[np.uint8]
+    complete: bool = True
+    """false where there were more than ``MOST_PAIRS``: these link the same groups then, but are not all pairs"""
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+class Gathered:
+    """The pairs found so far; of more than ``MOST_PAIRS`` what links the same groups."""
+
+    def __init__(self, number: int) -> None:
+        self.groups: NDArray[np.int32] | None = None
+        """of each hash, once there were more than ``MOST_PAIRS``"""
+        self._number = number
+        self._parts: list[Pairs] = []
+        self._count, self._most = 0, MOST_PAIRS
+
+    def add(self, part: Pairs) -> None:
+        """Add pairs that were not added yet."""
+        if self.groups is not None:
+            part = chosen(part, np.flatnonzero(self.groups[part.first] != self.groups[part.second]))
+        self._parts.append(part)
+        self._count += len(part)
+        if self._count > self._most:
+            self._link()
+
+    def link(self, more: Pairs) -> None:
+        """Add pairs, of which some may have been added before, now that only links count."""
+        self.add(more)
+        self._link()
+
+    def _link(self) -> None:
+        links = _forest(joined(self._parts), self._number)
+        self.groups = connected([(links.first, links.second)], self._number)
+        self._parts, self._count = [links], len(links)
+        self._most = len(links) + min(_RELINK, MOST_PAIRS)
+
+    def pairs(self) -> Pairs:
+        """Return what was found."""
+        return replace(joined(self._parts), complete=self.groups is None)
+
+
+def connected(links: Sequence[tuple[Indices, Indices]], number: int) -> NDArray[np.int32]:
+    """Return the component, counted from 0, of each of ``number`` things that are linked in pairs."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    left, right = (np.concatenate([link[side] for link in links]) for side in (0, 1))
+    graph = coo_array((np.ones(len(left), bool), (left, right)), shape=(number, number))
+    components: NDArray[np.int32] = connected_components(graph, directed=False)[1]
+    return components
+
+
+def _forest(pairs: Pairs, hashes: int) -> Pairs:
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import minimum_spanning_tree
+
+    weights = pairs.distance + 1.0  # since a weight of 0 is no edge
+    tree = minimum_spanning_tree(coo_array((weights, (pairs.first, pairs.second)), shape=(hashes, hashes))).tocoo()
+    return Pairs(tree.row.astype(np.int64), tree.col.astype(np.int64), (tree.data - 1).astype(np.uint8), complete=False)
+
+
+def of_all(pairs: Pairs, kind: Indices, distinct: int) -> Pairs:
+    """From pairs of distinct hashes to pairs of all: ``kind`` says which distinct hash each one is."""
+    members = np.argsort(kind, kind="stable")
+    starts = np.searchsorted(kind[members], np.arange(distinct + 1))
+    sizes = np.diff(starts)
+    repeated = np.flatnonzero(sizes > 1)
+    left = np.concatenate([pairs.first, repeated])
+    right = np.concatenate([pairs.second, repeated])
+    distances = np.concatenate([pairs.distance, np.zeros(len(repeated), np.uint8)])
+    counts = sizes[left] * sizes[right]
+    number = counts[: len(pairs)].sum() + (sizes * (sizes - 1) // 2).sum()
+    if pairs.complete and number <= MOST_PAIRS:
+        which = np.repeat(np.arange(len(left)), counts)
+        place = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
+        across = sizes[right[which]]
+        first = members[starts[left[which]] + place // across]
+        second = members[starts[right[which]] + place % across]
+        once = (left[which] != right[which]) | (first < second)
+        return ordered(first[once], second[once], distances[which][once])
+    linked = _forest(pairs, distinct)
+    leaders = members[starts[:-1]]
+    others = np.setdiff1d(members, leaders)
+    return replace(
+        ordered(
+            np.concatenate([leaders[linked.first], leaders[kind[others]]]),
+            np.concatenate([leaders[linked.second], others]),
+            np.concatenate([linked.distance, np.zeros(len(others), np.uint8)]),
+        ),
+        complete=False,
+    )
+
+
+def ordered(left: Indices, right: Indices, distance: NDArray[np.uint8]) -> Pairs:
+    """Make pairs of ends in whatever order."""
+    return Pairs(np.minimum(left, right), np.maximum(left, right), distance)
+
+
+def chosen(pairs: Pairs, places: Indices) -> Pairs:
+    """Return the pairs at some places."""
+    return Pairs(pairs.first[places], pairs.second[places], pairs.distance[places], pairs.complete)
+
+
+def joined(parts: Sequence[Pairs]) -> Pairs:
+    """Return the pairs of all parts."""
+    if not parts:
+        return Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.uint8))
+    return Pairs(
+        np.concatenate([part.first for part in parts]),
+        np.concatenate([part.second for part in parts]),
+        np.concatenate([part.distance for part in parts]),
+    )
