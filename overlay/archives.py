@@ -18,9 +18,10 @@ import pyarrow as pa
 
 from overlay.config import Limits
 from overlay.errors import ImageError
-from overlay.members import ArchiveError, Entry, Span, Stream, entries
-from overlay.names import OTHER_ARCHIVES, is_archive, is_hidden, is_image, safe_name
+from overlay.members import Entry, Span, entries
+from overlay.names import OTHER_ARCHIVES, is_archive, is_hidden, is_image, safe_name, sample_key
 from overlay.storage import Place
+from overlay.streams import ArchiveError, Stream
 
 _STREAM_BUFFER = 8 * 2**20  # bytes of one request to a bucket, where all of an archive is read
 
@@ -44,7 +45,7 @@ class Listing:
     troubles: list[tuple[str | None, str]] = field(default_factory=list)
     """(name, reason) of what can't be used; the name is None for the archive as a whole"""
     labels: dict[str, str] = field(default_factory=dict)
-    """WebDataset: key -> what its .cls says"""
+    """WebDataset: key -> what its .cls says, or else its .json"""
     passed_over: int = 0
     """members that are no images by their names"""
 
@@ -68,7 +69,8 @@ def list_archive(place: Place, limits: Limits) -> Listing:
                 if name is None:
                     troubles.append((entry.name, "unsafe name: absolute, or leading out of the archive"))
                 elif entry.label is not None:
-                    labels[name.removesuffix(".cls")] = entry.label
+                    if name.endswith(".cls") or sample_key(name) not in labels:
+                        labels[sample_key(name)] = entry.label
                 elif entry.folder:
                     pass
                 elif is_hidden(name):

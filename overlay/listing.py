@@ -27,7 +27,7 @@ class Holding:
     troubles: Sequence[tuple[str | None, str]] = ()
     """(name, reason) of what can't be used in an archive; the name is None for the archive as a whole"""
     labels: Mapping[str, str] = field(default_factory=dict)
-    """WebDataset: key -> what its .cls says"""
+    """WebDataset: key -> what its .cls says, or else its .json"""
     passed_over: int = 0
     """files that are no images by their names"""
 

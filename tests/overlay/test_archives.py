@@ -371,6 +371,33 @@ def test_webdataset_labels(place: Callable[..., Place]) -> None:
     assert list(listing.members) == ["0001.png", "0002.seg.png"]
 
 
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        (b'{"label": "benign", "cls": 1}', "benign"),
+        (b'{"cls": 2}', "2"),
+        (b'{"label": true}', None),
+        (b'{"label": " "}', None),
+        (b'{"label": ["benign"]}', None),
+        (b'{"width": 3}', None),
+        (b"[1]", None),
+        (b"benign", None),
+        (b"[" * 60_000, None),
+        (b'{"label": "benign", "more": "' + b"x" * 70_000 + b'"}', None),
+    ],
+)
+def test_webdataset_labels_in_json(place: Callable[..., Place], text: bytes, label: str | None) -> None:
+    listing = list_archive(place(tar({"s/0001.png": b"x", "s/0001.json": text})), LIMITS)
+    assert listing.labels == ({"s/0001": label} if label else {})
+    assert list(listing.members) == ["s/0001.png"]
+    assert listing.passed_over == (0 if label else 1)
+
+
+def test_a_webdatasets_cls_counts_before_its_json(place: Callable[..., Place]) -> None:
+    files = {"1.cls": b"a", "1.json": b'{"cls": "x"}', "1.png": b"", "2.json": b'{"cls": "x"}', "2.cls": b"b"}
+    assert list_archive(place(tar(files)), LIMITS).labels == {"1": "a", "2": "b"}
+
+
 ARCHIVES = {name: maker(FILES) for name, maker in MAKERS.items()}
 
 
