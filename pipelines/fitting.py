@@ -10,7 +10,7 @@ from overlay import model
 from overlay.config import Train
 from overlay.config.train import check_share
 from overlay.dataset import PreparedDataset
-from overlay.errors import WorkError
+from overlay.errors import RequestError, WorkError
 from overlay.plan import Plan
 from overlay.pretrained import Weights
 from overlay.windows import WindowedPlan
@@ -44,6 +44,11 @@ def plan_of(config: Train, dataset: PreparedDataset, batch_size: int) -> tuple[i
         decoded = ingest.decoded(dataset, "train", config.input)
         labels = tuple(decoded.labels.tolist()) if loop.balanced else None
         return decoded, Plan(samples, batch_size, loop.epochs, loop.seed, labels)
+    if loop.balanced:
+        raise RequestError(
+            f"train.balanced needs the images in memory, and {images} of input.size {config.input.size} are too many "
+            "for the cluster's; use loss.class_weights instead"
+        )
     source = shards.open_shards(dataset, "train", config.input)
     sizes = tuple(map(len, source.rows))
     window = max(1, loop.shuffle_window // batch_size)
@@ -90,7 +95,7 @@ def fit(job: Job) -> None:
         run_config=RunConfig(
             name=RAY_FOLDER,
             storage_path=str(job.checkpoints),
-            failure_config=FailureConfig(max_failures=3, controller_failure_limit=MISSING_MINUTES),  # type: ignore[call-arg]
+            failure_config=FailureConfig(max_failures=10, controller_failure_limit=MISSING_MINUTES),  # type: ignore[call-arg]
         ),
     )
     try:

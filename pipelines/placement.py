@@ -60,8 +60,8 @@ def place(config: Loop, cluster: Resources) -> Placement:
         worker_cpus = cluster.node_cpus - 1
         if cluster.node_cpus < 3:
             raise RequestError(
-                f"train.workers is {config.workers}, but without GPUs a run can only grow over nodes of 3 CPUs or more, "
-                f"and one has {cluster.node_cpus:g}; give one number"
+                f"train.workers is {config.workers}, but without GPUs a run can only grow over nodes of 3 CPUs or "
+                f"more, and one has {cluster.node_cpus:g}; give one number"
             )
     return Placement(chosen, config.least_workers, config.most_workers, worker_cpus)
 

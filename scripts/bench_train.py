@@ -1,62 +1,161 @@
 """How much of the training step's own speed is left end to end: ``uv run python scripts/bench_train.py``.
 
-In one run, on one machine, on phantoms: (a) the bare step on images that lie in memory, (b) decoding and augmenting
-alone, on one core, and (c) `overlay train`, counted from the end of its first epoch to the end of its last. On CPUs
-the work of (a) and (b) shares the cores, so the limit is 1 / (1/a + 1/(b * cores)).
+    uv run python scripts/bench_train.py --size 128 --batch 16 --images 800 --epochs 7
+    uv run python scripts/bench_train.py --size 224 --batch 16 --images 800 --epochs 7
+
+In one run, on one machine, on phantoms: (a) the bare step on images that lie on the device, (b) decoding and augmenting
+alone, on one core, (c) `overlay train`, start-up told apart, from the end of its first epoch on, and (d) a plain loop
+over torch's DataLoader with the same network, in fp32 and in the same precision. On CPUs the work of (a) and (b) shares
+the cores, so the limit is 1 / (1/a + 1/(b * cores)); beside a GPU it is the slower of a and b * cores. (a) is measured
+before and after (c), since machines change their mind.
 """
 
 import argparse
+import contextlib
+import io
 import tempfile
 import time
 from pathlib import Path
+from statistics import fmean
 
 import joblib
 import numpy as np
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, Dataset
 
 from overlay import phantoms
 from overlay.augment import augment, generator
-from overlay.config import Augment, Input, Loop, Model, Optimizer, Prepare, Tracking, Train
+from overlay.config import Augment, EarlyStopping, Input, Loop, Model, Optimizer, Prepare, Tracking, Train
+from overlay.config.train import TrainingPrecision
 from overlay.device import autocast, use_all_cores
-from overlay.images import resize
+from overlay.images import decode, decode_target, resize
 from overlay.network import build, normalise
 from overlay.optimization import build_optimizer
 from overlay.pretrained import IMAGENET_MEAN, IMAGENET_STD
 
+CLASSES = ("benign", "malignant", "normal")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def step(network: nn.Module, optimizer: torch.optim.Optimizer, pixels: Tensor, labels: Tensor, kind: str) -> None:
+    """Go forward and back, and take a step."""
+    precision: TrainingPrecision = "fp32" if kind == "fp32" else "auto"
+    mean, std = torch.tensor(IMAGENET_MEAN, device=DEVICE), torch.tensor(IMAGENET_STD, device=DEVICE)
+    with autocast(DEVICE, precision):
+        logits = network(normalise(pixels, mean, std))
+    cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def learner(arch: str, *, channels_last: bool) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Build a network and its optimizer on the device."""
+    use_all_cores()
+    network = build(arch, len(CLASSES)).to(DEVICE)
+    if channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    return network, build_optimizer(network, Optimizer())
+
+
+def synchronise() -> None:
+    """Wait for the device."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
 
 def bare_step(images: NDArray[np.uint8], arch: str, batch: int, steps: int) -> float:
     """Return images a second of forward, backward and optimizer step, after two steps that are not counted."""
-    use_all_cores()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = build(arch, 3).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = build_optimizer(network, Optimizer())
-    mean, std = torch.tensor(IMAGENET_MEAN, device=device), torch.tensor(IMAGENET_STD, device=device)
-    pixels = torch.from_numpy(np.resize(images, (batch, *images.shape[1:]))).to(device)
-    labels = torch.zeros(batch, dtype=torch.int64, device=device)
+    network, optimizer = learner(arch, channels_last=True)
+    pixels = torch.from_numpy(np.resize(images, (batch, *images.shape[1:]))).to(DEVICE)
+    labels = torch.zeros(batch, dtype=torch.int64, device=DEVICE)
     began = 0.0
-    for step in range(steps + 2):
-        if step == 2:
+    for number in range(steps + 2):
+        if number == 2:
+            synchronise()
             began = time.perf_counter()
-        with autocast(device, "auto"):
-            logits = network(normalise(pixels, mean, std))
-        cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+        step(network, optimizer, pixels, labels, "auto")
+    synchronise()
     return steps * batch / (time.perf_counter() - began)
 
 
-def augment_alone(images: NDArray[np.uint8], seconds: float = 5.0) -> float:
-    """Return images a second on one core."""
-    began, done = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
-        augment(images[done % len(images)], Augment(), generator(0, done // len(images), done % len(images)))
-        done += 1
-    return done / (time.perf_counter() - began)
+def decode_alone(files: list[Path], size: int) -> float:
+    """Return how many images a second one core decodes and resizes, which is done once a run where they fit."""
+    began = time.process_time()
+    for file in files[:64]:
+        resize(decode(file.read_bytes(), target=decode_target(size, "squash")), size, "squash")
+    return min(len(files), 64) / (time.process_time() - began)
+
+
+def augment_alone(images: NDArray[np.uint8], count: int = 512) -> float:
+    """Return how many images a second one core augments."""
+    began = time.process_time()
+    for number in range(count):
+        augment(images[number % len(images)], Augment(), generator(0, number // len(images), number % len(images)))
+    return count / (time.process_time() - began)
+
+
+class Files(Dataset[tuple[Tensor, int]]):
+    """What a plain loop reads: files, decoded and augmented each time."""
+
+    def __init__(self, files: list[Path], size: int) -> None:
+        self._files, self._size = files, size
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        data = self._files[index].read_bytes()
+        image = resize(decode(data, target=decode_target(self._size, "squash")), self._size, "squash")
+        random = np.random.default_rng()
+        return torch.from_numpy(augment(image, Augment(), random).copy()), CLASSES.index(self._files[index].parent.name)
+
+
+def plain_loop(files: list[Path], arch: str, size: int, batch: int, steps: int, kind: str) -> float:
+    """Return images a second of a loop over a DataLoader; "fp32" is without channels_last, as most scripts are."""
+    network, optimizer = learner(arch, channels_last=kind != "fp32")
+    loader = DataLoader(Files(files, size), batch, shuffle=True, num_workers=joblib.cpu_count(), drop_last=True)
+    done, began = 0, 0.0
+    while done < steps + 2:
+        for pixels, labels in loader:
+            if done == 2:
+                synchronise()
+                began = time.perf_counter()
+            step(network, optimizer, pixels.to(DEVICE), labels.to(DEVICE), kind)
+            done += 1
+            if done == steps + 2:
+                break
+    synchronise()
+    return steps * batch / (time.perf_counter() - began)
+
+
+def end_to_end(folder: str, options: argparse.Namespace) -> tuple[float, float, int]:
+    """Return images a second after the first epoch, the seconds outside of epochs, and the steps counted."""
+    from pipelines import prepare, train
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        prepare.run(Prepare(sources=[f"{folder}/phantoms"], out=f"{folder}/dataset"))
+    began = time.perf_counter()
+    train.run(
+        Train(
+            dataset=f"{folder}/dataset",
+            out=f"{folder}/run",
+            input=Input(size=options.size),
+            model=Model(arch=options.arch, weights="none"),
+            early_stopping=EarlyStopping(patience=options.epochs),
+            train=Loop(epochs=options.epochs, batch_size=options.batch),
+            tracking=Tracking(mode="disabled"),
+        )
+    )
+    whole = time.perf_counter() - began
+    history = pq.read_table(f"{folder}/run/history.parquet").to_pydict()
+    start_up = whole - sum(history["seconds"])
+    counts = sum(pq.read_table(f"{folder}/dataset/data", columns=["split"])["split"].to_numpy() == "train")
+    rates = history["images_per_second"][1:]
+    return len(rates) / sum(1 / rate for rate in rates), start_up, len(rates) * -(-counts // options.batch)
 
 
 def main() -> None:
@@ -64,41 +163,46 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="resnet101")
     parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--images", type=int, default=320, help="training images, about")
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--images", type=int, default=800, help="training images, about")
+    parser.add_argument("--epochs", type=int, default=7, help="of which the first is not counted")
+    parser.add_argument("--steps", type=int, default=20, help="of the bare step and of the plain loops")
     options = parser.parse_args()
-    from pipelines import prepare, train
 
-    shown = [phantoms.phantom("benign", seed=0, index=index)[0] for index in range(options.batch)]
-    images = np.stack([resize(image, options.size, "squash") for image in shown])
-    bare = bare_step(images, options.arch, options.batch, steps=8)
-    alone = augment_alone(images)
     with tempfile.TemporaryDirectory() as folder:
         phantoms.write(Path(folder, "phantoms"), images_per_class=round(options.images / 0.7 / 3), seed=0)
-        prepare.run(Prepare(sources=[f"{folder}/phantoms"], out=f"{folder}/dataset"))
-        train.run(
-            Train(
-                dataset=f"{folder}/dataset",
-                out=f"{folder}/run",
-                input=Input(size=options.size),
-                model=Model(arch=options.arch, weights="none"),
-                train=Loop(epochs=options.epochs, batch_size=options.batch),
-                tracking=Tracking(mode="disabled"),
-            )
-        )
-        history = pq.read_table(f"{folder}/run/history.parquet").to_pydict()
-    end_to_end = float(np.median(history["images_per_second"][1:]))
+        files = sorted(file for file in Path(folder, "phantoms").glob("*/*.png") if "_mask" not in file.name)
+        shown = [resize(decode(file.read_bytes()), options.size, "squash") for file in files[: options.batch]]
+        images = np.stack(shown)
+        bare = [bare_step(images, options.arch, options.batch, options.steps)]
+        augmented, decoded = augment_alone(images), decode_alone(files, options.size)
+        trained, start_up, counted = end_to_end(folder, options)
+        bare.append(bare_step(images, options.arch, options.batch, options.steps))
+        plain = {
+            kind: plain_loop(files, options.arch, options.size, options.batch, options.steps, kind)
+            for kind in ("fp32", "auto")
+        }
     cores = joblib.cpu_count()
-    limit = bare if torch.cuda.is_available() else 1 / (1 / bare + 1 / (alone * cores))
-    print(f"\n{options.arch} at {options.size} px, batch {options.batch}, {cores} cores, torch {torch.__version__}")
+    on_gpu = DEVICE.type == "cuda"
+    step_rate = fmean(bare)
+    limit = min(step_rate, augmented * cores) if on_gpu else 1 / (1 / step_rate + 1 / (augmented * cores))
+    hardware = torch.cuda.get_device_name() if on_gpu else f"{cores} cores"
+    print(f"\n{options.arch} at {options.size} px, batch {options.batch}, {hardware}, torch {torch.__version__}\n")
+    print("| what | images/s | of the limit |\n| --- | --- | --- |")
     for name, value in [
-        ("bare step", bare),
-        ("augmentation alone, one core", alone),
+        (f"(a) bare step, before and after ({bare[0]:.1f}, {bare[1]:.1f})", step_rate),
+        ("(b) augmentation alone, one core", augmented),
+        ("decoding alone, one core, once a run", decoded),
         ("limit", limit),
-        ("overlay train, median epoch after the first", end_to_end),
+        (f"(c) overlay train, {counted} steps after the first epoch", trained),
+        ("(d) plain DataLoader loop, fp32", plain["fp32"]),
+        ("(d) plain DataLoader loop, the same precision, channels_last", plain["auto"]),
     ]:
-        print(f"{name:45} {value:8.1f} images/s   {value / limit:5.2f} of the limit")
+        print(f"| {name} | {value:.1f} | {value / limit:.2f} |")
+    print(
+        f"\n(c) / fp32 loop: {trained / plain['fp32']:.2f}; (c) / same precision: {trained / plain['auto']:.2f}; "
+        f"{start_up:.0f} s for start-up, the final evaluation and the end"
+    )
 
 
 if __name__ == "__main__":

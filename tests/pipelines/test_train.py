@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,12 +17,12 @@ import torch
 from PIL import Image
 
 from overlay import model
-from overlay.config import Loop, Model, Train
+from overlay.config import Loop, Model, Tracking, Train
 from overlay.dataset import PreparedDataset
 from overlay.errors import RequestError
 from overlay.history import Epoch
 from overlay.pretrained import IMAGENET_MEAN, IMAGENET_STD
-from pipelines import checkpoint, ingest, train
+from pipelines import checkpoint, ingest, shards, train
 from pipelines.train_loop import validate
 from tests.pipelines.conftest import Trained
 
@@ -109,29 +110,87 @@ def test_only_as_many_workers_as_there_are_cpus(trained: Trained, tmp_path: Path
     assert not (tmp_path / "run").exists()
 
 
+def test_a_dry_run_tries_everything_and_keeps_nothing(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = replace(trained.config, out=str(tmp_path / "run"), train=replace(trained.config.train, dry_run=2))
+    train.run(config)
+    told = capsys.readouterr().out
+    assert re.search(r"dry run: 2 steps of 8 images, a validation and a checkpoint in \d+ s", told)
+    assert re.search(r"a worker took \d\.\d GiB of memory", told)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_beyond_memory_are_read_from_the_shards(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shards, "STORE_SHARE", 0)
+    once = Loop(epochs=1, batch_size=8, precision="fp32", shuffle_window=16)
+    config = replace(trained.config, out=str(tmp_path / "run"), train=once, tracking=Tracking(mode="disabled"))
+    train.run(config)
+    assert "30 images are too many for the cluster's memory; they are read anew each epoch" in capsys.readouterr().out
+    assert [epoch.epoch for epoch in epochs(tmp_path / "run")] == [1]
+    with pytest.raises(RequestError, match=r"^train\.balanced needs the images in memory, and 30 of input\.size 32"):
+        train.run(replace(config, out=str(tmp_path / "other"), train=replace(once, balanced=True)))
+
+
+@pytest.mark.parametrize(
+    ("loop", "message"),
+    [
+        (Loop(precision="fp16"), r"^train\.precision is fp16, which needs a GPU; choose bf16 or fp32$"),
+        (Loop(sync_batch_norm=True), r"^train\.sync_batch_norm needs GPUs; --model\.freeze_norm does without statistics$"),
+        (Loop(workers="1..2"), r"^train\.workers is 1\.\.2, but without GPUs a run can only grow over nodes of 3 CPUs"),
+    ],
+)
+def test_what_a_cpu_cannot_do_is_refused(loop: Loop, message: str, trained: Trained, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=message):
+        train.run(replace(trained.config, out=str(tmp_path / "run"), train=loop))
+    assert not (tmp_path / "run").exists()
+
+
+def command(dataset: PreparedDataset, out: Path) -> list[str]:
+    words = ["train", dataset.path, "--out", str(out), "--model.arch", "resnet18", "--model.weights", "none"]
+    words += ["--input.size", "32", "--train.epochs", "4", "--train.batch_size", "4", "--train.checkpoint_steps", "1"]
+    return [sys.executable, "-m", "overlay", *words, "--early_stopping.patience", "4", "--train.precision", "fp32"]
+
+
 @pytest.mark.fault
 @pytest.mark.slow
-def test_killed_in_the_middle_it_goes_on(dataset: PreparedDataset, tmp_path: Path) -> None:
+def test_asked_to_stop_it_saves_and_leaves_and_killed_it_goes_on(dataset: PreparedDataset, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    words = [sys.executable, "-m", "overlay", "train", dataset.path, "--out", str(out), "--model.arch", "resnet18"]
-    words += ["--model.weights", "none", "--input.size", "32", "--train.epochs", "4", "--train.batch_size", "8"]
-    words += ["--early_stopping.patience", "4"]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    first = subprocess.Popen(words, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
-    while not any((out / "checkpoints").glob("step-*")):
-        assert first.poll() is None
-        time.sleep(0.1)
-    kill_session(first.pid)
-    first.wait()
-    begun = checkpoint.history(checkpoint.newest(out / "checkpoints"))
-    assert 1 <= len(begun) < 4
+    words = command(dataset, out)
+    first = subprocess.Popen(words, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    wait_for_step(1, out, first)
+    first.send_signal(signal.SIGTERM)
+    _, told = first.communicate(timeout=120)
+    step = checkpoint.step(checkpoint.newest(out / "checkpoints"))
+    assert f"overlay train: stopped after step {step} of 24, as asked; the same command goes on from there" in told
+    assert first.returncode == 1
 
-    second = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
-    assert second.returncode == 0, second.stderr
-    assert f"going on after epoch {len(begun)} of 4" in second.stdout
+    second = subprocess.Popen(words, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
+    wait_for_step(step + 2, out, second)
+    kill_session(second.pid)
+    second.wait()
+    newest = checkpoint.newest(out / "checkpoints")
+    begun = checkpoint.history(newest)
+
+    third = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
+    assert third.returncode == 0, third.stderr
+    assert f"going on after epoch {len(begun)} of 4, at step {checkpoint.step(newest)} of 24" in third.stdout
     assert [epoch.epoch for epoch in epochs(out)] == [1, 2, 3, 4]
     assert epochs(out)[: len(begun)] == begun
-    assert (out / "Resnet_fineTuning.pth").exists()
+
+    undisturbed = tmp_path / "undisturbed"
+    subprocess.run(command(dataset, undisturbed), env=environment, check=True, stdout=subprocess.DEVNULL)
+    weights = [torch.load(run / "Resnet_fineTuning.pth") for run in (out, undisturbed)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def wait_for_step(step: int, out: Path, driver: "subprocess.Popen[Any]") -> None:
+    while checkpoint.step(checkpoint.newest(out / "checkpoints")) < step:
+        assert driver.poll() is None
+        time.sleep(0.02)
 
 
 def kill_session(leader: int) -> None:

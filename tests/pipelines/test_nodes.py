@@ -1,0 +1,107 @@
+"""Training over several nodes, which are raylets of this machine, and what becomes of it when one of them is lost."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from overlay.arguments import to_words
+from overlay.config import Input, Loop, Model, Train
+from overlay.dataset import PreparedDataset
+from pipelines import checkpoint
+
+pytestmark = [pytest.mark.nodes, pytest.mark.slow]
+
+ENVIRONMENT = {"RAY_AUTH_MODE": "disabled"}
+
+
+@contextmanager
+def cluster(head_cpus: int) -> Iterator[Any]:
+    """Start a head; more nodes are added to it."""
+    from ray.cluster_utils import Cluster
+
+    started = Cluster(initialize_head=True, head_node_args={"num_cpus": head_cpus, "include_dashboard": False})
+    try:
+        yield started
+    finally:
+        started.shutdown()  # type: ignore[no-untyped-call]
+
+
+@pytest.fixture
+def config(dataset: PreparedDataset, tmp_path: Path) -> Train:
+    return Train(
+        dataset=dataset.path,
+        out=str(tmp_path / "run"),
+        input=Input(size=32),
+        model=Model(arch="resnet18", weights="none", freeze_norm=True),
+        train=Loop(epochs=8, batch_size=8, workers=2, precision="fp32", checkpoint_steps=2),
+    )
+
+
+def begin(config: Train, address: str, log: Path) -> "subprocess.Popen[bytes]":
+    """Start the training as a driver of the cluster."""
+    words = [sys.executable, "-m", "overlay", *to_words(config)]
+    environment = os.environ | ENVIRONMENT | {"RAY_ADDRESS": address}
+    return subprocess.Popen(words, env=environment, stdout=log.open("wb"), stderr=subprocess.STDOUT)
+
+
+def wait_until(condition: Any, driver: "subprocess.Popen[bytes]", log: Path) -> None:  # noqa: ANN401
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert driver.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.2)
+
+
+def losses(run: Path) -> dict[int, float]:
+    rows = pq.read_table(run / "history.parquet").to_pylist()
+    assert [row["epoch"] for row in rows] == list(range(1, len(rows) + 1))
+    return {row["epoch"]: row["train_loss"] for row in rows}
+
+
+@pytest.mark.parametrize("workers", [2, "1..2"])
+def test_a_node_is_lost_in_mid_epoch(
+    workers: int | str, config: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    run, log = Path(config.out), tmp_path / "log"
+    config = replace(config, train=replace(config.train, workers=workers))
+    with cluster(head_cpus=3) as nodes:
+        lost = nodes.add_node(num_cpus=3)
+        driver = begin(config, nodes.address, log)
+        wait_until(lambda: checkpoint.step(checkpoint.newest(run / "checkpoints")) >= 5, driver, log)
+        nodes.remove_node(lost, allow_graceful=False)
+        if workers == 2:
+            nodes.add_node(num_cpus=3)
+        assert driver.wait(timeout=300) == 0, log.read_text()
+    undisturbed = replace(config, out=str(tmp_path / "undisturbed"), train=replace(config.train, workers=1))
+    words = [sys.executable, "-m", "overlay", *to_words(undisturbed)]
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    assert losses(run) == pytest.approx(losses(Path(undisturbed.out)), abs=1e-3)
+
+
+def test_what_is_missing_is_named_and_waited_for(
+    config: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    run, log = Path(config.out), tmp_path / "log"
+    with cluster(head_cpus=1) as nodes:
+        lost = nodes.add_node(num_cpus=3)
+        driver = begin(config, nodes.address, log)
+        wait_until(lambda: checkpoint.newest(run / "checkpoints") is not None, driver, log)
+        nodes.remove_node(lost, allow_graceful=False)
+        named = "waiting: training needs 2 CPUs, and the cluster has 1; training goes on as soon as it is there"
+        wait_until(lambda: named in log.read_text(), driver, log)
+        nodes.add_node(num_cpus=3)
+        assert driver.wait(timeout=300) == 0, log.read_text()
+    assert list(losses(run)) == list(range(1, 9))
