@@ -15,7 +15,7 @@ from overlay.dataset import PreparedDataset, open_dataset
 from overlay.errors import RequestError, WorkError
 from overlay.reading import Reader
 from overlay.storage import Place, open_parquet
-from pipelines import ingest, predict, prepare
+from pipelines import check, ingest, predict, prepare
 from tests.pipelines.test_archives import folder_predictions, model_file, pack, predictions
 
 __all__ = ["folder_predictions", "model_file"]  # fixtures
@@ -92,6 +92,16 @@ def test_training_and_evaluation_read_it(in_bucket: PreparedDataset, dataset: Pr
     assert np.array_equal(samples.gather(everything), local.gather(everything))
     table = pyarrow.dataset.dataset(opened.data_files(), filesystem=opened.filesystem).to_table(columns=["id"])
     assert table.num_rows == 36
+
+
+def test_a_dataset_in_a_bucket_can_be_checked(in_bucket: PreparedDataset, capsys: pytest.CaptureFixture[str]) -> None:
+    check.run(Prepare(check=in_bucket.path))
+    assert f"{in_bucket.path} is clean" in capsys.readouterr().out
+    one_file = str(in_bucket.place / "data" / "part-00000.parquet")
+    check.run(Prepare(check=one_file))
+    assert f"{one_file} is clean" in capsys.readouterr().out
+    with pytest.raises(RequestError, match=r"check s3://.*/nothing\?.* is not there; check the path"):
+        check.run(Prepare(check=str(in_bucket.place / "nothing")))
 
 
 def test_predictions_in_a_bucket(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,6 +105,28 @@ def test_duckdb_and_pandas_read_it(prepared: PreparedDataset) -> None:
     frame = pd.read_parquet(Path(prepared.path) / "data")
     assert sorted(frame["id"]) == sorted(f"{label}/{label} ({i}).png" for label in "ab" for i in range(8))
     assert decode(frame["image"][0]["bytes"]).shape == (24, 30, 3)
+
+
+def test_hugging_face_shows_images(
+    prepared: PreparedDataset, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    import datasets
+
+    loaded = datasets.load_dataset(
+        "parquet", data_files=f"{prepared.path}/data/*.parquet", split="train", cache_dir=str(tmp_path)
+    )
+    assert isinstance(loaded, datasets.Dataset)
+    assert loaded.num_rows == 16
+    assert isinstance(loaded.features["image"], datasets.Image)
+    for row in loaded:
+        assert isinstance(row, dict)
+        assert isinstance(row["image"], Image.Image)
+        assert row["image"].size == (30, 24)
+    stored = {row["id"]: row["image"] for row in loaded if isinstance(row, dict)}
+    before = np.asarray(Image.open(source / "a" / "a (0).png"))
+    np.testing.assert_array_equal(np.asarray(stored["a/a (0).png"])[8:], before[8:])  # below the only mask
 
 
 def test_an_overlay_lies_where_the_masks_are(prepared: PreparedDataset, source: Path) -> None:
@@ -226,10 +249,31 @@ def test_an_unreadable_disk_is_an_error_of_the_job(tmp_path: Path, ray_session: 
         prepare.run(Prepare([str(source)], str(tmp_path / "out")))
 
 
+def descendants(process: int) -> list[int]:
+    """List a process and all that it started."""
+    children: dict[int, list[int]] = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            after_name = status.read_text().rpartition(")")[2].split()
+            children.setdefault(int(after_name[1]), []).append(int(status.parent.name))
+    found = [process]
+    for each in found:
+        found += children.get(each, [])
+    return found
+
+
+def kill(child: subprocess.Popen[bytes]) -> None:
+    """End a job, its Ray and its workers, at one stroke and without a word."""
+    for process in descendants(child.pid):
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    child.wait()
+
+
 @pytest.mark.fault
 @pytest.mark.slow
 def test_killed_and_run_again(tmp_path: Path, ray_session: None) -> None:
-    source = make(tmp_path / "set", images=40, side=300)
+    source = make(tmp_path / "set", images=160, side=300)
     undisturbed = prepare.run(Prepare([str(source)], str(tmp_path / "undisturbed"), shard_rows=4))
     out, staged = tmp_path / "out", tmp_path / "out" / ".prepare" / "staged"
     program = (
@@ -237,21 +281,28 @@ def test_killed_and_run_again(tmp_path: Path, ray_session: None) -> None:
         f"prepare.run(Prepare([{str(source)!r}], {str(out)!r}, shard_rows=4))"
     )
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    child = subprocess.Popen(
-        [sys.executable, "-c", program], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while len(list(staged.glob("part-*"))) < 3:
-        assert child.poll() is None, "prepared before it could be killed"
-        time.sleep(0.01)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    assert not (out / "dataset.json").exists()
-    inodes = {file.name: file.stat().st_ino for file in staged.glob("part-*")}
-    assert 3 <= len(inodes) < 20
+    # Four moments by how much is staged (80 parts in all), whatever the speed of the machine, and one among the shards.
+    random = np.random.default_rng(0)
+    moments = [("staged", int(parts)) for parts in np.sort(random.integers(0, 80, 4))]
+    moments.append(("data", int(random.integers(1, 80))))
+    killed = []
+    for folder, parts in moments:
+        child = subprocess.Popen(
+            [sys.executable, "-c", program], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        place = staged if folder == "staged" else out / "data"
+        while len(list(place.glob("part-*"))) < parts and child.poll() is None:
+            time.sleep(0.005)
+        if child.poll() is None:
+            kill(child)
+            killed.append(folder)
+            assert not (out / "dataset.json").exists()
+    assert killed == ["staged"] * 4 + ["data"]
 
     again = prepare.run(Prepare([str(source)], str(out), shard_rows=4))
     assert again.card.fingerprint == undisturbed.card.fingerprint
     assert not (out / ".prepare").exists()
+    assert sorted(file.name for file in out.rglob("*.tmp")) == []
     for mine, theirs in zip(again.data_files(), undisturbed.data_files(), strict=True):
         assert Path(mine).read_bytes() == Path(theirs).read_bytes()
 
