@@ -21,7 +21,7 @@ def plans(draw: st.DrawFn) -> WindowedPlan:
 
 def order(plan: WindowedPlan, epoch: int) -> list[int]:
     steps = range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch)
-    return np.concatenate([plan.batch(step) for step in steps]).tolist()
+    return [int(sample) for step in steps for sample in plan.batch(step)]
 
 
 @given(plans())
