@@ -111,11 +111,11 @@ def draw_classes(images: pa.Table, file_of: FileOf, place: Path | Place, most: i
     """
     ids, labels = images["id"].to_pylist(), images["label"].to_pylist()
     sizes = Counter(labels)
-    draws = [hashlib.sha256(id.encode()).digest() for id in ids]
     chosen: dict[str, list[int]] = {}
     for label in sorted(sizes):
         members = (i for i, other in enumerate(labels) if other == label)
-        chosen[label] = sorted(heapq.nsmallest(most, members, key=lambda i: draws[i]), key=lambda i: ids[i])
+        drawn = heapq.nsmallest(most, members, key=lambda i: hashlib.sha256(ids[i].encode()).digest())
+        chosen[label] = sorted(drawn, key=lambda i: ids[i])
     data = _read_images({ids[i]: file_of(i) for members in chosen.values() for i in members})
     headings = {label: f"{label}: {len(members)} of {sizes[label]} images" for label, members in chosen.items()}
     rows = {

@@ -109,7 +109,7 @@ def read_staged(staged: Place, manifest: Place) -> tuple[pa.Table, pa.Table]:
 def write_index(staged: Place, divided: pa.Table, shard_rows: int) -> int:
     """Write the index from rows with the columns of `INDEX_SCHEMA`; returns the number of shards."""
     # A shard is put together from few staged files.
-    index = divided.sort_by([("part", "ascending"), ("id", "ascending")]).select(INDEX_SCHEMA.names)
+    index = divided.select(INDEX_SCHEMA.names).sort_by([("part", "ascending"), ("id", "ascending")])
     with write_atomically(_index_path(staged)) as temporary:
         pq.write_table(index.cast(INDEX_SCHEMA), temporary, row_group_size=shard_rows)
     return math.ceil(len(divided) / shard_rows)
@@ -136,8 +136,15 @@ def assemble_shard(shard: int, staged: Place, out: Place) -> tuple[int, int]:
     return index.num_rows, 0
 
 
-def _sorted(tables: Sequence[pa.Table]) -> pa.Table:
-    return pa.concat_tables(tables).sort_by("id").combine_chunks()
+def _sorted(tables: list[pa.Table]) -> pa.Table:
+    """Return the rows of all tables in the order of their ids; column after column, so that few are there twice."""
+    table = pa.concat_tables(tables)
+    schema, columns, order = table.schema, table.columns, pc.sort_indices(table["id"])
+    del table
+    tables.clear()
+    for place, column in enumerate(columns):
+        columns[place] = column.combine_chunks().take(order)
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def _index_path(staged: Place) -> Place:
