@@ -5,35 +5,26 @@ pyarrow's file systems. A fault of the network is waited out a few times; one th
 mistaken for a bad image.
 """
 
-import io
 import os
 import re
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import BinaryIO
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pyarrow.parquet as pq
-from pyarrow import NativeFile
 from pyarrow.fs import FileInfo, FileSelector, FileSystem
 
+from overlay import buckets
+from overlay.buckets import open_object, retried
 from overlay.errors import RequestError, WorkError
 
 SCHEMES = ("s3", "gs")
-PAUSES = (1.0, 3.0)
-"""seconds before each new try of what a network fault stopped"""
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer as Buffer  # collections.abc has it from Python 3.12 on
-
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, order=True)
@@ -137,7 +128,7 @@ class Place:
         """
         if not self.in_bucket:
             return Path(self.text).stat().st_size
-        return int(_retried(lambda: self._bucket.get_file_info(self.path)).size or 0)
+        return int(retried(lambda: self._bucket.get_file_info(self.path)).size or 0)
 
     def read_bytes(self) -> bytes:
         """Read a whole file.
@@ -147,13 +138,13 @@ class Place:
         """
         if not self.in_bucket:
             return Path(self.text).read_bytes()
-        return _retried(self._read_once)
+        return retried(self._read_once)
 
     def open(self, buffer: int = 256 * 1024) -> BinaryIO:
         """Open a file to be read, with seeks. ``buffer`` is what one request to a bucket asks for, in bytes."""
         if not self.in_bucket:
             return Path(self.text).open("rb")
-        return io.BufferedReader(_ObjectReader(self), buffer)
+        return open_object(self._bucket, self.path, buffer)
 
     def make_folder(self) -> None:
         """Make a folder and those above it; a bucket needs none."""
@@ -169,9 +160,9 @@ class Place:
             else:
                 path.unlink(missing_ok=True)
         elif self.is_file():
-            _retried(lambda: self._bucket.delete_file(self.path))
+            retried(lambda: self._bucket.delete_file(self.path))
         elif self.is_folder():
-            _retried(lambda: self._bucket.delete_dir(self.path))
+            retried(lambda: self._bucket.delete_dir(self.path))
 
     def write_text(self, text: str) -> None:
         """Write a file, whole or not at all."""
@@ -179,12 +170,12 @@ class Place:
             temporary.write_text(text)
 
     def _info(self, kind: str) -> bool:
-        info = _retried(lambda: self._bucket.get_file_info(self.path))
+        info = retried(lambda: self._bucket.get_file_info(self.path))
         return bool(info.type.name == kind)
 
     def _select(self, recursive: bool) -> list[FileInfo]:
         selector = FileSelector(self.path, allow_not_found=True, recursive=recursive)
-        return list(_retried(lambda: self._bucket.get_file_info(selector)))
+        return list(retried(lambda: self._bucket.get_file_info(selector)))
 
     def _read_once(self) -> bytes:
         with self._bucket.open_input_stream(self.path, compression=None) as stream:
@@ -197,7 +188,11 @@ class Place:
     @property
     def _bucket(self) -> FileSystem:
         path, query = _divide(self.text)
-        return _filesystem("/".join(path.split("/")[:3]) + query)
+        root = "/".join(path.split("/")[:3]) + query
+        try:
+            return buckets.filesystem(root)
+        except (ValueError, NotImplementedError) as error:
+            raise RequestError(f"{root} can't be used: {one_line(error)}; check the address") from error
 
 
 @contextmanager
@@ -212,7 +207,7 @@ def write_atomically(place: Path | Place) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="overlay-") as folder:
             temporary = Path(folder, place.name)
             yield temporary
-            _retried(lambda: place._upload(temporary))
+            retried(lambda: place._upload(temporary))
         return
     path = Path(place.text) if isinstance(place, Place) else place
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
@@ -246,70 +241,6 @@ def faults_end_the_work() -> Iterator[None]:
         raise WorkError(one_line(error)) from error
 
 
-class _ObjectReader(io.RawIOBase):
-    """Reads an object of a bucket; after a fault it is opened again, and goes on where it was."""
-
-    def __init__(self, place: Place) -> None:
-        self._place = place
-        self._position = 0
-        self._file: NativeFile | None = None
-        self._size = int(_retried(self._opened).size())
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        if position < 0:
-            raise ValueError(f"negative position {position}")
-        self._position = position
-        return position
-
-    def readinto(self, buffer: "Buffer") -> int:
-        view = memoryview(buffer).cast("B")
-        if self._position >= self._size:
-            return 0
-        data = _retried(lambda: self._read(len(view)))
-        view[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        super().close()
-
-    def _read(self, length: int) -> bytes:
-        try:
-            file = self._opened()
-            file.seek(self._position)
-            return bytes(file.read(length))
-        except OSError:
-            self._file = None
-            raise
-
-    def _opened(self) -> NativeFile:
-        if self._file is None:
-            self._file = self._place._bucket.open_input_file(self._place.path)
-        return self._file
-
-
-@lru_cache(maxsize=64)
-def _filesystem(root: str) -> FileSystem:
-    try:
-        filesystem, _ = _retried(lambda: FileSystem.from_uri(root))
-    except (ValueError, NotImplementedError) as error:
-        raise RequestError(f"{root} can't be used: {one_line(error)}; check the address") from error
-    return filesystem
-
-
 def _divide(text: str) -> tuple[str, str]:
     """Divide a URI into its path and its query, with the question mark; a question mark may stand in a name too."""
     match = re.search(r"\?\w+=[^/?]*$", text)
@@ -319,17 +250,6 @@ def _divide(text: str) -> tuple[str, str]:
 def one_line(error: Exception) -> str:
     """Say an error in one line of at most 200 characters."""
     return (" ".join(str(error).split()) or type(error).__name__)[:200]
-
-
-def _retried(work: Callable[[], _Result]) -> _Result:
-    for pause in PAUSES:
-        try:
-            return work()
-        except FileNotFoundError:
-            raise
-        except OSError:
-            time.sleep(pause)
-    return work()
 
 
 def _local_files(folder: Path) -> list[str]:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from overlay import storage
+from overlay import buckets
 from overlay.errors import RequestError, WorkError
 from overlay.storage import Place, faults_end_the_work, open_parquet, write_atomically
 
@@ -101,7 +101,7 @@ def test_the_endpoint_may_stand_in_the_environment(bucket: Place, monkeypatch: p
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://" + query.split("=")[1].split("&")[0])
     (Place.of(address) / "x").write_text("x")
     assert bucket.children() == ["x"]
-    storage._filesystem.cache_clear()
+    buckets.filesystem.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -142,12 +142,12 @@ class Faulty:
         return call
 
 
-@pytest.mark.parametrize("faults", [1, len(storage.PAUSES)])
+@pytest.mark.parametrize("faults", [1, len(buckets.PAUSES)])
 def test_a_passing_fault_is_waited_out(bucket: Place, faults: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "PAUSES", (0,) * len(storage.PAUSES))
+    monkeypatch.setattr(buckets, "PAUSES", (0,) * len(buckets.PAUSES))
     (bucket / "x").write_text("0123456789")
     left = [0]
-    monkeypatch.setattr(storage, "_filesystem", lambda root, inner=storage._filesystem: Faulty(inner(root), left))
+    monkeypatch.setattr(buckets, "filesystem", lambda root, inner=buckets.filesystem: Faulty(inner(root), left))
     for work in (
         lambda: (bucket / "x").read_bytes(),
         lambda: (bucket / "x").open().read(),
@@ -161,7 +161,7 @@ def test_a_passing_fault_is_waited_out(bucket: Place, faults: int, monkeypatch: 
         left[0] = faults
         assert work() == expected
         assert left == [0]
-        left[0] = len(storage.PAUSES) + 1
+        left[0] = len(buckets.PAUSES) + 1
         with pytest.raises(OSError, match="connection reset"):
             work()
     file = (bucket / "x").open(buffer=4)

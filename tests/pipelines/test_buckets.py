@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.dataset
 import pytest
 
-from overlay import storage
+from overlay import buckets
 from overlay.config import Predict, Prepare
 from overlay.dataset import PreparedDataset, open_dataset
 from overlay.errors import RequestError, WorkError
@@ -124,7 +124,7 @@ def test_predictions_in_a_bucket(
 def test_a_network_that_stays_away_is_no_bad_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phantoms: Path
 ) -> None:
-    monkeypatch.setattr(storage, "PAUSES", ())
+    monkeypatch.setattr(buckets, "PAUSES", ())
     nowhere = "s3://bucket-0/x.png?endpoint_override=127.0.0.1:1&scheme=http"
     with Reader() as reader, pytest.raises(OSError, match="NETWORK_CONNECTION"):
         reader.of({"member": None, "masks": [], "spans": None})(nowhere)
