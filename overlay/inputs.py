@@ -20,8 +20,8 @@ from overlay.image_columns import GROUP_ROWS
 from overlay.listing import in_archive
 from overlay.members import Span
 from overlay.names import escaped, sample_key
+from overlay.pairing import is_mask, pair
 from overlay.reading import passes
-from overlay.sources import is_mask, pair
 from overlay.storage import Place
 from overlay.tree import Stamp, stamp_of
 

@@ -1,30 +1,22 @@
 """From what the user has to records: which file is an image, which are its masks, and what its label is.
 
-Everything is told from names alone, so that `pair` serves for any listing. Three layouts are known, and may be mixed:
-class folders of images that carry their overlay already; BUSI's, where ``x.png`` has ``x_mask.png``, ``x_mask_1.png``,
-... beside it; and class folders with ``images`` and ``masks`` folders in them. Folders, buckets and archives are read
-alike, and give the same ids. No image is opened here: broken ones and masks of another size are found later, when they
-are decoded.
+Folders, buckets and archives are read alike, and give the same ids. No image is opened here: broken ones and masks of
+another size are found later, when they are decoded.
 """
 
-import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from dataclasses import dataclass
 
 from overlay.config import Limits
 from overlay.errors import RequestError
 from overlay.listing import Holding, locate, look, name_places
 from overlay.members import Span
 from overlay.names import escaped, is_archive, is_image, safe_name, sample_key
+from overlay.pairing import IMAGE_FOLDERS, MASK_FOLDERS, is_mask, masked, pair, wrapper
 from overlay.storage import Place
 
 LAYOUT = "give a folder with one subfolder for each class, such as benign/ and malignant/"
 
-_IMAGE_FOLDERS = frozenset({"image", "images"})
-_MASK_FOLDERS = frozenset({"mask", "masks"})
 _SPLIT_FOLDERS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
-_MASK_NAME = re.compile(r"(?P<stem>.+)_mask(_\d+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +48,6 @@ class Rejected:
     uri: str
     label: str | None
     reason: str
-
-
-@dataclass(frozen=True)
-class Pairing:
-    """What the names of one source say."""
-
-    images: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """name of each image -> names of its masks"""
-    rejected: dict[str, str] = field(default_factory=dict)
-    """name -> reason"""
 
 
 @dataclass(frozen=True)
@@ -179,78 +161,13 @@ def _with_label(name: str, holding: Holding) -> str:
     """Return a name with its WebDataset label as its class folder, where it has one; a mask has its image's."""
     if not holding.labels:
         return name
-    masked = _MASK_NAME.fullmatch(sample_key(name))
-    label = holding.labels.get(sample_key(name)) or (holding.labels.get(masked["stem"]) if masked else None)
+    key = sample_key(name)
+    label = holding.labels.get(key) or holding.labels.get(masked(key) or "")
     return f"{label.replace('/', '_')}/{name}" if label else name
-
-
-def is_mask(name: str) -> bool:
-    """Whether a relative name, from the class folder on, is that of a mask."""
-    path = PurePosixPath(name)
-    folders = {part.lower() for part in path.parts[1:-1]}
-    if folders & _MASK_FOLDERS:
-        return True
-    return not folders & _IMAGE_FOLDERS and _MASK_NAME.fullmatch(path.stem) is not None
-
-
-def wrapper(names: list[str]) -> str:
-    """Return the folder, with its slash, that holds the class folders and everything else, as unzipped downloads do.
-
-    Empty where the class folders stand at the top. One class folder with ``images`` and ``masks`` in it is no wrapper.
-    """
-    prefix = ""
-    while True:
-        parts = [PurePosixPath(name.removeprefix(prefix)).parts for name in names]
-        inner = {part[1].lower() for part in parts if len(part) > 2}
-        single = len({part[0] for part in parts}) == 1 and bool(inner - _IMAGE_FOLDERS - _MASK_FOLDERS)
-        if not single:
-            return prefix
-        prefix += parts[0][0] + "/"
-
-
-def pair(names: Iterable[str]) -> Pairing:
-    """Pair the images of one source with their masks, by relative names from the class folder on.
-
-    Where any image of the source has a mask, one without is rejected; so is a mask without an image, and a file that
-    lies beside the class folders. The order of ``names`` does not matter.
-    """
-    pairing = Pairing()
-    masks: dict[tuple[str, ...], list[str]] = {}
-    images: dict[tuple[str, ...], list[str]] = {}
-    for name in sorted(names):
-        if escaped(name) != name:
-            pairing.rejected[name] = "its name is not UTF-8"
-        elif "/" not in name:
-            pairing.rejected[name] = "lies beside the class folders, so it has no label"
-        elif not is_mask(name):
-            pairing.images[name] = ()
-            images.setdefault((*_place(name), PurePosixPath(name).stem), []).append(name)
-        else:
-            masks.setdefault((*_place(name), PurePosixPath(name).stem), []).append(name)
-    for key, found in masks.items():
-        # In a folder of masks the name may be the image's own, and that comes first: an image may be called x_mask.
-        named = _MASK_NAME.fullmatch(key[-1])
-        owners = images.get(key) or (images.get((*key[:-1], named["stem"])) if named else None)
-        for mask in found:
-            if owners is None:
-                pairing.rejected[mask] = "mask without an image"
-            for owner in owners or ():
-                pairing.images[owner] += (mask,)
-    if masks:
-        for name in [name for name, found in pairing.images.items() if not found]:
-            del pairing.images[name]
-            pairing.rejected[name] = "image without a mask, where others of its source have one"
-    return pairing
 
 
 def _label(path: str) -> str:
     return escaped(path.split("/", 1)[0])
-
-
-def _place(name: str) -> tuple[str, ...]:
-    """Return the folders of a file without the ``images`` or ``masks`` that sets images and masks apart."""
-    label, *folders = PurePosixPath(name).parts[:-1]
-    return (label, *(folder for folder in folders if folder.lower() not in _IMAGE_FOLDERS | _MASK_FOLDERS))
 
 
 def _place_of(source: str) -> Place:
@@ -265,7 +182,7 @@ def _check_classes(collection: Collection, sources: list[str]) -> None:
     found = {record.label for record in collection.records}
     found |= {record.label for record in collection.rejected if record.label is not None}
     listed = ", ".join(sorted(found))
-    if strangers := sorted(name for name in found if name.lower() in _IMAGE_FOLDERS | _MASK_FOLDERS):
+    if strangers := sorted(name for name in found if name.lower() in IMAGE_FOLDERS | MASK_FOLDERS):
         raise RequestError(f"{where}: {', '.join(strangers)} found where class folders should be; {LAYOUT}")
     if {name.lower() for name in found} <= _SPLIT_FOLDERS:
         raise RequestError(f"{where}: the folders {listed} are splits, not classes; give each of them as a source")

@@ -5,7 +5,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overlay.sources import pair
+from overlay.pairing import pair
 from overlay.storage import Place
 from overlay.tree import stamp_of, walk
 

@@ -1,0 +1,94 @@
+import random
+
+import pytest
+
+from overlay.pairing import is_mask, pair, wrapper
+
+
+def test_class_folders_of_finished_overlays() -> None:
+    pairing = pair(["benign/a.png", "malignant/deep/b.JPG"])
+    assert pairing.images == {"benign/a.png": (), "malignant/deep/b.JPG": ()}
+    assert pairing.rejected == {}
+
+
+def test_busi_unites_all_masks_of_an_image() -> None:
+    names = [
+        "benign/benign (4)_mask_1.png",
+        "benign/benign (4).png",
+        "benign/benign (4)_mask.png",
+        "benign/benign (40).png",
+        "benign/benign (40)_mask.png",
+    ]
+    pairing = pair(names)
+    assert pairing.images == {
+        "benign/benign (4).png": ("benign/benign (4)_mask.png", "benign/benign (4)_mask_1.png"),
+        "benign/benign (40).png": ("benign/benign (40)_mask.png",),
+    }
+    assert pairing.rejected == {}
+
+
+@pytest.mark.parametrize(
+    "mask", ["benign/masks/x.png", "benign/mask/x_mask.tif", "benign/Masks/x_mask_1.png", "benign/mask/X_MASK.png"]
+)
+def test_folders_of_images_and_masks(mask: str) -> None:
+    image = "benign/images/X.jpg" if "X_" in mask else "benign/images/x.jpg"
+    assert pair([image, mask]).images == {image: (mask,)}
+
+
+def test_folders_of_images_and_masks_below_a_patient() -> None:
+    names = ["benign/p1/images/x.png", "benign/p1/masks/x.png", "benign/p2/images/x.png", "benign/p2/masks/x.png"]
+    assert pair(names).images == {
+        "benign/p1/images/x.png": ("benign/p1/masks/x.png",),
+        "benign/p2/images/x.png": ("benign/p2/masks/x.png",),
+    }
+
+
+def test_an_image_may_be_called_mask_in_a_folder_of_images() -> None:
+    names = ["benign/images/face_mask.png", "benign/masks/face_mask.png"]
+    assert pair(names).images == {"benign/images/face_mask.png": ("benign/masks/face_mask.png",)}
+
+
+def test_masks_stay_in_their_class() -> None:
+    pairing = pair(["benign/x.png", "malignant/x.png", "malignant/x_mask.png"])
+    assert pairing.images == {"malignant/x.png": ("malignant/x_mask.png",)}
+    assert pairing.rejected == {"benign/x.png": "image without a mask, where others of its source have one"}
+
+
+def test_rejections_by_name() -> None:
+    pairing = pair(["benign/x.png", "benign/x_mask.png", "benign/y.png", "benign/z_mask.png", "stray.png"])
+    assert pairing.images == {"benign/x.png": ("benign/x_mask.png",)}
+    assert pairing.rejected == {
+        "benign/y.png": "image without a mask, where others of its source have one",
+        "benign/z_mask.png": "mask without an image",
+        "stray.png": "lies beside the class folders, so it has no label",
+    }
+
+
+def test_the_order_of_listing_does_not_matter() -> None:
+    names = [f"{label}/{i}{end}.png" for label in "ab" for i in range(9) for end in ("", "_mask", "_mask_1")]
+    shuffled = random.Random(0).sample(names, len(names))
+    assert list(pair(shuffled).images.items()) == list(pair(names).images.items())
+
+
+@pytest.mark.parametrize(
+    ("names", "prefix"),
+    [
+        (["benign/a.png", "malignant/b.png"], ""),
+        (["BUSI/benign/a.png", "BUSI/malignant/b.png"], "BUSI/"),
+        (["x/BUSI/benign/a.png", "x/BUSI/malignant/b.png"], "x/BUSI/"),
+        (["benign/images/a.png", "benign/masks/a.png"], ""),
+        (["benign/a.png", "benign/b.png"], ""),
+        (["a.png"], ""),
+        (["BUSI/benign/a.png", "BUSI/malignant/b.png", "logo.png"], ""),
+    ],
+)
+def test_wrapper(names: list[str], prefix: str) -> None:
+    assert wrapper(names) == prefix
+
+
+@pytest.mark.parametrize(
+    ("name", "mask"),
+    [("a/x_mask.png", True), ("a/x_mask_12.png", True), ("a/x_masked.png", False), ("a/_mask.png", False)],
+)
+def test_names_of_masks(name: str, mask: bool) -> None:
+    assert is_mask(name) is mask
