@@ -123,11 +123,12 @@ def metadata(card: ModelCard) -> dict[str, Any]:
 
 def write_safetensors(file: Path, model: ModelFile) -> None:
     """Write a model with its card as safetensors, which lists tensors by their size; the card keeps their order."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     described = metadata(model.card)
     card = {**described, "sha256": checksum(model.state, described), "tensors": list(model.state)}
-    save_file(dict(model.state), file, metadata={"overlay": json.dumps(card)})
+    # Not its save_file, which makes files that nobody else may read.
+    file.write_bytes(save(dict(model.state), metadata={"overlay": json.dumps(card)}))
 
 
 def checksum(state: StateDict, card: dict[str, Any]) -> str:

@@ -223,7 +223,7 @@ def test_options_say_what_the_file_does_not(tmp_path: Path, capsys: pytest.Captu
     assert (card.classes, card.input) == (("a", "b"), Input(64, "pad"))
     assert capsys.readouterr().out == (
         f"{file} is a resnet18 without a card; taken as usual: ImageNet's mean and standard deviation "
-        "(--legacy.* says otherwise)\n"
+        "(see --legacy.*)\n"
     )
 
 
