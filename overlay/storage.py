@@ -10,7 +10,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -51,7 +51,8 @@ class Place:
             raise RequestError(
                 f"{text} is no address that can be used; give a path, s3://bucket/... or gs://bucket/..."
             )
-        if "@" in address.netloc or "secret" in address.query.lower():
+        anonymous = address.scheme == "gs" and address.netloc.startswith("anonymous@")  # a public bucket
+        if ("@" in address.netloc and not anonymous) or "secret" in address.query.lower():
             raise RequestError(
                 f"credentials in the address of a bucket ({address.scheme}://...) would be written to files and logs; "
                 "set them in the environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
@@ -85,7 +86,7 @@ class Place:
     @property
     def path(self) -> str:
         """The path within ``filesystem``."""
-        return _divide(self.text)[0].partition("://")[2] if self.in_bucket else self.text
+        return _divide(self.text)[0].partition("://")[2].removeprefix("anonymous@") if self.in_bucket else self.text
 
     def __str__(self) -> str:
         return self.text
@@ -112,6 +113,8 @@ class Place:
         """Return the names of what lies in a folder, sorted; empty where there is no such folder."""
         if not self.in_bucket:
             return sorted(entry.name for entry in Path(self.text).iterdir()) if self.is_folder() else []
+        if self.text.startswith("gs://"):  # pyarrow lists a folder there only where an object stands for it
+            return sorted({name.split("/")[0] for name in self.files()})
         return sorted({info.base_name for info in self._select(recursive=False)} - {""})
 
     def files(self) -> list[str]:
@@ -162,7 +165,8 @@ class Place:
         elif self.is_file():
             retried(lambda: self._bucket.delete_file(self.path))
         elif self.is_folder():
-            retried(lambda: self._bucket.delete_dir(self.path))
+            with suppress(FileNotFoundError):  # no object stands for the folder itself
+                retried(lambda: self._bucket.delete_dir(self.path))
 
     def write_text(self, text: str) -> None:
         """Write a file, whole or not at all."""

@@ -104,6 +104,11 @@ def test_the_endpoint_may_stand_in_the_environment(bucket: Place, monkeypatch: p
     buckets.filesystem.cache_clear()
 
 
+def test_a_public_bucket_of_google_needs_no_credentials() -> None:
+    place = Place.of("gs://anonymous@bucket/a/b.png")
+    assert (place.path, place.name, str(place.parent)) == ("bucket/a/b.png", "b.png", "gs://anonymous@bucket/a")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
