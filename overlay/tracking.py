@@ -70,8 +70,8 @@ class Run:
             ) from error
 
     def log(self, epoch: Epoch) -> None:
-        """Add an epoch's row; W&B's step is the epoch."""
-        self._run.log(asdict(epoch), step=epoch.epoch)
+        """Add an epoch's row, at once, should this process be killed; W&B's step is the epoch."""
+        self._run.log(asdict(epoch), step=epoch.epoch, commit=True)
 
     def finish(self, evaluation: Evaluation, labels: Sequence[int], predicted: Sequence[int], model: Path) -> None:
         """Add the test's numbers and confusion matrix, and the model as an artifact.

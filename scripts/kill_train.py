@@ -44,8 +44,10 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--images", type=int, default=60, help="images of each class")
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--pause", type=float, nargs=2, default=(1.0, 10.0), help="seconds of work between two kills")
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument(
+        "--pause", type=float, nargs=2, default=(0.0, 2.0), help="seconds from a new checkpoint to the next kill"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="overlay-kills-") as temporary:
         folder = Path(temporary)
@@ -65,19 +67,19 @@ def campaign(folder: Path, options: argparse.Namespace) -> tuple[Counter[str], i
     chance = random.Random(options.seed)
     left = [list(VICTIMS)[number % len(VICTIMS)] for number in range(options.kills)]
     killed: Counter[str] = Counter()
-    commands = 0
+    commands, seen = 0, newest(folder / "disturbed")
     while True:
         commands += 1
         driver = start(command(folder, "disturbed", options.epochs))
         while driver.poll() is None:
-            # Only what works can be disturbed: Ray and torch take their time to start.
-            if left and find(driver, VICTIMS["worker"]):
+            # Only what works can be disturbed: Ray and torch take their time to start, and so would a run without end.
+            if left and newest(folder / "disturbed") != seen:
                 pause(driver, chance.uniform(*options.pause))
                 if kill(driver, left[0], chance):
-                    victim = left.pop(0)
+                    victim, seen = left.pop(0), newest(folder / "disturbed")
                     killed[victim] += 1
-                    print(f"  kill {sum(killed.values())}: {victim}, {newest(folder / 'disturbed')}", flush=True)
-            pause(driver, 0.2)
+                    print(f"  kill {sum(killed.values())}: {victim}, {seen}", flush=True)
+            pause(driver, 0.1)
         end(driver)
         if driver.returncode == 0:
             if left:
@@ -114,7 +116,7 @@ def find(driver: Process, title: str) -> list[psutil.Process]:
 
 
 def newest(run: Path) -> str:
-    """Return the name of the newest checkpoint."""
+    """Return the name of the newest checkpoint, or what stands for the end of the run."""
     return max((folder.name for folder in (run / "checkpoints").glob("step-*")), default="no checkpoint yet")
 
 

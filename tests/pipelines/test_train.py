@@ -138,7 +138,7 @@ def test_images_beyond_memory_are_read_from_the_shards(
     ("loop", "message"),
     [
         (Loop(precision="fp16"), r"^train\.precision is fp16, which needs a GPU; choose bf16 or fp32$"),
-        (Loop(sync_batch_norm=True), r"^train\.sync_batch_norm needs GPUs; --model\.freeze_norm does without statistics$"),
+        (Loop(sync_batch_norm=True), r"^train\.sync_batch_norm needs GPUs; --model\.freeze_norm does without"),
         (Loop(workers="1..2"), r"^train\.workers is 1\.\.2, but without GPUs a run can only grow over nodes of 3 CPUs"),
     ],
 )
