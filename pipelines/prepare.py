@@ -170,8 +170,13 @@ def _request(config: Prepare, listed: Sequence[Listed]) -> Request:
 
 
 def _write_manifest(path: Place, listed: Sequence[Listed], rows: int) -> list[Unit]:
-    """Write the manifest in groups of at most ``rows``, and return what a task is to read of it."""
-    reading = plan(listed, rows)
+    """Write the manifest in groups of at most ``rows``, and return what a task is to read of it.
+
+    Files and members that can be read in any order are mixed, by a hash of their ids: each shard then holds some of
+    every class, as a training needs that reads the shards one after the other.
+    """
+    mixed = sorted(listed, key=lambda each: hashlib.sha256(each.record.id.encode()).digest())
+    reading = plan(mixed, rows)
     own = [name for name in MANIFEST_SCHEMA.names if name not in ("group", "split", "spans")]
     with write_atomically(path) as temporary, pq.ParquetWriter(temporary, MANIFEST_SCHEMA) as writer:
         for part in reading.groups:

@@ -70,7 +70,8 @@ def test_rare_classes_come_more_often_and_never_alike(in_memory: Samples) -> Non
 
 def test_images_in_shards_come_as_planned(on_disk: shards.Shards, small_shards: PreparedDataset) -> None:
     sizes = tuple(len(rows) for rows in on_disk.rows)
-    assert len(sizes) == small_shards.card.parts == 8
+    assert len(sizes) == 7  # one shard of the eight has no image of this split
+    assert small_shards.card.parts == 8
     plan = WindowedPlan(len(on_disk.labels), batch_size=4, epochs=2, seed=3, shards=sizes, window=2)
     images: list[NDArray[np.uint8]] = []
     for file, rows in zip(on_disk.files, on_disk.rows, strict=True):

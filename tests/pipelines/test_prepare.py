@@ -13,6 +13,8 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
+import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -69,7 +71,7 @@ def test_the_files_of_the_contract(prepared: PreparedDataset, source: Path) -> N
     assert manifest.schema == MANIFEST_SCHEMA
     assert rejected.schema == REJECTED_SCHEMA
     assert rejected.num_rows == 0
-    assert manifest.slice(1, 1).to_pylist() == [
+    assert manifest.filter(pc.equal(manifest["id"], "a/a (1).png")).to_pylist() == [
         {
             "id": "a/a (1).png",
             "uri": f"{source}/a/a (1).png",
@@ -130,7 +132,11 @@ def test_hugging_face_shows_images(
 
 
 def test_an_overlay_lies_where_the_masks_are(prepared: PreparedDataset, source: Path) -> None:
-    (row,) = [row for row in pq.read_table(prepared.data_files()[0]).to_pylist() if row["id"] == "a/a (1).png"]
+    (row,) = [
+        row
+        for row in pyarrow.dataset.dataset(prepared.data_files()).to_table().to_pylist()
+        if row["id"] == "a/a (1).png"
+    ]
     before = np.asarray(Image.open(source / "a" / "a (1).png"))
     changed = (decode(row["image"]["bytes"]) != before).any(axis=2)
     expected = np.zeros((24, 30), bool)
