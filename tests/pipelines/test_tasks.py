@@ -1,0 +1,53 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from overlay.errors import WorkError
+from overlay.reading import plan
+from overlay.sources import collect
+from overlay.storage import Place
+from pipelines.prepare import Listed, _write_manifest
+from pipelines.tasks import ArchivePass, in_parallel
+from tests.pipelines.test_archives import pack
+
+
+def reciprocal(number: int) -> float:
+    return 1 / number
+
+
+def test_a_pass_over_an_archive_can_be_asked_again(phantoms: Path, tmp_path: Path) -> None:
+    archive = pack(phantoms, tmp_path / "x.tar.gz")
+    listed = [Listed(record, record.id, None) for record in collect([str(archive)]).records]
+    manifest = Place.of(tmp_path / "manifest.parquet")
+    (unit,) = _write_manifest(manifest, listed, 8)
+    groups = [[each.record.masks for each in group] for group in plan(listed, 8).groups]
+    reading = ArchivePass(manifest, unit)
+    first = [reading.group(number) for number in range(len(groups))]
+    assert [number for number, _ in first] == list(range(len(groups)))
+    assert [[len(each) for each in contents] for _, contents in first] == [
+        [1 + len(masks) for masks in group] for group in groups
+    ]
+    again = ArchivePass(manifest, unit)  # as where its node was lost
+    assert [again.group(number) for number in (2, 3, 1)] == [first[2], first[3], first[1]]
+
+
+def test_no_more_calls_are_taken_than_are_worked_on(ray_session: None) -> None:
+    taken: list[int] = []
+
+    def calls() -> Iterator[tuple[int]]:
+        for number in range(1, 1000):
+            taken.append(number)
+            yield (number,)
+
+    results = in_parallel(reciprocal, calls())
+    assert 0 < next(results) <= 1
+    assert len(taken) <= 100
+    results.close()  # type: ignore[attr-defined]
+
+
+def test_what_a_task_raises_ends_the_work(ray_session: None, tmp_path: Path) -> None:
+    with pytest.raises(WorkError, match=r"^\[Errno 2\] No such file or directory: '.*/nothing'$"):
+        list(in_parallel(Place.read_bytes, [(Place.of(tmp_path / "nothing"),)]))
+    with pytest.raises(WorkError, match=r"^a task failed: ZeroDivisionError\('division by zero'\)$"):
+        list(in_parallel(reciprocal, [(1,), (0,)]))
