@@ -50,7 +50,8 @@ def begin(config: Train, address: str, log: Path) -> "subprocess.Popen[bytes]":
     """Start the training as a driver of the cluster."""
     words = [sys.executable, "-m", "overlay", *to_words(config)]
     environment = os.environ | ENVIRONMENT | {"RAY_ADDRESS": address}
-    return subprocess.Popen(words, env=environment, stdout=log.open("wb"), stderr=subprocess.STDOUT)
+    with log.open("wb") as opened:
+        return subprocess.Popen(words, env=environment, stdout=opened, stderr=subprocess.STDOUT)
 
 
 def wait_until(condition: Any, driver: "subprocess.Popen[bytes]", log: Path) -> None:  # noqa: ANN401
