@@ -83,6 +83,7 @@ def test_history_is_a_row_an_epoch(tmp_path: Path) -> None:
         "learning_rate",
         "images_per_second",
         "seconds",
+        "grad_norm",
     ]
     assert [Epoch(**row) for row in table.to_pylist()] == history
     assert [asdict(epoch) for epoch in history] == table.to_pylist()

@@ -158,6 +158,7 @@ def test_the_average_is_what_is_kept() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor looks at old names of every module
 def test_compiled_it_learns_the_same() -> None:
     config = replace(FROZEN_NORM, train=replace(FROZEN_NORM.train, compile=True))
     plain, compiled = learner(FROZEN_NORM), learner(config)

@@ -145,6 +145,7 @@ def test_the_run_s_own_record(config: Train) -> None:
     folder = begun(config)
     assert json.loads((folder.path / "run.json").read_text()) == {
         "dataset": "f1",
+        "batch_size": 32,
         "tracking_id": folder.tracking_id,
         "finished": False,
     }
