@@ -150,8 +150,8 @@ def test_what_a_cpu_cannot_do_is_refused(loop: Loop, message: str, trained: Trai
 
 def command(dataset: PreparedDataset, out: Path) -> list[str]:
     words = ["train", dataset.path, "--out", str(out), "--model.arch", "resnet18", "--model.weights", "none"]
-    words += ["--input.size", "32", "--train.epochs", "4", "--train.batch_size", "4", "--train.checkpoint_steps", "1"]
-    return [sys.executable, "-m", "overlay", *words, "--early_stopping.patience", "4", "--train.precision", "fp32"]
+    words += ["--input.size", "32", "--train.epochs", "12", "--train.batch_size", "4", "--train.checkpoint_steps", "1"]
+    return [sys.executable, "-m", "overlay", *words, "--early_stopping.patience", "12", "--train.precision", "fp32"]
 
 
 @pytest.mark.fault
@@ -165,7 +165,7 @@ def test_asked_to_stop_it_saves_and_leaves_and_killed_it_goes_on(dataset: Prepar
     first.send_signal(signal.SIGTERM)
     _, told = first.communicate(timeout=120)
     step = checkpoint.step(checkpoint.newest(out / "checkpoints"))
-    assert f"overlay train: stopped after step {step} of 24, as asked; the same command goes on from there" in told
+    assert f"overlay train: stopped after step {step} of 72, as asked; the same command goes on from there" in told
     assert first.returncode == 1
 
     second = subprocess.Popen(words, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
@@ -177,8 +177,8 @@ def test_asked_to_stop_it_saves_and_leaves_and_killed_it_goes_on(dataset: Prepar
 
     third = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
     assert third.returncode == 0, third.stderr
-    assert f"going on after epoch {len(begun)} of 4, at step {checkpoint.step(newest)} of 24" in third.stdout
-    assert [epoch.epoch for epoch in epochs(out)] == [1, 2, 3, 4]
+    assert f"going on after epoch {len(begun)} of 12, at step {checkpoint.step(newest)} of 72" in third.stdout
+    assert [epoch.epoch for epoch in epochs(out)] == list(range(1, 13))
     assert epochs(out)[: len(begun)] == begun
 
     undisturbed = tmp_path / "undisturbed"
