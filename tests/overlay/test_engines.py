@@ -88,6 +88,7 @@ def test_an_engine_gives_the_network_s_numbers(
         np.testing.assert_allclose(other.probabilities, scores.probabilities, atol=1e-6, rtol=0)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor looks at old names of every module
 @pytest.mark.slow
 def test_a_compiled_network_gives_the_same(
     opened: Callable[..., Engine], plain: tuple[NDArray[np.float32], NDArray[np.float32]]
