@@ -31,6 +31,10 @@ class Meter:
         elif time.monotonic() - self._shown >= PLAIN_SECONDS:
             self.print()
 
+    def start(self) -> None:
+        """Count time and speed from now on; what was before was the start of something else."""
+        self._before, self._started = self._done, time.monotonic()
+
     def print(self) -> None:
         """Print where the job is as one line on stderr."""
         self._shown = time.monotonic()

@@ -155,7 +155,7 @@ class Tracker:
     def _follow(self) -> None:
         """Read the board now and then; every board that can't be reached, as when its process was killed, is left."""
         each = self._plan.samples / self._plan.steps_per_epoch
-        quiet_since = time.monotonic()
+        quiet_since, started = time.monotonic(), False
         with progress("training", math.ceil((self._plan.steps - self._posted.step) * each)) as meter:
             while not self._ended.wait(POLL_SECONDS):
                 try:
@@ -171,6 +171,9 @@ class Tracker:
                     if posted.loss is not None:
                         fields["loss"] = posted.loss
                     meter.advance(round(posted.step * each) - round(self._posted.step * each), **fields)
+                    if not started:
+                        meter.start()
+                        started = True
                     self._posted, quiet_since = posted, time.monotonic()
                 self._posted = replace(posted, step=max(posted.step, self._posted.step))
                 if time.monotonic() - quiet_since > QUIET_SECONDS:

@@ -1,22 +1,23 @@
 """How much of the training step's own speed is left end to end: ``uv run python scripts/bench_train.py``.
 
-    uv run python scripts/bench_train.py --size 128 --batch 16 --images 800 --epochs 7
-    uv run python scripts/bench_train.py --size 224 --batch 16 --images 800 --epochs 7
+    uv run python scripts/bench_train.py --size 128
+    uv run python scripts/bench_train.py --size 224 --batch 16 --images 800 --epochs 3 --rounds 3
 
 In one run, on one machine, on phantoms: (a) the bare step on images that lie on the device, (b) decoding and augmenting
-alone, on one core, (c) `overlay train`, start-up told apart, from the end of its first epoch on, and (d) a plain loop
-over torch's DataLoader with the same network, in fp32 and in the same precision. On CPUs the work of (a) and (b) shares
-the cores, so the limit is 1 / (1/a + 1/(b * cores)); beside a GPU it is the slower of a and b * cores. (a) is measured
-before and after (c), since machines change their mind.
+alone, on one core, (c) `overlay train` as a process of its own, start-up told apart, from the end of its first epoch
+on, and (d) a plain loop over torch's DataLoader with the same network, in fp32 and in the same precision. On CPUs the
+work of (a) and (b) shares the cores, so the limit is 1 / (1/a + 1/(b * cores)); beside a GPU it is the slower of a and
+b * cores. Machines change their mind: (a), (c) and (d) are measured in turn, several times, and each (c) is held
+against the (a) before and after it.
 """
 
 import argparse
-import contextlib
-import io
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 
 import joblib
 import numpy as np
@@ -29,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from overlay import phantoms
 from overlay.augment import augment, generator
-from overlay.config import Augment, EarlyStopping, Input, Loop, Model, Optimizer, Prepare, Tracking, Train
+from overlay.config import Augment, Optimizer
 from overlay.config.train import TrainingPrecision
 from overlay.device import autocast, use_all_cores
 from overlay.images import decode, decode_target, resize
@@ -132,26 +133,21 @@ def plain_loop(files: list[Path], arch: str, size: int, batch: int, steps: int, 
     return steps * batch / (time.perf_counter() - began)
 
 
-def end_to_end(folder: str, options: argparse.Namespace) -> tuple[float, float, int]:
-    """Return images a second after the first epoch, the seconds outside of epochs, and the steps counted."""
-    from pipelines import prepare, train
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        prepare.run(Prepare(sources=[f"{folder}/phantoms"], out=f"{folder}/dataset"))
+def overlay(*words: str) -> float:
+    """Run the command; return its seconds."""
     began = time.perf_counter()
-    train.run(
-        Train(
-            dataset=f"{folder}/dataset",
-            out=f"{folder}/run",
-            input=Input(size=options.size),
-            model=Model(arch=options.arch, weights="none"),
-            early_stopping=EarlyStopping(patience=options.epochs),
-            train=Loop(epochs=options.epochs, batch_size=options.batch),
-            tracking=Tracking(mode="disabled"),
-        )
+    subprocess.run([sys.executable, "-m", "overlay", *words], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - began
+
+
+def end_to_end(folder: str, out: str, options: argparse.Namespace) -> tuple[float, float, int]:
+    """Return images a second after the first epoch, the seconds outside of epochs, and the steps counted."""
+    whole = overlay(
+        *("train", f"{folder}/dataset", f"--out={folder}/{out}", f"--input.size={options.size}"),
+        *(f"--model.arch={options.arch}", "--model.weights=none", f"--early_stopping.patience={options.epochs}"),
+        *(f"--train.epochs={options.epochs}", f"--train.batch_size={options.batch}", "--tracking.mode=disabled"),
     )
-    whole = time.perf_counter() - began
-    history = pq.read_table(f"{folder}/run/history.parquet").to_pydict()
+    history = pq.read_table(f"{folder}/{out}/history.parquet").to_pydict()
     start_up = whole - sum(history["seconds"])
     counts = sum(pq.read_table(f"{folder}/dataset/data", columns=["split"])["split"].to_numpy() == "train")
     rates = history["images_per_second"][1:]
@@ -165,44 +161,59 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--images", type=int, default=800, help="training images, about")
-    parser.add_argument("--epochs", type=int, default=7, help="of which the first is not counted")
+    parser.add_argument("--epochs", type=int, default=3, help="of each round, of which the first is not counted")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20, help="of the bare step and of the plain loops")
     options = parser.parse_args()
+    cores = joblib.cpu_count()
+    on_gpu = DEVICE.type == "cuda"
 
     with tempfile.TemporaryDirectory() as folder:
         phantoms.write(Path(folder, "phantoms"), images_per_class=round(options.images / 0.7 / 3), seed=0)
+        overlay("prepare", f"{folder}/phantoms", f"--out={folder}/dataset")
         files = sorted(file for file in Path(folder, "phantoms").glob("*/*.png") if "_mask" not in file.name)
         shown = [resize(decode(file.read_bytes()), options.size, "squash") for file in files[: options.batch]]
         images = np.stack(shown)
-        bare = [bare_step(images, options.arch, options.batch, options.steps)]
         augmented, decoded = augment_alone(images), decode_alone(files, options.size)
-        trained, start_up, counted = end_to_end(folder, options)
-        bare.append(bare_step(images, options.arch, options.batch, options.steps))
-        plain = {
-            kind: plain_loop(files, options.arch, options.size, options.batch, options.steps, kind)
-            for kind in ("fp32", "auto")
-        }
-    cores = joblib.cpu_count()
-    on_gpu = DEVICE.type == "cuda"
-    step_rate = fmean(bare)
-    limit = min(step_rate, augmented * cores) if on_gpu else 1 / (1 / step_rate + 1 / (augmented * cores))
+
+        bare = [bare_step(images, options.arch, options.batch, options.steps)]
+        limits, trained, starts, steps = [], [], [], 0
+        plain: dict[str, list[float]] = {"fp32": [], "auto": []}
+        for number in range(options.rounds):
+            rate, start_up, counted = end_to_end(folder, f"run-{number}", options)
+            bare.append(bare_step(images, options.arch, options.batch, options.steps))
+            for kind, rates in plain.items():
+                rates.append(plain_loop(files, options.arch, options.size, options.batch, options.steps, kind))
+            near = fmean(bare[-2:])
+            limits.append(min(near, augmented * cores) if on_gpu else 1 / (1 / near + 1 / (augmented * cores)))
+            trained.append(rate)
+            starts.append(start_up)
+            steps += counted
+            print(
+                f"round {number + 1}: (a) {near:.2f}, (c) {rate:.2f}: {rate / limits[-1]:.3f} of the limit", flush=True
+            )
     hardware = torch.cuda.get_device_name() if on_gpu else f"{cores} cores"
     print(f"\n{options.arch} at {options.size} px, batch {options.batch}, {hardware}, torch {torch.__version__}\n")
-    print("| what | images/s | of the limit |\n| --- | --- | --- |")
-    for name, value in [
-        (f"(a) bare step, before and after ({bare[0]:.1f}, {bare[1]:.1f})", step_rate),
-        ("(b) augmentation alone, one core", augmented),
-        ("decoding alone, one core, once a run", decoded),
-        ("limit", limit),
-        (f"(c) overlay train, {counted} steps after the first epoch", trained),
+    print("| what | images/s, median | of the limit, median |\n| --- | --- | --- |")
+    for name, values in [
+        (f"(a) bare step, {min(bare):.1f} to {max(bare):.1f}", bare[1:]),
+        ("(b) augmentation alone, one core", [augmented] * options.rounds),
+        ("decoding alone, one core, once a run", [decoded] * options.rounds),
+        ("limit", limits),
+        (f"(c) overlay train, {steps} steps after first epochs", trained),
         ("(d) plain DataLoader loop, fp32", plain["fp32"]),
         ("(d) plain DataLoader loop, the same precision, channels_last", plain["auto"]),
     ]:
-        print(f"| {name} | {value:.1f} | {value / limit:.2f} |")
+        print(f"| {name} | {median(values):.1f} | {ratio(values, limits):.2f} |")
     print(
-        f"\n(c) / fp32 loop: {trained / plain['fp32']:.2f}; (c) / same precision: {trained / plain['auto']:.2f}; "
-        f"{start_up:.0f} s for start-up, the final evaluation and the end"
+        f"\n(c) / fp32 loop: {ratio(trained, plain['fp32']):.2f}; (c) / same precision: "
+        f"{ratio(trained, plain['auto']):.2f}; {median(starts):.0f} s for start-up, final evaluation and end"
     )
+
+
+def ratio(values: list[float], others: list[float]) -> float:
+    """Return the median of the ratios, round by round."""
+    return median(value / other for value, other in zip(values, others, strict=True))
 
 
 if __name__ == "__main__":

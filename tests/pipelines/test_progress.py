@@ -21,6 +21,16 @@ def test_a_log_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str], monk
     assert [line.split(" in ")[0] for line in capsys.readouterr().err.splitlines()] == ["training: 1 of 2 steps"] * 2
 
 
+def test_the_speed_counts_from_the_start(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([10.0, 20.0, 30.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(now, 35.0))
+    with progress("training", 100) as meter:
+        meter.advance(10)
+        meter.start()
+        meter.advance(50)
+    assert capsys.readouterr().err == "training: 60 of 100 images in 5.0 s, 10.0 images/s, 0:00:04 left\n"
+
+
 def test_a_failure_has_no_last_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError), progress("drawing", 3):
         raise ValueError
