@@ -63,6 +63,8 @@ class Writer:
         self._checkpoints = checkpoints
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._pending: Future[None] | None = None
+        self._last: dict[str, Any] = {}
+        self._best: dict[str, Any] = {}
 
     def submit(
         self, step: int, last: dict[str, Any], best: dict[str, Any] | None, then: Callable[[], None] | None = None
@@ -75,7 +77,10 @@ class Writer:
             OSError: the checkpoint before could not be written.
         """
         self.wait()
-        self._pending = self._thread.submit(self._write, step, _copied(last), best and _copied(best), then)
+        self._last = _copied(last, self._last)
+        if best is not None:
+            self._best = _copied(best, self._best)
+        self._pending = self._thread.submit(self._write, step, self._last, best and self._best, then)
 
     def wait(self) -> None:
         """Wait until all is written.
@@ -104,14 +109,21 @@ class Writer:
             then()
 
 
-def _copied(state: Any) -> Any:  # noqa: ANN401 - dictionaries and lists of tensors and plain values, nested
-    """Copy a state into the CPU's memory, so that the training may go on changing the original."""
+def _copied(state: Any, earlier: Any) -> Any:  # noqa: ANN401 - dictionaries and lists of tensors and plain values, nested
+    """Copy a state into the CPU's memory, so that the training may go on changing the original.
+
+    The memory of an ``earlier`` copy is used again, where it has the same form: new memory takes longer than copying.
+    """
     if isinstance(state, torch.Tensor):
+        if isinstance(earlier, torch.Tensor) and (earlier.shape, earlier.dtype) == (state.shape, state.dtype):
+            return earlier.copy_(state.detach())
         return state.detach().to("cpu", copy=True)
     if isinstance(state, dict):
-        return {name: _copied(value) for name, value in state.items()}
+        known = earlier if isinstance(earlier, dict) else {}
+        return {name: _copied(value, known.get(name)) for name, value in state.items()}
     if isinstance(state, list):
-        return [_copied(value) for value in state]
+        before = earlier if isinstance(earlier, list) and len(earlier) == len(state) else [None] * len(state)
+        return [_copied(value, old) for value, old in zip(state, before, strict=True)]
     return state
 
 
