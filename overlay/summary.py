@@ -1,5 +1,6 @@
 """What a batch prediction found, counted over all that is committed, and where its time went."""
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,11 @@ class Stages:
     """by the clock, from the first image on"""
     images: int = 0
     bytes: int = 0
+    first_images: int = 0
+    """in the first scored batch"""
+    first_at: float = 0.0
+    """when it came; seconds of time.monotonic"""
+    last_at: float = 0.0
 
     def add(self, block: Columns, writing: float) -> None:
         """Count a scored batch, and the seconds that it took to write it."""
@@ -38,8 +44,17 @@ class Stages:
             if f"seconds_{stage}" in block:
                 self.seconds[stage] += float(block[f"seconds_{stage}"].sum())
         self.seconds["write"] += writing
+        self.last_at = time.monotonic()
+        if not self.images:
+            self.first_at, self.first_images = self.last_at, len(block["row"])
         self.images += len(block["row"])
         self.bytes += int(block["bytes"].sum())
+
+    def once_started(self) -> float | None:
+        """Return images a second from the first scored batch on, None where there was one only."""
+        if self.last_at == self.first_at:
+            return None
+        return (self.images - self.first_images) / (self.last_at - self.first_at)
 
     def bottleneck(self) -> tuple[str, float]:
         """Return the stage that the others wait for, and its share of the time of all, were they all alone."""
@@ -74,6 +89,8 @@ class Summary:
             "bytes_read": (stages.bytes, "bytes"),
             "overlay_missing": (self.overlay_missing, "images"),
         }
+        if rate := stages.once_started():
+            values["images_per_second_once_started"] = (rate, "images/s")
         values |= {f"predicted_{name}": (self.predicted[name], "images") for name in self.classes}
         values |= {f"errors: {reason}": (count, "images") for reason, count in self.errors.most_common()}
         if self.uncertain is not None:

@@ -130,6 +130,17 @@ def test_columns_that_were_asked_for() -> None:
     assert table["status"] == ["ok", "error", "ok"]
 
 
+def test_the_speed_once_started_leaves_the_first_batch_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 101.0, 104.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    stages = Stages()
+    stages.add(block(0, 1, 2) | {"bytes": np.ones(3)}, writing=0.0)
+    assert stages.once_started() is None
+    stages.add(block(3, 4) | {"bytes": np.ones(2)}, writing=0.0)
+    stages.add(block(5, 6, 7, 8) | {"bytes": np.ones(4)}, writing=0.0)
+    assert stages.once_started() == 6 / 4
+
+
 def test_the_summary_counts_what_is_committed(begun: tuple[PredictionFolder, Listing, Manifest]) -> None:
     folder, _, manifest = begun
     gathered = Results(folder, manifest, LAYOUT, retry_errors=False)
@@ -147,6 +158,7 @@ def test_the_summary_counts_what_is_committed(begun: tuple[PredictionFolder, Lis
     values = {name: value for name, (value, _) in summary.values(stages).items()}
     # The five benign images come first; the last two of the malignant ones have errors.
     assert values["images"] == 10
+    assert "images_per_second_once_started" not in values
     assert (values["errors"], values["errors: damaged PNG"]) == (2, 2)
     assert (values["predicted_benign"], values["predicted_malignant"]) == (8, 0)
     assert (values["labelled"], values["accuracy"]) == (8, 5 / 8)
