@@ -1,9 +1,14 @@
-"""The work of a small prediction, in this process: rows come from the functions that the tasks on Ray call too."""
+"""The work of a small prediction, in this process: rows come from the functions that the tasks on Ray call too.
 
+Threads decode a few groups ahead, so the model does not wait for them: Pillow lets others work meanwhile.
+"""
+
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal
 
+import joblib
 import torch
 
 from overlay.config import Predict
@@ -22,9 +27,6 @@ class InThisProcess:
         RequestError: cuda is asked for and this machine has no GPU, or the engine can't be had.
     """
 
-    processes: Mapping[str, float] = MappingProxyType({})
-    """stage -> processes that work at it, where these are more than one"""
-
     def __init__(self, config: Predict, loaded: ModelFile, calibration: Pixels | None) -> None:
         if config.device == "cuda" and not torch.cuda.is_available():
             raise RequestError("device is cuda, but this machine has no GPU; choose cpu, or set RAY_ADDRESS")
@@ -32,11 +34,24 @@ class InThisProcess:
         plan = prepare(loaded, config.engine, device, config.precision, calibration)
         self._engine = open_engine(plan, batch_size=config.batch_size, flips=config.flips)
         self._config, self._card = config, loaded.card
+        self._cores = joblib.cpu_count()
+        self.processes: Mapping[str, float] = {"read": self._cores, "decode": self._cores}
+        """stage -> threads that work at it, where these are more than one"""
 
     def classify(self, manifest: Manifest, units: Sequence[Unit]) -> Iterator[Columns]:
         """Yield the scored rows of all units, a group at a time."""
-        for unit in units:
-            for wanted in rows_of(unit, manifest):
-                first = manifest.rows_of(wanted["group"]).start
-                block = decode_group(wanted, first, manifest, self._card, self._config.max_pixels)
-                yield score_rows(self._engine, block, self._config.embeddings)
+        with ThreadPoolExecutor(self._cores) as threads:
+            ahead = deque[Future[Columns]]()
+            for unit in units:
+                for wanted in rows_of(unit, manifest):
+                    first = manifest.rows_of(wanted["group"]).start
+                    ahead.append(
+                        threads.submit(decode_group, wanted, first, manifest, self._card, self._config.max_pixels)
+                    )
+                    if len(ahead) > self._cores:
+                        yield self._score(ahead.popleft().result())
+            while ahead:
+                yield self._score(ahead.popleft().result())
+
+    def _score(self, block: Columns) -> Columns:
+        return score_rows(self._engine, block, self._config.embeddings)

@@ -30,8 +30,8 @@ from overlay.storage import Place, faults_end_the_work
 from overlay.summary import Stages, summarise
 from pipelines.progress import progress
 
-SMALL = 64
-"""most images for which Ray is not started"""
+SMALL = 1000
+"""most images for which Ray is not started: it takes as long to start as a CPU takes for several hundred images"""
 
 
 class Classifier(Protocol):
@@ -39,7 +39,7 @@ class Classifier(Protocol):
 
     @property
     def processes(self) -> Mapping[str, float]:
-        """Stage -> processes that work at it, where these are more than one."""
+        """Stage -> processes or threads that work at it, where these are more than one."""
 
     def classify(self, manifest: Manifest, units: Sequence[Unit]) -> Iterator[Columns]:
         """Yield the scored rows of all units, some at a time, in whatever order."""

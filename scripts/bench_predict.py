@@ -1,17 +1,24 @@
 """How much of the model's own speed `overlay predict` leaves: ``uv run python scripts/bench_predict.py``.
 
 In one run, on one machine, on the same phantoms as PNG and the same ResNet at 224 pixels with random weights: (a) the
-bare forward pass of each engine, (b) decoding alone, on one core, (c) `overlay predict` as a process of its own, and
-(d) what people write themselves: a loop over torch's DataLoader, in fp32 and in bf16, and Ray's documented pipeline.
+bare forward pass of each engine, (b) decoding alone, on one core, (c) `overlay predict` on Ray, as a process of its
+own, and (d) what people write themselves: a loop over torch's DataLoader, in fp32 and in bf16, and Ray's documented
+pipeline.
 
 Speeds are counted from the first batch of results to the last; what all takes beyond that is the start-up. Each (c)
 stands between two (a), of which the mean counts. On CPUs (a) and (b) share the cores, so the limit is
 1 / (1/a + 1/(b * cores)); beside a GPU it is the slower of a and b * cores.
+
+A second table is of a small job, 200 of these images, each row a process from its start to its end: `overlay predict`
+as it is, which starts no Ray for so few, and beside it, in turn, timm and Daft (`others.py`) where they are installed:
+``uv run --with timm --with daft python scripts/bench_predict.py``.
 """
 
 import argparse
 import contextlib
 import os
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -109,8 +116,8 @@ def decode_alone(images: Path) -> float:
 
 
 def predict(images: Path, out: Path, file: Path, kind: str, precision: str, batch: int) -> Timed:
-    """Run `overlay predict` as a process of its own."""
-    words = ["predict", str(file), str(images), "--out", str(out), f"--batch_size={batch}"]
+    """Run `overlay predict` on Ray, as a process of its own."""
+    words = ["predict", str(file), str(images), "--out", str(out), f"--batch_size={batch}", "--actors=1"]
     began = time.perf_counter()
     subprocess.run(
         [sys.executable, "-m", "overlay", *words, f"--engine={kind}", f"--precision={precision}"],
@@ -121,6 +128,30 @@ def predict(images: Path, out: Path, file: Path, kind: str, precision: str, batc
     seconds = time.perf_counter() - began
     rows = pq.read_table(out / "metrics.parquet").to_pylist()
     return Timed(next(row["value"] for row in rows if row["name"] == "images_per_second_once_started"), seconds)
+
+
+def small_job(images: Path, file: Path, count: int, rounds: int) -> list[tuple[str, list[float]]]:
+    """Time whole processes on a few images, in turn; returns the seconds of each."""
+    few = images.parent / "few" / "images"
+    few.mkdir(parents=True)
+    for path in sorted(images.iterdir())[:count]:
+        (few / path.name).hardlink_to(path)
+    others = str(Path(__file__).with_name("others.py"))
+    jobs = {"**overlay predict**": ["-m", "overlay", "predict", str(file), str(few), "--out", str(few.parent / "out")]}
+    jobs |= {
+        f"{package} {version(package)}{how}": [others, package, str(few), str(file)]
+        for package, how in (("timm", ", as its inference.py, bf16, channels_last"), ("daft", ", fp32"))
+        if find_spec(package)
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(rounds):
+        for name, words in jobs.items():
+            for made in ("out", "daft"):
+                shutil.rmtree(few.parent / made, ignore_errors=True)
+            began = time.perf_counter()
+            subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            seconds[name].append(time.perf_counter() - began)
+    return list(seconds.items())
 
 
 class Folder(Dataset[Tensor]):
@@ -203,7 +234,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--images", type=int, default=480)
     parser.add_argument("--engines", default="torch:auto,openvino:auto,openvino:int8", help="kind:precision, ...")
-    parser.add_argument("--without", default="", help="rows to leave out: fp32, bf16, ray")
+    parser.add_argument("--without", default="", help="rows to leave out: fp32, bf16, ray, small")
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     cores, batch = joblib.cpu_count(), options.batch
@@ -229,6 +260,7 @@ def main() -> None:
             if label not in options.without:
                 loop = timed(loader_loop(images, file, batch, device, bf16))
                 rows.append((f"DataLoader loop, {label}", *_cells(loop, "", options.images)))
+        small = small_job(images, file, 200, rounds=3) if "small" not in options.without else []
         if "ray" not in options.without:
             from cluster import session
 
@@ -244,6 +276,10 @@ def main() -> None:
     )
     for row in rows:
         print(f"| {' | '.join(row)} |")
+    if small:
+        print("\n| 200 images, whole process | s, median | of all rounds |\n| --- | --- | --- |")
+    for name, seconds in small:
+        print(f"| {name} | {statistics.median(seconds):.1f} | {', '.join(f'{each:.1f}' for each in seconds)} |")
 
 
 def _cells(job: Timed, share: str, images: int) -> tuple[str, ...]:
