@@ -4,8 +4,11 @@ The key stays where W&B itself keeps it (WANDB_API_KEY, or the netrc file that `
 one, so none can reach a file or a log.
 """
 
+import json
 import netrc
 import os
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -44,6 +47,9 @@ def describe(config: Tracking, mode: Mode) -> str:
 class Run:
     """A run of W&B, from one command's start to its end; a later command with the same id goes on in it.
 
+    What an earlier command logged shortly before it was killed may never have reached W&B, which keeps rows in the
+    memory of a process of its own for a while. So what is there already is found out, and not what was sent.
+
     Raises:
         WorkError: W&B can't be reached, or refuses the key.
     """
@@ -51,6 +57,7 @@ class Run:
     def __init__(self, config: Train, mode: Mode, run_id: str, folder: Path) -> None:
         import wandb
 
+        logged = _epochs_on_disk(folder, run_id) if mode == "offline" else set[int]()
         try:
             self._run = wandb.init(
                 project=config.tracking.project,
@@ -61,17 +68,28 @@ class Run:
                 mode=mode,
                 dir=folder,
                 config=asdict(config),
-                settings=wandb.Settings(silent=True, console="off", save_code=False, disable_git=True),
+                settings=wandb.Settings(
+                    silent=True,
+                    console="off",
+                    save_code=False,
+                    disable_git=True,
+                    x_transaction_log_flush_interval=1.0,  # else 15 seconds
+                ),
             )
         except wandb.Error as error:
             reason = " ".join(str(error).split())
             raise WorkError(
                 f"Weights & Biases: {reason}; mend that, or go on with --tracking.mode offline or disabled"
             ) from error
+        # A server says at which step it goes on.
+        self._logged = logged | set(range(self._run.starting_step))
 
-    def log(self, epoch: Epoch) -> None:
-        """Add an epoch's row, at once, should this process be killed; W&B's step is the epoch."""
-        self._run.log(asdict(epoch), step=epoch.epoch, commit=True)
+    def log(self, epochs: Sequence[Epoch]) -> None:
+        """Add the rows of those epochs that are not there yet; W&B's step is the epoch."""
+        for epoch in epochs:
+            if epoch.epoch not in self._logged:
+                self._run.log(asdict(epoch), step=epoch.epoch, commit=True)
+                self._logged.add(epoch.epoch)
 
     def finish(self, evaluation: Evaluation, labels: Sequence[int], predicted: Sequence[int], model: Path) -> None:
         """Add the test's numbers and confusion matrix, and the model as an artifact.
@@ -126,6 +144,18 @@ def log_prediction(config: Predict, mode: Mode, folder: Path, values: Mapping[st
         raise WorkError(
             f"the predictions are complete, but Weights & Biases said: {' '.join(str(error).split())}"
         ) from error
+
+
+def _epochs_on_disk(folder: Path, run_id: str) -> set[int]:
+    """Return the epochs in the files of earlier commands' offline runs, which may be torn at their end."""
+    found = set()
+    for file in folder.glob(f"wandb/offline-run-*-{run_id}/run-{run_id}.wandb"):
+        words = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
+        for line in subprocess.run(words, capture_output=True, text=True, check=False).stdout.splitlines():
+            record = json.loads(line)
+            if record["type"] == "history" and "epoch" in record["history"]["item"]:
+                found.add(int(record["history"]["item"]["epoch"]))
+    return found
 
 
 def _has_key() -> bool:

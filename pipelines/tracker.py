@@ -86,7 +86,7 @@ class Board:
 
 
 class Tracker:
-    """Follows a run's board until the block ends; what an earlier command showed and logged is not repeated.
+    """Follows a run's board until the block ends; what an earlier command showed or logged is not repeated.
 
     ``begin`` is the step that the run goes on after.
     """
@@ -138,8 +138,8 @@ class Tracker:
                 f"{epoch.val_macro_f1:.3f}   {epoch.images_per_second:.1f} images/s",
                 flush=True,
             )
-            if self._run is not None:
-                self._run.log(epoch)
+        if self._run is not None:
+            self._run.log(epochs)
         if len(epochs) > self._known:
             self._known = len(epochs)
             history.write_history(epochs, self._folder.history_file)

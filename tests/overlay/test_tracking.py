@@ -1,12 +1,15 @@
 import json
 import math
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import wandb
 
@@ -100,8 +103,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     model = folder / "Resnet_fineTuning.pth"
     model.write_bytes(b"weights")
     run = Run(Train(dataset="ds", out=str(folder), tracking=Tracking(mode="offline")), "offline", "ab12cd34", folder)
-    for epoch in EPOCHS:
-        run.log(epoch)
+    run.log(EPOCHS[:1])
+    run.log(EPOCHS)
     probabilities = np.array([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.25, 0.25, 0.5], [0.25, 0.25, 0.5]])
     evaluation = metrics.evaluate(np.array([0, 1, 2, 1]), probabilities, ("benign", "malignant", "normal"))
     run.finish(evaluation, [0, 1, 2, 1], [0, 1, 2, 2], model)
@@ -113,6 +116,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def inspect(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """Read an offline run back with W&B's own tool: the records by their types."""
     (run,) = (folder / "wandb").glob("offline-run-*-ab12cd34")
+    return read(run)
+
+
+def read(run: Path) -> dict[str, list[dict[str, Any]]]:
+    """Read one command's part of a run."""
     tool = Path(sys.executable).with_name("wandb")
     done = subprocess.run([tool, "leet", "inspect", "--json", run], check=True, capture_output=True, text=True)
     records: dict[str, list[dict[str, Any]]] = {}
@@ -156,6 +164,45 @@ def test_an_offline_run_holds_everything_once_and_no_key(folder: Path, home: Pat
     files = [file for place in (folder, home) for file in place.rglob("*") if file.is_file()]
     assert len(files) > 5
     assert [file for file in files if KEY.encode() in file.read_bytes()] == []
+
+
+_KILLED = """
+import os, signal, sys, time
+from pathlib import Path
+from overlay.config import Tracking, Train
+from overlay.tracking import Run
+from tests.overlay.test_tracking import EPOCHS
+
+folder = Path(sys.argv[1])
+run = Run(Train(dataset="ds", out=str(folder), tracking=Tracking(mode="offline")), "offline", "ab12cd34", folder)
+run.log(EPOCHS[:1])
+time.sleep(3)
+run.log(EPOCHS)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.fault
+def test_what_was_logged_just_before_a_kill_is_logged_again_where_it_was_lost(tmp_path: Path) -> None:
+    killed = subprocess.Popen([sys.executable, "-c", _KILLED, tmp_path])
+    core: list[psutil.Process] = []
+    while not core:
+        core = [each for each in psutil.Process(killed.pid).children(recursive=True) if each.name() == "wandb-core"]
+        time.sleep(0.1)
+    assert killed.wait() == -signal.SIGKILL
+    assert psutil.wait_procs(core, timeout=60)[1] == []
+    before = [record["item"]["epoch"] for record in inspect(tmp_path).get("history", [])]
+    assert before in ([1], [1, 2])
+
+    later = Tracking(mode="offline")
+    run = Run(Train(dataset="ds", out=str(tmp_path), tracking=later), "offline", "ab12cd34", tmp_path)
+    run.log(EPOCHS)
+    run.close(failed=False)
+    wandb.teardown()
+    runs = sorted((tmp_path / "wandb").glob("offline-run-*-ab12cd34"))
+    rows = [record["item"]["epoch"] for each in runs for record in read(each).get("history", [])]
+    assert len(runs) == 2
+    assert rows == [1, 2]
 
 
 def test_what_wandb_refuses_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
