@@ -11,8 +11,6 @@ double or different.
 import argparse
 import os
 import random
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,8 +23,10 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from scripts.campaigns import Command, descendants, end, kill_one, start, wait
+
 VICTIMS = ("driver", "writer", "actor", "worker", "raylet")
-_TITLES = {"actor": "ray::MapWorker", "worker": "ray::", "raylet": "raylet"}
+_TITLES = {"actor": "ray::MapWorker", "worker": "ray::"}
 
 
 def main() -> int:
@@ -43,7 +43,7 @@ def main() -> int:
         make_images(folder / "images", options.images, options.seed)
         make_model(folder / "model.pth")
         began = time.monotonic()
-        assert run(command(folder, "undisturbed", options.part_rows)).wait() == 0
+        assert start(command(folder, "undisturbed", options.part_rows)).wait() == 0
         print(f"undisturbed: {time.monotonic() - began:.0f} s", flush=True)
         began = time.monotonic()
         killed, commands = campaign(folder, options)
@@ -60,7 +60,7 @@ def campaign(folder: Path, options: argparse.Namespace) -> tuple[Counter[str], i
     victim = next(victims, None)
     while True:
         commands += 1
-        driver = run(command(folder, "disturbed", options.part_rows))
+        driver = start(command(folder, "disturbed", options.part_rows))
         while driver.poll() is None:
             # Only what works can be disturbed: Ray and torch take their time to start.
             if victim and working(driver, folder / "disturbed"):
@@ -79,29 +79,25 @@ def campaign(folder: Path, options: argparse.Namespace) -> tuple[Counter[str], i
             (folder / "disturbed").rename(folder / f"disturbed-{commands}")
 
 
-def working(driver: "subprocess.Popen[bytes]", out: Path) -> bool:
+def working(driver: Command, out: Path) -> bool:
     """Whether the actor that holds the model is there, and the manifest."""
     return (out / "manifest").is_dir() and bool(find(driver, "actor"))
 
 
-def kill(driver: "subprocess.Popen[bytes]", victim: str, out: Path, chance: random.Random) -> bool:
+def kill(driver: Command, victim: str, out: Path, chance: random.Random) -> bool:
     """Kill a process; says whether there was one."""
     if victim == "writer":
         deadline = time.monotonic() + 30
         while driver.poll() is None and time.monotonic() < deadline:
             if any(entry.name.endswith(".tmp") for name in ("predictions", ".work") for entry in scan(out / name)):
-                os.kill(driver.pid, signal.SIGKILL)
+                driver.kill()
                 return True
             time.sleep(0.0005)
         return False
-    processes = [psutil.Process(driver.pid)] if victim == "driver" else find(driver, victim)
-    if not processes:
-        return False
-    try:
-        chance.choice(processes).kill()
-    except psutil.NoSuchProcess:
-        return False
-    return True
+    if victim == "driver":
+        driver.kill()
+        return True
+    return kill_one(find(driver, victim), chance)
 
 
 def scan(folder: Path) -> list["os.DirEntry[str]"]:
@@ -113,63 +109,17 @@ def scan(folder: Path) -> list["os.DirEntry[str]"]:
         return []
 
 
-def find(driver: "subprocess.Popen[bytes]", kind: str) -> list[psutil.Process]:
+def find(driver: Command, kind: str) -> list[psutil.Process]:
     """Find the processes of the driver's Ray."""
-    found = []
-    try:
-        children = psutil.Process(driver.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-    for process in children:
-        try:
-            title = " ".join(process.cmdline())
-        except psutil.Error:
-            continue
-        if kind == "raylet":
-            matches = process.name() == "raylet"
-        else:
-            matches = title.startswith(_TITLES[kind]) and "IDLE" not in title
-        if matches:
-            found.append(process)
-    return found
+    if kind == "raylet":
+        return descendants(driver, lambda _, name: name == "raylet")
+    return descendants(driver, lambda line, _: line.startswith(_TITLES[kind]) and "IDLE" not in line)
 
 
 def command(folder: Path, out: str, part_rows: int) -> list[str]:
     """Return the words of the command."""
     words = ["predict", str(folder / "model.pth"), str(folder / "images"), "--out", str(folder / out)]
     return [sys.executable, "-m", "overlay", *words, "--part_rows", str(part_rows), "--precision", "fp32"]
-
-
-def run(words: list[str]) -> "subprocess.Popen[bytes]":
-    """Start a command in a process group of its own."""
-    return subprocess.Popen(words, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def wait(driver: "subprocess.Popen[bytes]", seconds: float) -> None:
-    """Wait, and no longer than the driver lives."""
-    try:
-        driver.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return
-
-
-def end(driver: "subprocess.Popen[bytes]") -> None:
-    """Wait for what a killed driver leaves: Ray's processes end by themselves, most of them at once."""
-    deadline = time.monotonic() + 30
-    while (left := [process for process in psutil.process_iter() if in_group(process, driver.pid)]) and (
-        time.monotonic() < deadline
-    ):
-        time.sleep(0.5)
-    for process in left:
-        process.kill()
-
-
-def in_group(process: psutil.Process, group: int) -> bool:
-    """Whether a process lives and belongs to a process group."""
-    try:
-        return os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE
-    except (ProcessLookupError, psutil.NoSuchProcess):
-        return False
 
 
 def rows(out: Path) -> int:

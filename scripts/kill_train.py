@@ -10,9 +10,7 @@ with the same numbers, in history.parquet and in the offline runs of Weights & B
 
 import argparse
 import json
-import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,9 +19,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow.parquet as pq
 import torch
+
+from scripts.campaigns import Command, descendants, end, kill_one, start, wait
 
 VICTIMS = {
     "worker": "ray::RayTrainWorker",
@@ -35,7 +34,6 @@ VICTIMS = {
     "raylet": "raylet",
 }
 ONCE = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_macro_f1", "learning_rate", "grad_norm")
-Process = subprocess.Popen[bytes]
 
 
 def main() -> int:
@@ -74,12 +72,12 @@ def campaign(folder: Path, options: argparse.Namespace) -> tuple[Counter[str], i
         while driver.poll() is None:
             # Only what works can be disturbed: Ray and torch take their time to start, and so would a run without end.
             if left and newest(folder / "disturbed") != seen:
-                pause(driver, chance.uniform(*options.pause))
+                wait(driver, chance.uniform(*options.pause))
                 if kill(driver, left[0], chance):
                     victim, seen = left.pop(0), newest(folder / "disturbed")
                     killed[victim] += 1
                     print(f"  kill {sum(killed.values())}: {victim}, {seen}", flush=True)
-            pause(driver, 0.1)
+            wait(driver, 0.1)
         end(driver)
         if driver.returncode == 0:
             if left:
@@ -87,32 +85,15 @@ def campaign(folder: Path, options: argparse.Namespace) -> tuple[Counter[str], i
             return killed, commands
 
 
-def kill(driver: Process, victim: str, chance: random.Random) -> bool:
+def kill(driver: Command, victim: str, chance: random.Random) -> bool:
     """Kill a process; says whether there was one."""
     if driver.poll() is not None:
         return False
-    processes = [psutil.Process(driver.pid)] if victim == "driver" else find(driver, VICTIMS[victim])
-    try:
-        chance.choice(processes).kill()
-    except (IndexError, psutil.NoSuchProcess):
-        return False
-    return True
-
-
-def find(driver: Process, title: str) -> list[psutil.Process]:
-    """Find the processes of the driver's Ray whose command line begins with ``title``, or whose name it is."""
-    found = []
-    try:
-        children = psutil.Process(driver.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-    for process in children:
-        try:
-            if " ".join(process.cmdline()).startswith(title) or process.name() == title:
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
+    if victim == "driver":
+        driver.kill()
+        return True
+    title = VICTIMS[victim]
+    return kill_one(descendants(driver, lambda line, name: line.startswith(title) or name == title), chance)
 
 
 def newest(run: Path) -> str:
@@ -136,31 +117,6 @@ def command(folder: Path, out: str, epochs: int) -> list[str]:
     words += ["--train.epochs", str(epochs), "--train.batch_size", "16", "--train.checkpoint_steps", "3"]
     words += ["--train.precision", "fp32", "--early_stopping.patience", str(epochs), "--tracking.mode", "offline"]
     return [sys.executable, "-m", "overlay", *words]
-
-
-def start(words: list[str]) -> Process:
-    """Start a command in a process group of its own."""
-    return subprocess.Popen(words, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def pause(driver: Process, seconds: float) -> None:
-    """Wait, and no longer than the driver lives."""
-    try:
-        driver.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return
-
-
-def end(driver: Process) -> None:
-    """Wait for what a killed driver leaves: Ray's processes end by themselves."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            os.killpg(driver.pid, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.5)
-    os.killpg(driver.pid, signal.SIGKILL)
 
 
 def compare(undisturbed: Path, disturbed: Path, epochs: int) -> int:

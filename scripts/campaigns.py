@@ -1,0 +1,67 @@
+"""What the fault campaigns share: commands in process groups of their own, and the processes that they started."""
+
+import os
+import random
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+
+import psutil
+
+Command = subprocess.Popen[bytes]
+
+
+def start(words: list[str]) -> Command:
+    """Start a command in a process group of its own."""
+    return subprocess.Popen(words, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def wait(command: Command, seconds: float) -> None:
+    """Wait, and no longer than the command lives."""
+    try:
+        command.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return
+
+
+def descendants(command: Command, matches: Callable[[str, str], bool]) -> list[psutil.Process]:
+    """Find what a command started by each process's command line and name."""
+    found = []
+    try:
+        children = psutil.Process(command.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    for process in children:
+        try:
+            if matches(" ".join(process.cmdline()), process.name()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def kill_one(processes: Sequence[psutil.Process], chance: random.Random) -> bool:
+    """Send SIGKILL to one of them; says whether there was one."""
+    try:
+        chance.choice(processes).kill()
+    except (IndexError, psutil.NoSuchProcess):
+        return False
+    return True
+
+
+def end(command: Command) -> None:
+    """Wait for what a killed command leaves: Ray's processes end by themselves, most of them at once."""
+    deadline = time.monotonic() + 60
+    while left := [process for process in psutil.process_iter() if _in_group(process, command.pid)]:
+        if time.monotonic() > deadline:
+            for process in left:
+                process.kill()
+        time.sleep(0.5)
+
+
+def _in_group(process: psutil.Process, group: int) -> bool:
+    """Whether a process lives and belongs to a process group."""
+    try:
+        return os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE
+    except (ProcessLookupError, psutil.NoSuchProcess):
+        return False
