@@ -119,7 +119,8 @@ def find(driver: Command, kind: str) -> list[psutil.Process]:
 def command(folder: Path, out: str, part_rows: int) -> list[str]:
     """Return the words of the command."""
     words = ["predict", str(folder / "model.pth"), str(folder / "images"), "--out", str(folder / out)]
-    return [sys.executable, "-m", "overlay", *words, "--part_rows", str(part_rows), "--precision", "fp32"]
+    words += ["--part_rows", str(part_rows), "--precision", "fp32", "--actors", "1"]
+    return [sys.executable, "-m", "overlay", *words]
 
 
 def rows(out: Path) -> int:
