@@ -65,6 +65,8 @@ def decode_group(wanted: dict[str, Any], first_row: int, manifest: GroupReader, 
                 reasons[index] = str(error)
             except OSError as error:
                 reasons[index] = f"{UNREADABLE}: {one_line(error)}"
+            except MemoryError:
+                reasons[index] = "more than the memory holds"
             numbers[:, index] = read.bytes, read.seconds, time.thread_time() - began - read.processor_seconds
     return {
         "row": first_row + np.array(positions),

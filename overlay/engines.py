@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Columns = dict[str, NDArray[Any]]
+NO_NUMBER = "the model gave no number"
+"""why an image has no label whose probabilities are NaN, as of fp16 that overflowed or of weights that are NaN"""
 CHUNK = 4
 """images that one CPU core takes at a time: enough to read the weights seldom, and few enough for its cache"""
 
@@ -48,6 +50,9 @@ class Plan:
     precision: Precision
     model: "ModelFile | OpenVinoModel"
     classes: int
+
+    def __str__(self) -> str:
+        return f"{self.kind} on {self.device}"
 
 
 @dataclass(frozen=True)
@@ -172,7 +177,8 @@ def score_rows(engine: Engine, rows: Columns, embeddings: bool = False) -> Colum
 
     ``pixels`` is uint8 (n, size, size, 3), ``reason`` a text (n,), empty where the pixels are an image. New are
     ``probabilities`` float32 (n, classes), ``embedding`` float32 (n, d) where it is asked for, both NaN where there is
-    a reason, ``precision`` (n,), and ``seconds_forward`` float64 (n,), each image's share of the time.
+    a reason, ``precision`` (n,), and ``seconds_forward`` float64 (n,), each image's share of the time. An image for
+    which the model gives NaN gets a reason, too.
     """
     images = rows["reason"] == ""
     probabilities = np.full((len(images), engine.classes), np.nan, np.float32)
@@ -183,7 +189,9 @@ def score_rows(engine: Engine, rows: Columns, embeddings: bool = False) -> Colum
         scores = engine(rows["pixels"] if images.all() else rows["pixels"][images])
         seconds[images] = (time.perf_counter() - began) / images.sum()
         probabilities[images], embedded[images] = scores.probabilities, scores.embeddings
+    numbers = np.isfinite(probabilities).all(axis=1)
     scored: Columns = {name: column for name, column in rows.items() if name != "pixels"}
+    scored["reason"] = np.where(images & ~numbers, NO_NUMBER, rows["reason"])
     scored |= {"probabilities": probabilities, "seconds_forward": seconds}
     scored["precision"] = np.full(len(images), engine.precision)
     return scored | ({"embedding": embedded} if embeddings else {})

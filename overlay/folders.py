@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from overlay.errors import RequestError
 from overlay.image_tables import from_table, holds_images
-from overlay.inputs import Naming, Portion, from_archive, from_names, portions
-from overlay.names import is_archive, is_image, is_table
-from overlay.storage import Place
+from overlay.inputs import Input, Naming, Portion, from_archive, from_names, portions
+from overlay.names import escaped, is_archive, is_image, is_table
+from overlay.storage import Place, one_line
 from overlay.tree import walk
 
 _ARCHIVES_AT_ONCE = 8  # decompression and requests to a bucket wait outside Python's lock
@@ -15,7 +16,8 @@ _ARCHIVES_AT_ONCE = 8  # decompression and requests to a bucket wait outside Pyt
 def from_folder(place: Place, naming: Naming) -> Iterator[Portion]:
     """List a folder and all folders in it; an archive or a table in it is listed as if it were a folder.
 
-    A table of paths is passed over: most likely it tells of the images beside it.
+    A table of paths is passed over: most likely it tells of the images beside it. One that can't be read may have held
+    images, and becomes an input with the reason.
 
     Raises:
         OSError: it can't be read.
@@ -38,7 +40,12 @@ def from_folder(place: Place, naming: Naming) -> Iterator[Portion]:
             for listed in threads.map(from_archive, [place / name for name in names], below):
                 yield from listed
     for name in tables:
-        if holds_images(place / name):
+        try:
+            of_images = holds_images(place / name)
+        except RequestError as error:
+            yield Portion([Input(escaped(naming.prefix + name), escaped(str(place / name)), reason=one_line(error))])
+            continue
+        if of_images:
             yield from from_table(place / name, _below(naming, name))
         else:
             yield Portion([], passed_over=1)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from overlay.dataset import open_dataset
 from overlay.errors import RequestError
 from overlay.image_columns import BYTES, PATHS, group_rows, image_column
-from overlay.inputs import Input, Naming, Portion
+from overlay.inputs import Input, Naming, Portion, too_large
 from overlay.names import escaped
 from overlay.storage import Place, one_line
 from overlay.tree import stamp_of
@@ -44,7 +44,7 @@ def from_table(place: Place, naming: Naming) -> Iterator[Portion]:
     for number in range(file.num_row_groups):
         images: list[Input] = []
         for batch in file.iter_batches(_BATCH, row_groups=[number], columns=columns):
-            values = {name: batch.column(name).cast(pa.string()).to_pylist() for name in columns}
+            values = {name: _texts(batch, name, place) for name in columns}
             for position in range(batch.num_rows):
                 row = first + position
                 told = {name: each[position] for name, each in values.items()}
@@ -55,7 +55,11 @@ def from_table(place: Place, naming: Naming) -> Iterator[Portion]:
                     drawn=told.get("overlay") not in (None, "none"),
                     version=version,
                 )
-                images.append(image._replace(member=str(row)) if holds_bytes else _file(image, told[column], place))
+                images.append(
+                    image._replace(member=str(row))
+                    if holds_bytes
+                    else _file(image, told[column], place, naming.limits.member_bytes)
+                )
             first += batch.num_rows
             if not holds_bytes:
                 yield Portion(images)
@@ -76,23 +80,33 @@ def from_dataset(place: Place, naming: Naming) -> Iterator[Portion]:
 
 
 def holds_images(place: Place) -> bool:
-    """Whether a table has a column of images' bytes; false where it can't be read.
+    """Whether a table has a column of images' bytes.
 
     Raises:
-        OSError: a bucket can't be asked.
+        RequestError: it can't be read.
     """
-    try:
-        return (image_column(_opened(place).schema_arrow) or ("", False))[1]
-    except RequestError:
-        return False
+    return (image_column(_opened(place).schema_arrow) or ("", False))[1]
 
 
-def _file(image: Input, path: str | None, table: Place) -> Input:
+def _file(image: Input, path: str | None, table: Place, most: int) -> Input:
     if path is None:
         return image._replace(reason="the row names no file")
-    place = Place.of(path) if "://" in path or path.startswith("/") else table.parent / path
+    try:
+        place = Place.of(path) if "://" in path or path.startswith("/") else table.parent / path
+    except RequestError as error:
+        return image._replace(reason=one_line(error))
     size, version = (None, None) if place.in_bucket else stamp_of(place)
-    return image._replace(uri=str(place), size=size, version=version)
+    return image._replace(uri=str(place), size=size, version=version, reason=too_large(size, most))
+
+
+def _texts(batch: pa.RecordBatch, name: str | None, place: Place) -> list[str | None]:
+    try:
+        texts: list[str | None] = batch.column(name).cast(pa.string()).to_pylist()
+    except pa.ArrowException as error:
+        raise RequestError(
+            f"table {place} has no texts in its column {name} ({one_line(error)}); give it as text or numbers"
+        ) from error
+    return texts
 
 
 def _check_unique(file: pq.ParquetFile, place: Place, key: str) -> None:

@@ -59,7 +59,7 @@ def decode(data: bytes, *, max_pixels: int = 50_000_000, target: int | None = No
         except Exception as error:  # Pillow's plugins raise whatever the damage happens to trip over
             raise ImageError(_reason("damaged image", error)) from error
         if image.width * image.height > max_pixels:
-            raise ImageError(f"{image.width} x {image.height} pixels, more than the limit of {max_pixels}")
+            raise ImageError(f"too many pixels: {image.width} x {image.height}, more than {max_pixels} (max_pixels)")
         try:
             if target is not None:
                 image.draft(None, (target, target))

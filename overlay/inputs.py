@@ -169,19 +169,23 @@ def from_names(names: list[str], root: Place, stamp: Callable[[str], Stamp], nam
             labels[folder] = naming.label(*reversed([*above, *folder.split("/")]))
         size, version = stamp(name)
         versions = [version, *(stamp(mask)[1] for mask in masks)] if masks else [version]
-        reason = rejected.get(name)
-        if reason is None and size is not None and size > most:
-            reason = f"file too large: {size} bytes, more than {most} (limits.member_bytes)"
         yield Input(
             id=escaped(naming.prefix + name),
             uri=escaped(_uri(root, name)),
             masks=tuple(_uri(root, mask) for mask in masks),
             true_label=labels[folder],
-            reason=reason,
+            reason=rejected.get(name) or too_large(size, most),
             drawn=bool(masks),
             size=size,
             version=";".join(each or "" for each in versions),
         )
+
+
+def too_large(size: int | None, most: int) -> str | None:
+    """Return the reason why a file of ``size`` bytes is not read, if there is one."""
+    if size is None or size <= most:
+        return None
+    return f"file too large: {size} bytes, more than {most} (limits.member_bytes)"
 
 
 def _pairing(names: list[str]) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:

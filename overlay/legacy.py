@@ -124,6 +124,11 @@ def _head_of(module: nn.Module, state: StateDict, where: str) -> tuple[tuple[str
         raise RequestError(f"{where} has a layer {strange[0]} in its head, which is not known there; known are "
                            f"{', '.join(kind.__name__ for kind in heads.LAYERS)}")  # fmt: skip
     active = [kind for _, kind, _ in layers if kind not in (nn.Dropout, nn.Identity, nn.Flatten)]
+    if active[-1:] != [nn.Linear]:
+        ends = active[-1].__name__ if active else "nothing"
+        raise RequestError(
+            f"{where} has a head that ends with {ends}; probabilities are the softmax of a Linear layer's outputs here"
+        )
     alone = active == [nn.Linear]
     renamed = {
         f"{name}.": "fc." if alone and kind is nn.Linear else f"fc.{index}."
@@ -162,6 +167,8 @@ def _fitted(
     last = [tensor for name, tensor in state.items() if name.startswith("fc.") and tensor.ndim == 2]
     if not last:
         raise RequestError(f"{where} has no weights of a head called fc, as torchvision's {arch} has; give all weights")
+    if len(last[-1]) < 2:
+        raise RequestError(f"{where} has one output, which has no softmax; give a model with an output for each class")
     with torch.device("meta"):  # the weights are there already
         fresh = build(arch, len(last[-1]))
         if head:

@@ -36,6 +36,8 @@ class Request:
     rows: int
     options: dict[str, Any]
     """by their dotted names"""
+    computed: str = ""
+    """the engine and the device that "auto" came to"""
 
     @classmethod
     def of(cls, config: Predict, model_sha256: str, listing: Listing) -> "Request":
@@ -92,7 +94,16 @@ class PredictionFolder:
         return "complete" if self._success.is_file() else "begun"
 
     def begin(self, request: Request, listing: Listing, *, anew: bool) -> Manifest:
-        """Write the request and the manifest, and clear away what is not complete or is to be replaced."""
+        """Write the request and the manifest, and clear away what is not complete or is to be replaced.
+
+        Raises:
+            RequestError: the rows that are there were computed by another engine or on another kind of device.
+        """
+        if not anew and (before := self._before().computed) != request.computed:
+            raise RequestError(
+                f"--out {self.path} holds rows computed by {before}, and here it would be {request.computed}; ask for "
+                "the same with --engine and --device, or --overwrite"
+            )
         self.path.make_folder()
         self._success.remove()
         (self.path / "metrics.parquet").remove()

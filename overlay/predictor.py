@@ -12,7 +12,7 @@ from PIL import Image
 
 from overlay import model
 from overlay.config import EngineKind, Legacy, Precision
-from overlay.engines import open_engine, prepare
+from overlay.engines import NO_NUMBER, open_engine, prepare
 from overlay.errors import ImageError, RequestError
 from overlay.images import decode, decode_target, resize, to_array
 from overlay.reading import read_file
@@ -92,6 +92,8 @@ class Predictor:
 
     def _prediction(self, probabilities: NDArray[np.float32]) -> Prediction:
         by_class = dict(zip(self.card.classes, probabilities.tolist(), strict=True))
+        if not np.isfinite(probabilities).all():
+            return Prediction(error=NO_NUMBER)
         best = int(probabilities.argmax())
         confidence = float(probabilities[best])
         threshold = self.card.uncertain_below

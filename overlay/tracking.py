@@ -152,8 +152,8 @@ def _epochs_on_disk(folder: Path, run_id: str) -> set[int]:
     for file in folder.glob(f"wandb/offline-run-*-{run_id}/run-{run_id}.wandb"):
         words = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
         for line in subprocess.run(words, capture_output=True, text=True, check=False).stdout.splitlines():
-            record = json.loads(line)
-            if record["type"] == "history" and "epoch" in record["history"]["item"]:
+            record: dict[str, Any] = json.loads(line) if line.startswith("{") else {}
+            if record.get("type") == "history" and "epoch" in record["history"]["item"]:
                 found.add(int(record["history"]["item"]["epoch"]))
     return found
 

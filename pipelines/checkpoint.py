@@ -18,6 +18,7 @@ import torch
 from torch.utils.serialization import config
 
 from overlay.history import Epoch
+from overlay.storage import sync
 
 _PARTIAL = "partial-"
 
@@ -50,9 +51,11 @@ def history(folder: Path | None) -> list[Epoch]:
     return [] if folder is None else [Epoch(**row) for row in load(folder, "last.pt")["history"]]
 
 
-def load(folder: Path, file: str, device: torch.device | None = None) -> dict[str, Any]:
-    """Read one of a checkpoint's two files; tensors come to ``device``, or to the CPU."""
-    content: dict[str, Any] = torch.load(folder / file, map_location=device or "cpu", weights_only=True, mmap=True)
+def load(folder: Path, file: str, *, mmap: bool = True) -> dict[str, Any]:
+    """Read one of a checkpoint's two files, tensors to the CPU; with ``mmap`` only once they are looked at, so the file
+    stays open for as long as one of them lives.
+    """
+    content: dict[str, Any] = torch.load(folder / file, map_location="cpu", weights_only=True, mmap=mmap)
     return content
 
 
@@ -102,9 +105,9 @@ class Writer:
         elif previous is not None and (previous / "best.pt").exists():
             _link(previous / "best.pt", folder / "best.pt")
         folder.replace(self._checkpoints / name(step))
-        _sync(self._checkpoints)
+        sync(self._checkpoints)
         if previous is not None:
-            shutil.rmtree(previous)
+            shutil.rmtree(previous, ignore_errors=True)  # over NFS, what somebody has open stays until it is closed
         if then is not None:
             then()
 
@@ -131,7 +134,7 @@ def _save(state: dict[str, Any], file: Path) -> None:
     # Nothing reads the checksums, and they are most of the work: a second of each epoch of a ResNet101.
     with config.patch("save.compute_crc32", False):  # type: ignore[attr-defined]  # torch puts it there at import
         torch.save(state, file)
-    _sync(file)
+    sync(file)
 
 
 def _link(source: Path, target: Path) -> None:
@@ -139,12 +142,3 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # shares of Windows and some mounted buckets have no hard links
         shutil.copyfile(source, target)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file or a folder's entries are on the disk, should the machine itself go down."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

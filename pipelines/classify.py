@@ -43,6 +43,7 @@ class OnRay:
             calibration=calibration,
         )
         self._plan = plan_of(loaded, self._engine)
+        self.computed = str(self._plan)
         self.processes: Mapping[str, float] = {
             "read": self._cluster.cpus,
             "decode": self._cluster.cpus,

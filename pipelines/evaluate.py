@@ -27,7 +27,7 @@ from overlay.errors import RequestError, WorkError
 from overlay.images import decode, decode_target, resize
 from overlay.predictions import schema
 from overlay.report import MaskOnly, Mistake, Protocol, ReportData, write_report
-from overlay.storage import write_atomically
+from overlay.storage import faults_end_the_work, write_atomically
 from pipelines.ingest import decoded_rows
 from pipelines.placement import device
 from pipelines.scoring import Engine, score
@@ -43,6 +43,7 @@ MASK_NUMBERS = {
 }
 
 
+@faults_end_the_work()
 def run(config: Evaluate) -> None:
     """Evaluate into ``config.out``.
 

@@ -32,6 +32,7 @@ class InThisProcess:
             raise RequestError("device is cuda, but this machine has no GPU; choose cpu, or set RAY_ADDRESS")
         device: Literal["cpu", "cuda"] = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
         plan = prepare(loaded, config.engine, device, config.precision, calibration)
+        self.computed = str(plan)
         self._engine = open_engine(plan, batch_size=config.batch_size, flips=config.flips)
         self._config, self._card = config, loaded.card
         self._cores = joblib.cpu_count()

@@ -3,6 +3,7 @@
 All workers have to come to the same decision at the same step, or those that go on would wait for ever for the others.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,6 +11,7 @@ import ray
 import ray.train
 import ray.train.collective
 from ray.actor import ActorHandle
+from ray.exceptions import RayError
 
 from pipelines.tracker import Board
 
@@ -37,7 +39,8 @@ class Interruptions:
     def after(self, step: int) -> Decision:
         """Say what to do now; the same for all workers. To save for a node that goes is asked for once."""
         if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
-            self._leave = bool(ray.get(self._answer))
+            with suppress(RayError):  # the board was killed; it comes again, and the next post is answered
+                self._leave = bool(ray.get(self._answer))
             self._answer = None
         if self.world_size == 1 and self._leave:
             return "leave"

@@ -13,6 +13,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -36,6 +37,10 @@ SMALL = 1000
 
 class Classifier(Protocol):
     """What does the work: this process, or Ray."""
+
+    @property
+    def computed(self) -> str:
+        """The engine and the device."""
 
     @property
     def processes(self) -> Mapping[str, float]:
@@ -68,6 +73,7 @@ def run(config: Predict) -> None:
             calibration = sample(listing.manifest, listing.units, loaded.card, config.max_pixels)
         classifier = _classifier(config, loaded, calibration, small=_is_small(config, listing))
         stages.processes |= classifier.processes
+        request = replace(request, computed=classifier.computed)
         manifest = folder.begin(request, listing, anew=state == "new")
     overlay_missing = _say_what_was_found(listing, loaded.card)
 

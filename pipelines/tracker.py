@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +27,7 @@ from overlay.config import Train
 from overlay.history import Epoch
 from overlay.plan import Plan
 from overlay.run_folder import RunFolder
-from overlay.storage import write_atomically
+from overlay.storage import one_line, write_atomically
 from pipelines.placement import Placement
 from pipelines.progress import progress
 
@@ -102,7 +103,7 @@ class Tracker:
         self._ended = threading.Event()
         self._follower = threading.Thread(target=self._follow, daemon=True)
         file = folder.history_file
-        self._known = pq.read_metadata(file).num_rows if file.exists() else 0
+        self._known = self._shown = pq.read_metadata(file).num_rows if file.exists() else 0
         self._run: tracking.Run | None = None
 
     def __enter__(self) -> "Tracker":
@@ -118,26 +119,31 @@ class Tracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        self.stop()
-        signal.signal(signal.SIGTERM, self._before)
+        if not self._ended.is_set():
+            self.stop()
         if self._run is not None:
             self._run.close(failed=error is not None)
 
     def stop(self) -> Posted:
-        """Stop following, and return what was posted last; the bar goes away."""
+        """Stop following, and return what was posted last; the bar goes away, and SIGTERM ends the process again."""
         self._ended.set()
         self._follower.join()
+        signal.signal(signal.SIGTERM, self._before)
+        with suppress(RayError):
+            posted: Posted = ray.get(self.board.read.remote(), timeout=10)  # type: ignore[assignment]
+            self._posted = replace(posted, step=max(posted.step, self._posted.step))
         return self._posted
 
     def show(self, epochs: Sequence[Epoch]) -> None:
         """Print, log and write down the epochs that are new."""
-        for epoch in epochs[self._known :]:
+        for epoch in epochs[self._shown :]:
             print(
                 f"epoch {epoch.epoch:3d}   loss {epoch.train_loss:.4f}, val {epoch.val_loss:.4f}   accuracy "
                 f"{epoch.train_accuracy:.3f}, val {epoch.val_accuracy:.3f}   val macro-F1 "
                 f"{epoch.val_macro_f1:.3f}   {epoch.images_per_second:.1f} images/s",
                 flush=True,
             )
+        self._shown = max(self._shown, len(epochs))
         if self._run is not None:
             self._run.log(epochs)
         if len(epochs) > self._known:
@@ -153,7 +159,12 @@ class Tracker:
             self._run.finish(evaluation, labels, predicted, model)
 
     def _follow(self) -> None:
-        """Read the board now and then; every board that can't be reached, as when its process was killed, is left."""
+        """Read the board now and then; every board that can't be reached, as when its process was killed, is left.
+
+        What can't be written or logged here is told once, and raised by the last `show`: this thread must live on,
+        since it is the one that passes on that the run is to stop.
+        """
+        told = ""
         each = self._plan.samples / self._plan.steps_per_epoch
         quiet_since, started = time.monotonic(), False
         with progress("training", math.ceil((self._plan.steps - self._posted.step) * each)) as meter:
@@ -164,7 +175,12 @@ class Tracker:
                     posted: Posted = ray.get(self.board.read.remote())  # type: ignore[assignment]
                 except RayError:
                     continue
-                self.show(posted.epochs)
+                try:
+                    self.show(posted.epochs)
+                except Exception as error:
+                    if str(error) != told:
+                        told = str(error)
+                        print(f"epochs can't be written down at the moment: {one_line(error)}", flush=True)
                 if posted.step > self._posted.step:
                     epoch = min(self._plan.epoch(posted.step) + 1, self._plan.epochs)
                     fields: dict[str, float | str] = {"epoch": f"{epoch}/{self._plan.epochs}"}

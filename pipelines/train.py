@@ -24,6 +24,7 @@ from overlay.errors import RequestError, WorkError
 from overlay.losses import class_weights
 from overlay.pretrained import pretrained
 from overlay.run_folder import open_run
+from overlay.storage import faults_end_the_work
 from pipelines import checkpoint, evaluate, ingest, prepare, trial
 from pipelines.fitting import card_of, counts, fit, plan_of
 from pipelines.placement import Placement, place
@@ -32,6 +33,7 @@ from pipelines.tracker import Tracker
 from pipelines.train_loop import Job
 
 
+@faults_end_the_work()
 def run(config: Train) -> None:
     """Train, evaluate on the test split, and leave the run's files in ``config.out``.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import ray
 import ray.train
+import ray.train.collective
 import ray.train.torch
 import torch
 from numpy.typing import NDArray
@@ -81,13 +82,14 @@ def train_worker(config: dict[str, Job]) -> None:
     interruptions = Interruptions(job.board, rank, world_size)
     writer = checkpoint.Writer(job.checkpoints)
     step, epochs, trained_for = 0, list[Epoch](), 0.0
-    previous = checkpoint.newest(job.checkpoints)
+    previous = ray.train.collective.broadcast_from_rank_zero(checkpoint.newest(job.checkpoints))
     if previous is not None:
-        state = checkpoint.load(previous, "last.pt", device)
+        state = checkpoint.load(previous, "last.pt", mmap=False)
         learner.load_state_dict(state["learner"])
         step, epochs, trained_for = state["step"], checkpoint.history(previous), state["seconds"]
         if rank == 0:  # the totals are those of all workers
             tally.load(state["tally"])
+        del state
     if step == plan.steps or history.should_stop(epochs, settings.early_stopping):
         return
 

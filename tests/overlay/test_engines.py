@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +184,13 @@ def test_rows_with_a_reason_are_not_scored(opened: Callable[..., Engine]) -> Non
     none = score_rows(engine, {**rows, "reason": np.array(["broken"] * 3)})
     assert np.isnan(none["probabilities"]).all()
     assert "embedding" not in none
+
+
+def test_no_number_is_a_reason(file: ModelFile) -> None:
+    state = OrderedDict(file.state) | {"fc.bias": torch.tensor([0, torch.nan, 0])}
+    engine = open_engine(prepare(replace(file, state=state), "torch", precision="fp32"))
+    rows: Columns = {"row": np.arange(2), "pixels": PIXELS[:2], "reason": np.array(["", "no"])}
+    assert score_rows(engine, rows)["reason"].tolist() == ["the model gave no number", "no"]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="an extra")

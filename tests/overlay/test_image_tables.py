@@ -53,13 +53,19 @@ def test_the_struct_of_hugging_face_and_of_our_own(tmp_path: Path) -> None:
 
 def test_paths(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("1234")
-    place = table(tmp_path, {"path": ["a.png", "/elsewhere/b.png", None], "id": ["1", "2", "3"]})
-    found = [image for portion in from_table(place, NAMING) for image in portion.images]
+    with (tmp_path / "vast.png").open("wb") as vast:
+        vast.truncate(2**40)
+    paths = ["a.png", "/elsewhere/b.png", None, "ftp://host/c.png", "vast.png"]
+    place = table(tmp_path, {"path": paths, "id": ["1", "2", "3", "4", "5"]})
+    *found, strange, vast_one = [image for portion in from_table(place, NAMING) for image in portion.images]
     assert [(image.id, image.uri, image.size, image.reason) for image in found] == [
         ("t/1", str(tmp_path / "a.png"), 4, None),
         ("t/2", "/elsewhere/b.png", None, None),
         ("t/3", str(place), None, "the row names no file"),
     ]
+    assert strange.reason is not None
+    assert "ftp://host/c.png" in strange.reason
+    assert vast_one.reason == "file too large: 1099511627776 bytes, more than 268435456 (limits.member_bytes)"
     assert not holds_images(place)
 
 
@@ -76,6 +82,8 @@ def test_large_images_are_read_few_at_a_time(tmp_path: Path) -> None:
         ({"text": ["a"]}, r"has no column of images; name one image, bytes, image_bytes \(bytes\) or uri, path"),
         ({"image": [b"a", b"b"], "id": ["x", "x"]}, r"has 'x' twice in its column id; give each row an id of its own"),
         ({"uri": ["a.png", "a.png"]}, r"has 'a.png' twice in its column uri"),
+        ({"uri": ["a.png"], "label": [["x"]]}, r"has no texts in its column label \("),
+        ({"uri": ["a.png"], "label": [b"\xff"]}, r"has no texts in its column label \("),
     ],
 )
 def test_tables_that_are_refused(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
@@ -87,4 +95,3 @@ def test_no_table(tmp_path: Path) -> None:
     (tmp_path / "t.parquet").write_text("no table")
     with pytest.raises(RequestError, match=r"t\.parquet can't be read: .*; give a Parquet file"):
         list(from_table(Place.of(tmp_path / "t.parquet"), NAMING))
-    assert not holds_images(Place.of(tmp_path / "t.parquet"))

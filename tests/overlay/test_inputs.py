@@ -98,3 +98,11 @@ def test_names_and_sizes_that_can_not_be(tmp_path: Path) -> None:
         ("huge.png", "file too large: 1099511627776 bytes, more than 268435456 (limits.member_bytes)"),
         ("\\udcff.png", "its name is not UTF-8"),
     ]
+
+
+def test_a_table_that_is_torn_is_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "part-0.parquet").write_bytes(b"PAR1 and no end")
+    (image,) = images_of(list(from_folder(Place.of(tmp_path), NAMING)))
+    assert image.id == "part-0.parquet"
+    assert image.reason is not None
+    assert image.reason.startswith(f"table {tmp_path / 'part-0.parquet'} can't be read: ")

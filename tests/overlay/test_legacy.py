@@ -302,6 +302,11 @@ def test_what_is_no_resnet_of_torchvision_is_refused(tmp_path: Path) -> None:
         "has a head of several layers (fc.0, fc.2), and weights alone don't say what lies between them; give the file "
         "of the whole model, as torch.save(model, ...) writes it"
     )
+    sigmoid = resnet(nn.Sequential(nn.Linear(512, 3), nn.Sigmoid()))
+    assert said(sigmoid).startswith(
+        "has a head that ends with Sigmoid; probabilities are the softmax of a Linear layer"
+    )
+    assert said(resnet(nn.Linear(512, 1))).startswith("has one output, which has no softmax")
     headless = {name: tensor for name, tensor in resnet().state_dict().items() if not name.startswith("fc.")}
     assert said(headless).startswith("has no weights of a head called fc, as torchvision's resnet18 has")
     assert said(nn.Sequential(nn.Linear(2, 2))).startswith("has no head called fc, as a ResNet has")

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,18 @@ def test_options_of_speed_are_not_part_of_it(tmp_path: Path, images: Path) -> No
     predict(folder, Asked(images))
     asked = Asked(images, batch_size=3, actors=2, device="cpu", retry_errors=True)
     assert folder.check(asked.request, asked.listing.manifest, overwrite=False) == "complete"
+
+
+def test_another_engine_is_refused_before_anything_is_touched(tmp_path: Path, images: Path) -> None:
+    folder, asked = PredictionFolder(Place.of(tmp_path / "out")), Asked(images)
+    asked.request = replace(asked.request, computed="openvino on cpu")
+    predict(folder, asked)
+    other = replace(asked.request, computed="torch on cuda")
+    with pytest.raises(RequestError, match="holds rows computed by openvino on cpu, and here it would be torch on cud"):
+        folder.begin(other, asked.listing, anew=False)
+    assert folder.check(asked.request, asked.listing.manifest, overwrite=False) == "complete"
+    folder.begin(other, asked.listing, anew=True)
+    assert folder.committed() == set()
 
 
 def test_going_on_keeps_what_is_whole(tmp_path: Path, images: Path) -> None:

@@ -82,7 +82,7 @@ def test_reasons(tmp_path: Path) -> None:
         render("x", str(tmp_path / "gone.png"), [], style, LIMIT)
     with pytest.raises(ImageError):
         render("x", str(broken), [], style, LIMIT)
-    with pytest.raises(ImageError, match="limit"):
+    with pytest.raises(ImageError, match="too many pixels: 30 x 20, more than 599"):
         render("x", image, [], style, 599)
 
 

@@ -84,6 +84,9 @@ def test_parquet(place: Place) -> None:
     with write_atomically(place / "x.parquet") as temporary:
         pq.write_table(pa.table({"a": [1, 2]}), temporary)
     assert open_parquet(place / "x.parquet").read().to_pydict() == {"a": [1, 2]}
+    (place / "torn.parquet").write_text("PAR1")
+    with pytest.raises(OSError, match=r"torn\.parquet.* is no whole Parquet file \(.*\); delete it and try again"):
+        open_parquet(place / "torn.parquet")
 
 
 def test_a_place_pickles_and_compares_as_its_text(bucket: Place) -> None:

@@ -13,7 +13,8 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "kill_predict.py"
 @pytest.mark.slow
 def test_whatever_is_killed_the_rows_are_the_same() -> None:
     options = ["--images", "600", "--kills", "5", "--part_rows", "50", "--pause", "0.2", "2"]
-    done = subprocess.run([sys.executable, str(SCRIPT), *options], capture_output=True, text=True, check=False)
+    words = [sys.executable, str(SCRIPT), *options]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=1200)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "5 kills" in done.stdout
     assert "rows 600, distinct 600, manifest 600; texts equal: True" in done.stdout

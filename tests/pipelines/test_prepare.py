@@ -199,7 +199,7 @@ def test_each_rejection_is_named(tmp_path: Path, ray_session: None, capsys: pyte
     assert reasons[2].startswith("no image that can be read")
     assert reasons[3].startswith("mask that can't be used: b (1)_mask_1.png: damaged PNG")
     assert reasons[4] == "mask of another size: b (2)_mask.png has 3 x 4 pixels, its image 30 x 24"
-    assert reasons[5] == "100 x 100 pixels, more than the limit of 9999"
+    assert reasons[5] == "too many pixels: 100 x 100, more than 9999 (max_pixels)"
     assert rejected["b/b (0).png"]["uri"] == f"{source}/b/b (0).png"
     assert rejected["b/b (0).png"]["label"] == "b"
     assert dataset.card.rejected == 6
