@@ -42,6 +42,8 @@ class Resources:
     """of the node that has the fewest, those without any left out"""
     store_bytes: float = 0.0
     """size of the smallest of the nodes' object stores"""
+    cpu_nodes: int = 1
+    """nodes that have CPUs"""
 
 
 def connect() -> None:
@@ -77,6 +79,7 @@ def resources() -> Resources:
         gpus=sum(node.get("GPU", 0.0) for node in nodes),
         node_cpus=min(cpus, default=0.0),
         store_bytes=min((node.get("object_store_memory", 0.0) for node in nodes), default=0.0),
+        cpu_nodes=max(1, len(cpus)),
     )
 
 

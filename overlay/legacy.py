@@ -87,7 +87,7 @@ def complete(found: LegacyModel, options: Legacy, where: str) -> tuple[tuple[str
     taken = [f"classes {', '.join(classes)}"] if not (given or found.classes) else []
     taken += [f"{size} pixels"] if options.size is None else []
     taken += [f"resize rule {resize}"] if options.resize is None else []
-    taken.append("ImageNet's mean and standard deviation")
+    taken += ["ImageNet's mean and standard deviation", "images without their masks drawn on them"]
     note = f"{where} is a {found.arch} without a card; taken as usual: {'; '.join(taken)} (see --legacy.*)"
     return classes, Input(size=size, resize=resize), note
 

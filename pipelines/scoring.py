@@ -1,5 +1,6 @@
 """From decoded images to probabilities: the pool of model actors behind evaluation and prediction."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -28,7 +29,7 @@ class Engine:
     precision: Precision
     batch_size: int
     actors: int | None = None
-    """processes that hold the model; one for each GPU, or one on CPUs, where it is None"""
+    """processes that hold the model; where it is None, one for each GPU, or for each node on CPUs"""
     kind: EngineKind = "torch"
     flips: bool = False
     """average the probabilities of an image and of its mirror image"""
@@ -63,7 +64,7 @@ def score_by(plan: engines.Plan, rows: ray.data.Dataset, engine: Engine, cluster
     actors = actors_of(engine, cluster)
     return rows.map_batches(
         Scorer,
-        fn_constructor_args=(ray.put(plan), replace(engine, calibration=None), actors),
+        fn_constructor_args=(ray.put(plan), replace(engine, calibration=None), share_of(actors, engine, cluster)),
         batch_size=engine.batch_size,
         compute=ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=BATCHES_IN_FLIGHT),
         # Less than a whole CPU: where actors ask for as much as the tasks before them, Ray Data fuses the two.
@@ -74,19 +75,19 @@ def score_by(plan: engines.Plan, rows: ray.data.Dataset, engine: Engine, cluster
 
 def actors_of(engine: Engine, cluster: Resources) -> int:
     """Return how many processes hold the model."""
-    return engine.actors or (max(1, int(cluster.gpus)) if engine.device == "cuda" else 1)
+    return engine.actors or (max(1, int(cluster.gpus)) if engine.device == "cuda" else cluster.cpu_nodes)
+
+
+def share_of(actors: int, engine: Engine, cluster: Resources) -> int:
+    """Return among how many actors the cores of a node are divided; Ray Data spreads actors over the nodes."""
+    return 1 if engine.device == "cuda" else math.ceil(actors / cluster.cpu_nodes)
 
 
 class Scorer:
     """An actor that holds the model."""
 
-    def __init__(self, plan: "ray.ObjectRef[engines.Plan]", engine: Engine, actors: int) -> None:
-        self._engine = engines.open_engine(
-            ray.get(plan),
-            batch_size=engine.batch_size,
-            share=actors if engine.device == "cpu" else 1,
-            flips=engine.flips,
-        )
+    def __init__(self, plan: "ray.ObjectRef[engines.Plan]", engine: Engine, share: int) -> None:
+        self._engine = engines.open_engine(ray.get(plan), batch_size=engine.batch_size, share=share, flips=engine.flips)
         self._embeddings = engine.embeddings
 
     def __call__(self, rows: Columns) -> Columns:

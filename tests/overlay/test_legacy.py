@@ -222,8 +222,8 @@ def test_options_say_what_the_file_does_not(tmp_path: Path, capsys: pytest.Captu
     card = model.load(file, Legacy(classes="a, b", size=64, resize="pad")).card
     assert (card.classes, card.input) == (("a", "b"), Input(64, "pad"))
     assert capsys.readouterr().out == (
-        f"{file} is a resnet18 without a card; taken as usual: ImageNet's mean and standard deviation "
-        "(see --legacy.*)\n"
+        f"{file} is a resnet18 without a card; taken as usual: ImageNet's mean and standard deviation; "
+        "images without their masks drawn on them (see --legacy.*)\n"
     )
 
 

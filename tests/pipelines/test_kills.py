@@ -11,8 +11,9 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "kill_predict.py"
 
 @pytest.mark.fault
 @pytest.mark.slow
-def test_whatever_is_killed_the_rows_are_the_same() -> None:
-    options = ["--images", "600", "--kills", "5", "--part_rows", "50", "--pause", "0.2", "2"]
+@pytest.mark.parametrize("where", [["--pause", "0.2", "2"], ["--here", "--pause", "0", "0.3"]])
+def test_whatever_is_killed_the_rows_are_the_same(where: list[str]) -> None:
+    options = ["--images", "600", "--kills", "5", "--part_rows", "50", *where]
     words = [sys.executable, str(SCRIPT), *options]
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=1200)
     assert done.returncode == 0, done.stdout + done.stderr

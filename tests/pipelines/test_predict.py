@@ -9,6 +9,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -90,6 +91,14 @@ def test_parts_follow_the_manifest_and_success_comes_last(predicted: Path) -> No
     assert [name for part in parts for name in part] == ids
     assert {len(part) for part in parts[:-1]} == {4}
     assert success["rows"] == len(ids)
+
+
+def test_other_engines_read_the_folder_as_it_is(predicted: Path) -> None:
+    parts = str(predicted / "predictions" / "*.parquet")
+    expected = pq.read_table(predicted / "predictions").to_pandas().sort_values("id", ignore_index=True)
+    assert len(expected) == 13
+    for frame in (duckdb.read_parquet(parts).df(), pd.read_parquet(parts[:-10]), pl.read_parquet(parts).to_pandas()):
+        pd.testing.assert_frame_equal(frame.sort_values("id", ignore_index=True), expected, check_dtype=False)
 
 
 def test_the_metrics_count_what_the_rows_say(predicted: Path) -> None:
