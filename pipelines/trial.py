@@ -6,15 +6,17 @@ from pathlib import Path
 
 import ray
 import torch
+from ray.exceptions import RayTaskError
 
 from overlay.config import Tracking, Train
 from overlay.dataset import PreparedDataset
-from overlay.errors import WorkError
+from overlay.errors import RequestError, WorkError
 from overlay.learner import Learner
 from overlay.losses import class_weights
 from overlay.plan import Plan
 from overlay.pretrained import Weights
 from overlay.run_folder import RunFolder
+from overlay.storage import one_line
 from pipelines import ingest
 from pipelines.fitting import card_of, counts, fit
 from pipelines.placement import Placement
@@ -30,7 +32,8 @@ def batch_size(config: Train, dataset: PreparedDataset, weights: Weights, placem
     """Return the size of a step's batch over all workers: as configured, or with "auto" as large as fits.
 
     Raises:
-        RayError: not even the smallest fits.
+        RequestError: "auto" has nothing to try, since there are too few images for so many parts.
+        WorkError: not even the smallest batch fits.
     """
     wanted = config.train.batch_size
     if wanted != "auto":
@@ -39,7 +42,18 @@ def batch_size(config: Train, dataset: PreparedDataset, weights: Weights, placem
         return CPU_BATCH
     ask = ray.remote(largest_batch).options(num_gpus=1, max_calls=1)
     samples = sum(counts(dataset, "train"))
-    each: int = ray.get(ask.remote(config, len(dataset.card.classes), samples, ray.put(weights)))
+    try:
+        each: int = ray.get(ask.remote(config, len(dataset.card.classes), samples, ray.put(weights)))
+    except RayTaskError as error:
+        raise WorkError(
+            f"train.batch_size auto: not even the smallest batch works ({one_line(error.cause)}); lower input.size, or "
+            "choose a smaller model.arch"
+        ) from error
+    if each == 0:
+        raise RequestError(
+            f"train.batch_size is auto and train.accumulate is {config.train.accumulate}, which is too much for "
+            f"{samples} images; lower it, or give the size of a batch"
+        )
     found = each * placement.most_workers
     print(f"train.batch_size auto: {found} ({each} for each GPU)")
     return found
