@@ -90,7 +90,7 @@ def test_a_row_for_each_and_none_wrong(corpus: Path, model_file: Path, phantoms:
         "broken/truncated.png": "damaged PNG",
         "broken/empty.jpg": "empty file",
         "broken/text.png": f"no image that can be read ({', '.join(FORMATS)})",
-        "broken/vast.png": "too many pixels: 13000 x 13000, more than 50000000 (max_pixels)",
+        "broken/vast.png": "too many pixels",
         "broken/sparse.tif": "file too large",
         "broken/bomb.zip": "unpacks to more than 100 times its size (limits.ratio)",
         "broken/nested.zip/inner.zip": "archive within an archive",
