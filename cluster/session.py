@@ -116,6 +116,7 @@ def _start() -> None:
     # An actor that watches whether a node is about to go; this one is not, and every actor wakes a hundred times a
     # second, which takes half a percent of two cores.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    os.environ.setdefault("RAY_enable_metrics_collection", "0")  # no dashboard shows them here
     ray.init(
         address="local",
         num_cpus=max(2, joblib.cpu_count()),  # with 1, training and the tasks that feed it wait for each other for ever

@@ -6,6 +6,7 @@ complete and on the disk, so whichever process dies at whichever moment, the new
 own index of checkpoints is rewritten in place, where a kill can tear it, and so is not used.
 """
 
+import mmap
 import os
 import shutil
 import tempfile
@@ -19,6 +20,9 @@ from torch.utils.serialization import config
 
 from overlay.history import Epoch
 from overlay.storage import sync
+
+BLOCK_BYTES = 2**22
+"""of memory, which is taken and written at one time; a multiple of every page's size"""
 
 _PARTIAL = "partial-"
 
@@ -66,8 +70,8 @@ class Writer:
         self._checkpoints = checkpoints
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._pending: Future[None] | None = None
-        self._last: dict[str, Any] = {}
-        self._best: dict[str, Any] = {}
+        self._last = _Content()
+        self._best = _Content()
 
     def submit(
         self, step: int, last: dict[str, Any], best: dict[str, Any] | None, then: Callable[[], None] | None = None
@@ -80,10 +84,10 @@ class Writer:
             OSError: the checkpoint before could not be written.
         """
         self.wait()
-        self._last = _copied(last, self._last)
+        self._last.hold(last)
         if best is not None:
-            self._best = _copied(best, self._best)
-        self._pending = self._thread.submit(self._write, step, self._last, best and self._best, then)
+            self._best.hold(best)
+        self._pending = self._thread.submit(self._write, step, best is not None, then)
 
     def wait(self) -> None:
         """Wait until all is written.
@@ -94,14 +98,12 @@ class Writer:
         if self._pending is not None:
             self._pending.result()
 
-    def _write(
-        self, step: int, last: dict[str, Any], best: dict[str, Any] | None, then: Callable[[], None] | None
-    ) -> None:
+    def _write(self, step: int, improved: bool, then: Callable[[], None] | None) -> None:
         previous = newest(self._checkpoints)
         folder = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=self._checkpoints))
-        _save(last, folder / "last.pt")
-        if best is not None:
-            _save(best, folder / "best.pt")
+        self._last.save(folder / "last.pt")
+        if improved:
+            self._best.save(folder / "best.pt")
         elif previous is not None and (previous / "best.pt").exists():
             _link(previous / "best.pt", folder / "best.pt")
         folder.replace(self._checkpoints / name(step))
@@ -112,29 +114,55 @@ class Writer:
             then()
 
 
-def _copied(state: Any, earlier: Any) -> Any:  # noqa: ANN401 - dictionaries and lists of tensors and plain values, nested
-    """Copy a state into the CPU's memory, so that the training may go on changing the original.
+class _Content:
+    """What a file will hold, in memory that is used again: new memory takes longer than filling it."""
 
-    The memory of an ``earlier`` copy is used again, where it has the same form: new memory takes longer than copying.
-    """
-    if isinstance(state, torch.Tensor):
-        if isinstance(earlier, torch.Tensor) and (earlier.shape, earlier.dtype) == (state.shape, state.dtype):
-            return earlier.copy_(state.detach())
-        return state.detach().to("cpu", copy=True)
-    if isinstance(state, dict):
-        known = earlier if isinstance(earlier, dict) else {}
-        return {name: _copied(value, known.get(name)) for name, value in state.items()}
-    if isinstance(state, list):
-        before = earlier if isinstance(earlier, list) and len(earlier) == len(state) else [None] * len(state)
-        return [_copied(value, old) for value, old in zip(state, before, strict=True)]
-    return state
+    def __init__(self) -> None:
+        self._blocks: list[mmap.mmap] = []
+        self._length = 0
 
+    def hold(self, state: dict[str, Any]) -> None:
+        """Take the state's bytes, as `torch.save` writes them; what was held before is gone."""
+        self._length = 0
+        # Nothing reads the checksums, and they are most of the work: a second of each epoch of a ResNet101.
+        with config.patch("save.compute_crc32", False):  # type: ignore[attr-defined]  # torch puts it there at import
+            torch.save(state, self)  # type: ignore[arg-type]  # it needs no more of a file than these two
 
-def _save(state: dict[str, Any], file: Path) -> None:
-    # Nothing reads the checksums, and they are most of the work: a second of each epoch of a ResNet101.
-    with config.patch("save.compute_crc32", False):  # type: ignore[attr-defined]  # torch puts it there at import
-        torch.save(state, file)
-    sync(file)
+    def write(self, data: bytes | memoryview) -> int:
+        """Hold more."""
+        left = memoryview(data)
+        while left:
+            block, start = divmod(self._length, BLOCK_BYTES)
+            if block == len(self._blocks):
+                self._blocks.append(mmap.mmap(-1, BLOCK_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+            part, left = left[: BLOCK_BYTES - start], left[BLOCK_BYTES - start :]
+            self._blocks[block][start : start + len(part)] = part
+            self._length += len(part)
+        return len(data)
+
+    def flush(self) -> None:
+        """Do nothing, as there is nothing behind."""
+
+    def save(self, file: Path) -> None:
+        """Write the file, and wait until it is on the disk.
+
+        The system's cache is passed by where it can be: to find half a gigabyte of pages for it takes a second of a
+        core, and nobody reads them soon.
+        """
+        flags = os.O_WRONLY | os.O_CREAT
+        try:
+            descriptor = os.open(file, flags | getattr(os, "O_DIRECT", 0), 0o644)  # macOS has none
+        except OSError:  # not every file system can
+            descriptor = os.open(file, flags, 0o644)
+        try:
+            for block in self._blocks[: -(-self._length // BLOCK_BYTES)]:  # past the cache, whole pages only
+                with memoryview(block) as left:
+                    while left:
+                        left = left[os.write(descriptor, left) :]
+            os.ftruncate(descriptor, self._length)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -1,5 +1,9 @@
+import errno
 import os
+import resource
+import tempfile
 import threading
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -70,14 +74,14 @@ def test_what_is_written_is_the_state_of_the_moment_it_was_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     began, may_write = threading.Event(), threading.Event()
-    save = torch.save
+    make_folder = tempfile.mkdtemp
 
-    def late(state: object, file: Path) -> None:
+    def late(*, prefix: str, dir: Path) -> str:
         began.set()
         may_write.wait(timeout=60)
-        save(state, file)
+        return make_folder(prefix=prefix, dir=str(dir))
 
-    monkeypatch.setattr(torch, "save", late)
+    monkeypatch.setattr(tempfile, "mkdtemp", late)
     weight = torch.zeros(3)
     told: list[int] = []
     writer = Writer(tmp_path)
@@ -93,26 +97,53 @@ def test_what_is_written_is_the_state_of_the_moment_it_was_given(
     assert checkpoint.load(tmp_path / checkpoint.name(1), "best.pt")["weight"].tolist() == [0, 0, 0]
 
 
+@pytest.fixture
+def small_disk() -> Iterator[int]:
+    """Let this process write files of some bytes at most; a longer one breaks off there."""
+    limits, most = resource.getrlimit(resource.RLIMIT_FSIZE), 2**23
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+    yield most
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 @pytest.mark.parametrize("torn", ["last.pt", "best.pt"])
-def test_a_torn_write_is_never_found(torn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torn_write_is_never_found(torn: str, tmp_path: Path, small_disk: int) -> None:
     kept = write(tmp_path, 1)
-    save = torch.save
-
-    def interrupted(state: object, file: Path) -> None:
-        if file.name == torn:
-            file.write_bytes(b"half of it")
-            raise OSError("no space left")
-        save(state, file)
-
-    monkeypatch.setattr(torch, "save", interrupted)
+    large = {"more": torch.zeros(small_disk)}
     writer = Writer(tmp_path)
-    writer.submit(2, last(2), best(2))
-    with pytest.raises(OSError, match="no space left"):
+    writer.submit(2, last(2) | (large if torn == "last.pt" else {}), best(2) | (large if torn == "best.pt" else {}))
+    with pytest.raises(OSError, match="File too large"):
         writer.submit(3, last(3), best(3))
-    assert len(list(tmp_path.glob("partial-*"))) == 1
+    partial = list(tmp_path.glob("partial-*"))
+    assert [(folder / torn).stat().st_size for folder in partial] == [small_disk]
     assert checkpoint.newest(tmp_path) == kept
     checkpoint.clear(tmp_path)
     assert list(tmp_path.iterdir()) == [kept]
+
+
+@pytest.mark.parametrize("around_the_cache", [True, False])
+def test_contents_of_any_length_are_written_whole(
+    around_the_cache: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_file, refused = os.open, list[object]()
+
+    def without(path: Path, flags: int, mode: int = 0o777, **more: Any) -> int:  # noqa: ANN401
+        if flags & os.O_DIRECT:
+            refused.append(path)
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return open_file(path, flags, mode, **more)
+
+    if not around_the_cache:
+        monkeypatch.setattr(os, "open", without)
+    writer = Writer(tmp_path)
+    for step, elements in enumerate([0, 1, 1000, 10**6, 3 * 10**6, 10**5], start=1):  # the memory is used again
+        values = torch.rand(elements)
+        writer.submit(step, {"values": values}, {"values": values + 1})
+        writer.wait()
+        folder = tmp_path / checkpoint.name(step)
+        assert torch.equal(checkpoint.load(folder, "last.pt")["values"], values)
+        assert torch.equal(checkpoint.load(folder, "best.pt")["values"], values + 1)
+    assert bool(refused) != around_the_cache
 
 
 def test_clearing_leaves_the_newest_alone(tmp_path: Path) -> None:
