@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from overlay.errors import RequestError
 
@@ -34,10 +35,12 @@ _LOGGERS = {
 
 @dataclass(frozen=True)
 class Resources:
-    """What the joined cluster has in all, whether it is busy or not."""
+    """What the joined cluster has in all, whether it is busy or not, and how much of it no job holds."""
 
     cpus: float
     gpus: float
+    free_cpus: float = 0.0
+    free_gpus: float = 0.0
     node_cpus: float = 0.0
     """of the node that has the fewest, those without any left out"""
     store_bytes: float = 0.0
@@ -72,15 +75,26 @@ def resources() -> Resources:
     """Count the CPUs and GPUs of the joined cluster."""
     import ray
 
+    free = ray.available_resources()  # type: ignore[no-untyped-call]
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     cpus = [node["CPU"] for node in nodes if node.get("CPU")]
     return Resources(
         cpus=sum(cpus),
         gpus=sum(node.get("GPU", 0.0) for node in nodes),
+        free_cpus=free.get("CPU", 0.0),
+        free_gpus=free.get("GPU", 0.0),
         node_cpus=min(cpus, default=0.0),
         store_bytes=min((node.get("object_store_memory", 0.0) for node in nodes), default=0.0),
         cpu_nodes=max(1, len(cpus)),
     )
+
+
+def is_queued(bundle: dict[str, float]) -> bool:
+    """Say whether actors that need ``bundle`` each are waiting for room in the joined cluster."""
+    from ray.util import placement_group_table
+
+    groups: list[dict[str, Any]] = list(placement_group_table().values())
+    return any(group["state"] == "PENDING" and bundle in group["bundles"].values() for group in groups)
 
 
 def check_address(address: str) -> None:

@@ -89,17 +89,17 @@ def fit(job: Job) -> None:
         WorkError: they failed too often, or there was no room for them for too long.
     """
     placement = job.placement
-    gpus = int(placement.device == "cuda")
+    gpu = placement.device == "cuda"
     workers = (placement.least_workers, placement.most_workers)
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(
             num_workers=workers if workers[0] < workers[1] else workers[0],  # type: ignore[arg-type]  # as V2 has it
-            use_gpu=bool(gpus),
-            resources_per_worker={"CPU": placement.worker_cpus, "GPU": gpus},
+            use_gpu=gpu,
+            resources_per_worker=placement.bundle,
         ),
-        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         run_config=RunConfig(
             name=RAY_FOLDER,
             storage_path=str(job.checkpoints),

@@ -2,13 +2,17 @@
 
 Where the images fit into Ray's object store, each is decoded and resized once, in parallel. Where they don't, they are
 read from the shards anew in each epoch, window by window. Either way one stream serves the whole run: its tasks gather
-and augment the samples of step after step, in the plan's order, ahead of the training and across epochs.
+and augment the samples of step after step, in the plan's order, ahead of the training and across epochs. It is made of
+short executions of Ray Data: while one's batches are used up, the next makes its own and ends. One execution for the
+whole run would work far ahead at the training's cost, and then wait for room, which keeps a core of the training worker
+busy: its scheduler (Ray 2.60) asks again and again without a pause. Two at one time would do the same on few CPUs.
 
 Every worker runs its own stream over its own share of each batch. So what a worker sees depends on the plan, its rank
 and the world size alone, and a resumed worker begins with the very next step.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,8 +31,11 @@ from overlay.errors import ImageError, WorkError
 from overlay.images import decode, decode_target, resize
 from overlay.plan import Plan
 
-TASK_IMAGES = 64
-"""about so many images one task of the stream makes, at least a step's: a task costs some milliseconds in itself"""
+TASK_IMAGES = 256
+"""about so many images one task of the stream makes, and hands on as one block, at least a step's: a task and its block
+cost 60 ms of a core in themselves"""
+LEAST_TASKS = 8
+"""of an execution, which costs some tenths of a second in itself"""
 
 _BLOCK = pa.schema([("step", pa.int64()), ("images", pa.large_binary()), ("labels", pa.list_(pa.int64()))])
 
@@ -129,33 +136,50 @@ def decoded_rows(
 
 
 def stream(
-    source: Source, plan: Plan, config: Augment, *, rank: int, world_size: int, start: int, cpus: float
+    source: Source,
+    plan: Plan,
+    config: Augment,
+    *,
+    rank: int,
+    world_size: int,
+    start: int,
+    cpus: float,
+    ahead_bytes: float,
 ) -> Iterator[Batch]:
     """Yield one worker's batches from step ``start`` of the plan to its end, augmented ahead of their use.
 
-    ``cpus`` bounds the tasks that work at one time for this worker.
+    ``cpus`` bounds the tasks that work at one time for this worker, and ``ahead_bytes`` what they have made in advance,
+    give or take a task.
     """
-    work = _Work(source, plan, config, rank, world_size, source.tasks(plan, start))
+    tasks = source.tasks(plan, start)
+    at_one_time = max(1, int(cpus))
+    task_bytes = len(tasks[0]) * plan.batch_size / world_size * source.size**2 * 3
+    each = max(1, min(int(ahead_bytes / 2 / task_bytes), max(LEAST_TASKS, 4 * at_one_time)))
+    # The first execution is short, since the training waits for it.
+    parts = [tasks[:at_one_time], *(tasks[first : first + each] for first in range(at_one_time, len(tasks), each))]
+    executions = [_Execution(source, plan, config, rank, world_size, part) for part in parts]
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
-    context.target_max_block_size = 2**12  # so each row, which is a whole step, is handed on as soon as it is there
-    tasks = len(work.tasks)
-    batches = ray.data.range(tasks, override_num_blocks=tasks).map_batches(
-        work.batches,  # type: ignore[arg-type]  # NumPy columns, as the default format is
-        batch_size=1,
-        compute=TaskPoolStrategy(size=max(1, min(int(cpus), tasks))),
-    )
-    for rows in batches.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2):
-        assert isinstance(rows, pa.Table)
-        for row in range(len(rows)):
-            images = np.frombuffer(rows["images"][row].as_buffer(), np.uint8)
-            labels = np.array(rows["labels"][row].as_py())
-            yield Batch(rows["step"][row].as_py(), images.reshape(len(labels), source.size, source.size, 3), labels)
+    context.target_max_block_size = TASK_IMAGES * source.size**2 * 3
+    with ThreadPoolExecutor(1, "next-execution") as ahead:
+        following = ahead.submit(executions[0].run, at_one_time)
+        for execution in [*executions[1:], None]:
+            blocks = following.result()
+            if execution is not None:
+                following = ahead.submit(execution.run, at_one_time)
+            while blocks:
+                ray.wait(blocks[:2], num_returns=1)  # has the one after it fetched, too, from wherever it is
+                rows = ray.get(blocks.pop(0))
+                for row in range(len(rows)):
+                    labels = np.array(rows["labels"][row].as_py())
+                    images = np.frombuffer(rows["images"][row].as_buffer(), np.uint8)
+                    images = images.reshape(len(labels), source.size, source.size, 3)
+                    yield Batch(rows["step"][row].as_py(), images, labels)
 
 
 @dataclass(frozen=True)
-class _Work:
-    """From the number of a task to the batches of its steps: what a task of the stream does."""
+class _Execution:
+    """Some of a stream's tasks, each of which makes the batches of its steps."""
 
     source: Source
     plan: Plan
@@ -163,6 +187,17 @@ class _Work:
     rank: int
     world_size: int
     tasks: list[range]
+
+    def run(self, at_one_time: int) -> list[ray.ObjectRef[pa.Table]]:
+        """Make all batches; return the blocks in order."""
+        tasks = len(self.tasks)
+        blocks = ray.data.range(tasks, override_num_blocks=tasks).map_batches(
+            self.batches,  # type: ignore[arg-type]  # NumPy columns, as the default format is
+            batch_size=1,
+            compute=TaskPoolStrategy(size=min(at_one_time, tasks)),
+        )
+        refs: list[ray.ObjectRef[pa.Table]] = blocks.materialize().to_arrow_refs()
+        return refs
 
     def batches(self, rows: dict[str, NDArray[Any]]) -> Iterator[pa.Table]:
         steps = self.tasks[int(rows["id"][0])]

@@ -22,11 +22,20 @@ class Placement:
         """Return the CPUs that stay for the tasks that feed each of so many workers."""
         return max(1.0, cluster.cpus - self.worker_cpus * workers) / workers
 
-    def missing(self, cluster: Resources) -> str | None:
-        """Say what the workers need and the cluster hasn't, if anything."""
-        there, kind = (cluster.gpus, "GPUs") if self.device == "cuda" else (cluster.cpus, "CPUs")
-        needed = self.least_workers * (1 if self.device == "cuda" else self.worker_cpus)
-        return f"training needs {needed:g} {kind}, and the cluster has {there:g}" if needed > there else None
+    @property
+    def bundle(self) -> dict[str, float]:
+        """What Ray reserves for each worker."""
+        return {"CPU": self.worker_cpus} | ({"GPU": 1.0} if self.device == "cuda" else {})
+
+    def missing(self, cluster: Resources, *, queued: bool = False) -> str | None:
+        """Say what the workers need and the cluster hasn't, if anything; or has not free, where they are queued."""
+        kind, there, free = ("CPUs", cluster.cpus, cluster.free_cpus)
+        if self.device == "cuda":
+            kind, there, free = ("GPUs", cluster.gpus, cluster.free_gpus)
+        needed = self.least_workers * self.bundle[kind[:-1]]
+        if needed > there:
+            return f"training needs {needed:g} {kind}, and the cluster has {there:g}"
+        return f"training needs {needed:g} {kind}, and {free:g} of the cluster's {there:g} are free" if queued else None
 
 
 def device(wanted: str, cluster: Resources) -> Literal["cpu", "cuda"]:

@@ -33,7 +33,7 @@ from pipelines.progress import progress
 
 POLL_SECONDS = 1.0
 QUIET_SECONDS = 30.0
-"""without news, before it is looked whether the cluster lacks something"""
+"""without news, before it is looked whether the cluster lacks something, or other jobs hold it"""
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ class Posted:
     """the whole history, as far as a checkpoint holds it"""
     memory_bytes: int = 0
     """most that one worker needed"""
+    saved: int = 0
+    """step after which the run was last saved for a node that is about to go"""
     hopeless: str | None = None
     """why starting the workers again would not help"""
 
@@ -72,6 +74,10 @@ class Board:
     def post_memory(self, peak: int) -> None:
         """Note how many bytes a worker has needed at most."""
         self._posted = replace(self._posted, memory_bytes=max(peak, self._posted.memory_bytes))
+
+    def post_saved(self, step: int) -> None:
+        """Note that all is saved for a node that is about to go."""
+        self._posted = replace(self._posted, saved=step)
 
     def give_up(self, reason: str) -> None:
         """Note why starting the workers again would not help."""
@@ -164,7 +170,7 @@ class Tracker:
         What can't be written or logged here is told once, and raised by the last `show`: this thread must live on,
         since it is the one that passes on that the run is to stop.
         """
-        told = ""
+        told, workers, saved = "", self._placement.most_workers, 0
         each = self._plan.samples / self._plan.steps_per_epoch
         quiet_since, started = time.monotonic(), False
         with progress("training", math.ceil((self._plan.steps - self._posted.step) * each)) as meter:
@@ -181,6 +187,12 @@ class Tracker:
                     if str(error) != told:
                         told = str(error)
                         print(f"epochs can't be written down at the moment: {one_line(error)}", flush=True)
+                if posted.workers not in (0, workers):
+                    workers = posted.workers
+                    print(f"workers: {workers}, of {self._placement.most_workers} at most", flush=True)
+                if posted.saved > saved:
+                    saved = posted.saved
+                    print(f"a node is about to go: saved after step {saved}", flush=True)
                 if posted.step > self._posted.step:
                     epoch = min(self._plan.epoch(posted.step) + 1, self._plan.epochs)
                     fields: dict[str, float | str] = {"epoch": f"{epoch}/{self._plan.epochs}"}
@@ -194,5 +206,6 @@ class Tracker:
                 self._posted = replace(posted, step=max(posted.step, self._posted.step))
                 if time.monotonic() - quiet_since > QUIET_SECONDS:
                     quiet_since = time.monotonic()
-                    if missing := self._placement.missing(session.resources()):
+                    queued = session.is_queued(self._placement.bundle)
+                    if missing := self._placement.missing(session.resources(), queued=queued):
                         print(f"waiting: {missing}; training goes on as soon as it is there", flush=True)

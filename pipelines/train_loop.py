@@ -37,6 +37,8 @@ from pipelines.tracker import Board, Posted
 
 VALIDATION_BATCH = 32
 POST_SECONDS = 1.0
+AHEAD_SHARE = 0.25
+"""of a node's object store, for batches that its workers have not used yet"""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,13 @@ def train_worker(config: dict[str, Job]) -> None:
         known = list(epochs)
         writer.submit(step, state, best, then=lambda: job.board.post_epochs.remote(known))
 
+    def saved_for_a_node() -> None:
+        writer.wait()
+        if rank == 0:
+            job.board.post_saved.remote(step)
+
     learner.begin_epoch(plan.epoch(step))
+    cluster = session.resources()
     batches = ingest.stream(
         job.train,
         plan,
@@ -110,7 +118,8 @@ def train_worker(config: dict[str, Job]) -> None:
         rank=rank,
         world_size=world_size,
         start=step,
-        cpus=job.placement.data_cpus(world_size, session.resources()),
+        cpus=job.placement.data_cpus(world_size, cluster),
+        ahead_bytes=AHEAD_SHARE * cluster.store_bytes / context.get_local_world_size(),
     )
     told = 0.0
     began = time.monotonic() - trained_for
@@ -132,7 +141,7 @@ def train_worker(config: dict[str, Job]) -> None:
             if decision != "go on" or step % settings.train.checkpoint_steps == 0:
                 save()
             if decision == "save":
-                writer.wait()  # a node is about to go
+                saved_for_a_node()
             if decision == "leave":
                 break
             continue
@@ -157,7 +166,7 @@ def train_worker(config: dict[str, Job]) -> None:
         began = time.monotonic()
         save(best=learner.weights() if improved else None)
         if decision == "save":
-            writer.wait()
+            saved_for_a_node()
         ray.train.report(asdict(epoch))
         job.board.post_memory.remote(_peak_memory(device))
         if decision == "leave" or step == plan.steps or history.should_stop(epochs, settings.early_stopping):

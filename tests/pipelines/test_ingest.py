@@ -1,4 +1,7 @@
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,9 +36,26 @@ def on_disk(small_shards: PreparedDataset) -> shards.Shards:
 
 
 def batches(
-    source: Source, plan: Plan, rank: int = 0, world_size: int = 1, start: int = 0, cpus: float = 1
+    source: Source,
+    plan: Plan,
+    rank: int = 0,
+    world_size: int = 1,
+    start: int = 0,
+    cpus: float = 1,
+    ahead_bytes: float = 2**26,
 ) -> list[Batch]:
-    return list(stream(source, plan, Augment(), rank=rank, world_size=world_size, start=start, cpus=cpus))
+    return list(
+        stream(
+            source,
+            plan,
+            Augment(),
+            rank=rank,
+            world_size=world_size,
+            start=start,
+            cpus=cpus,
+            ahead_bytes=ahead_bytes,
+        )
+    )
 
 
 def check(
@@ -85,8 +105,9 @@ def test_images_in_shards_come_as_planned(on_disk: shards.Shards, small_shards: 
 
 @pytest.mark.parametrize("kind", ["in_memory", "on_disk"])
 def test_neither_tasks_nor_workers_nor_a_restart_change_what_comes(
-    kind: str, in_memory: Samples, on_disk: shards.Shards
+    kind: str, in_memory: Samples, on_disk: shards.Shards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(ingest, "TASK_IMAGES", 12)  # two steps
     source: Source = in_memory if kind == "in_memory" else on_disk
     sizes = tuple(len(rows) for rows in on_disk.rows)
     plan = (
@@ -95,8 +116,8 @@ def test_neither_tasks_nor_workers_nor_a_restart_change_what_comes(
         else WindowedPlan(24, batch_size=5, epochs=3, seed=1, shards=sizes, window=3)
     )
     whole = batches(source, plan)
-    for cpus in (2, 7):
-        for one, other in zip(whole, batches(source, plan, cpus=cpus), strict=True):
+    for cpus, ahead_bytes in ((2, 2**26), (7, 2**26), (2, 2**16), (1, 1.0)):
+        for one, other in zip(whole, batches(source, plan, cpus=cpus, ahead_bytes=ahead_bytes), strict=True):
             assert np.array_equal(one.images, other.images)
     for start in (1, 6, plan.steps - 1):
         resumed = batches(source, plan, rank=1, world_size=2, start=start)
@@ -104,6 +125,36 @@ def test_neither_tasks_nor_workers_nor_a_restart_change_what_comes(
         for half, full in zip(resumed, whole[start:], strict=True):
             assert np.array_equal(half.images, full.images[-len(half.images) :])
             assert half.labels.tolist() == full.labels[-len(half.labels) :].tolist()
+
+
+@dataclass(frozen=True)
+class Noted(Samples):
+    """Writes down which steps were read."""
+
+    notes: Path
+
+    def read(self, plan: Plan, steps: range, rank: int, world_size: int) -> Iterator[NDArray[np.uint8]]:
+        for step, images in zip(steps, super().read(plan, steps, rank, world_size), strict=True):
+            (self.notes / str(step)).touch()
+            yield images
+
+
+def test_the_tasks_are_no_further_ahead_than_is_asked_for(
+    in_memory: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "TASK_IMAGES", 12)  # a step, of which there are 20
+    source = Noted(in_memory.labels, in_memory.size, in_memory.blocks, in_memory.places, tmp_path)
+    plan = Plan(24, batch_size=12, epochs=10, seed=1)
+    ahead_bytes = 6 * 12 * INPUT.size**2 * 3
+    coming = stream(source, plan, Augment(), rank=0, world_size=1, start=0, cpus=1, ahead_bytes=ahead_bytes)
+    next(coming)
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.iterdir())) < 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(2)
+    assert sorted(int(note.name) for note in tmp_path.iterdir()) == list(range(4))
+    assert [batch.step for batch in coming] == list(range(1, 20))
 
 
 def test_a_limit_takes_so_many(dataset: PreparedDataset) -> None:

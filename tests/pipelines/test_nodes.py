@@ -1,6 +1,8 @@
 """Training over several nodes, which are raylets of this machine, and what becomes of it when one of them is lost."""
 
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -12,11 +14,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
+import torchvision
 
 from overlay.arguments import to_words
-from overlay.config import Input, Loop, Model, Train
+from overlay.config import Augment, EarlyStopping, Input, Loop, Model, Optimizer, Train
 from overlay.dataset import PreparedDataset
 from pipelines import checkpoint
+from pipelines.interruptions import ASK_EVERY
 
 pytestmark = [pytest.mark.nodes, pytest.mark.slow]
 
@@ -106,3 +111,76 @@ def test_what_is_missing_is_named_and_waited_for(
         nodes.add_node(num_cpus=3)
         assert driver.wait(timeout=300) == 0, log.read_text()
     assert list(losses(run)) == list(range(1, 9))
+
+
+def test_what_other_jobs_hold_is_named_and_waited_for(
+    config: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    log, release = tmp_path / "log", tmp_path / "release"
+    hold = f"""
+import pathlib, ray, time
+ray.init(log_to_driver=False)
+hold = ray.remote(num_cpus=2)(time.sleep).remote(600)
+while ray.available_resources()["CPU"] > 1:
+    time.sleep(0.1)
+print("held", flush=True)
+while not pathlib.Path({str(release)!r}).exists():
+    time.sleep(0.1)
+"""
+    with cluster(head_cpus=3) as nodes:
+        environment = os.environ | {"RAY_ADDRESS": nodes.address}
+        with subprocess.Popen([sys.executable, "-c", hold], env=environment, stdout=subprocess.PIPE) as other:
+            assert other.stdout is not None
+            assert other.stdout.readline() == b"held\n"
+            driver = begin(config, nodes.address, log)
+            named = "waiting: training needs 2 CPUs, and 1 of the cluster's 3 are free; training goes on as soon as it"
+            wait_until(lambda: named in log.read_text(), driver, log)
+            release.touch()
+            assert other.wait(timeout=60) == 0
+        assert driver.wait(timeout=300) == 0, log.read_text()
+    assert list(losses(Path(config.out))) == list(range(1, 9))
+
+
+def test_a_run_grows_with_a_node_and_saves_when_it_is_drained(
+    config: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    loop = replace(config.train, workers="1..2", epochs=2000, checkpoint_steps=10**6)
+    backbone = tmp_path / "resnet18.pth"
+    torch.save(torchvision.models.resnet18().state_dict(), backbone)
+    config = replace(
+        config,
+        train=loop,
+        # The head alone learns, so that the loss of an epoch is lower than that of the one before.
+        model=replace(config.model, weights=str(backbone), freeze="backbone"),
+        optimizer=Optimizer(name="sgd", lr=1e-3, schedule="constant", warmup=0),
+        early_stopping=EarlyStopping(patience=10**6),
+        augment=Augment(rotation=0, flip=0, zoom=0, brightness=0, contrast=0),
+    )
+    run, log = Path(config.out), tmp_path / "log"
+    with cluster(head_cpus=3) as nodes:
+        driver = begin(config, nodes.address, log)
+        wait_until(lambda: "workers: 1, of 2 at most" in log.read_text(), driver, log)
+        came = nodes.add_node(num_cpus=3)
+        wait_until(lambda: "workers: 2, of 2 at most" in log.read_text(), driver, log)
+        grown = len(losses(run))
+        ray = str(Path(sys.executable).with_name("ray"))
+        drain = [ray, "drain-node", "--address", nodes.address, "--node-id", came.node_id]
+        drain += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "test"]
+        subprocess.run([*drain, "--deadline-remaining-seconds", "600"], check=True)
+        wait_until(lambda: "a node is about to go: saved after step " in log.read_text(), driver, log)
+        nodes.remove_node(came, allow_graceful=False)
+        wait_until(lambda: log.read_text().count("workers: 1, of 2 at most") == 2, driver, log)
+        shrunk = len(losses(run))
+        wait_until(lambda: len(losses(run)) > shrunk + 2, driver, log)
+        driver.send_signal(signal.SIGTERM)
+        assert driver.wait(timeout=120) == 1
+    saved = re.search(r"saved after step (\d+)$", log.read_text(), re.MULTILINE)
+    assert saved is not None
+    assert int(saved[1]) % ASK_EVERY == 0
+    of_epochs = list(losses(run).values())
+    assert 0 < grown < shrunk
+    assert of_epochs == sorted(of_epochs, reverse=True)
