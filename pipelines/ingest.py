@@ -155,8 +155,8 @@ def stream(
     at_one_time = max(1, int(cpus))
     task_bytes = len(tasks[0]) * plan.batch_size / world_size * source.size**2 * 3
     each = max(1, min(int(ahead_bytes / 2 / task_bytes), max(LEAST_TASKS, 4 * at_one_time)))
-    # The first execution is short, since the training waits for it.
-    parts = [tasks[:at_one_time], *(tasks[first : first + each] for first in range(at_one_time, len(tasks), each))]
+    soon = min(each, at_one_time)  # the first execution is short, since the training waits for it
+    parts = [tasks[:soon], *(tasks[first : first + each] for first in range(soon, len(tasks), each))]
     executions = [_Execution(source, plan, config, rank, world_size, part) for part in parts]
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
