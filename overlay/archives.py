@@ -19,8 +19,8 @@ import pyarrow as pa
 from overlay.config import Limits
 from overlay.errors import ImageError
 from overlay.members import Entry, Span, entries
-from overlay.names import OTHER_ARCHIVES, is_archive, is_hidden, is_image, safe_name, sample_key
-from overlay.storage import Place
+from overlay.storage.filenames import OTHER_ARCHIVES, is_archive, is_hidden, is_image, safe_name, sample_key
+from overlay.storage.path import Place
 from overlay.streams import ArchiveError, Stream
 
 _STREAM_BUFFER = 8 * 2**20  # bytes of one request to a bucket, where all of an archive is read

@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from overlay.config import Duplicates, OverlayStyle, Split, dotted
 from overlay.errors import RequestError
-from overlay.storage import Place, write_atomically
+from overlay.storage.atomic import write_atomically
+from overlay.storage.path import Place
 
 FORMAT = 1
 """format of the dataset that this version writes, and the newest that it reads"""

@@ -16,7 +16,7 @@ from pyarrow.fs import FileSystem
 from overlay.archives import SPAN_TYPE
 from overlay.card import CARD, Card, read_card
 from overlay.errors import RequestError
-from overlay.storage import Place
+from overlay.storage.path import Place
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _Folder = TypeVar("_Folder", Path, Place)

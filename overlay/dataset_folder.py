@@ -6,7 +6,8 @@ from dataclasses import asdict
 from overlay.card import CARD, Request, read_card, request_from
 from overlay.dataset import is_dataset
 from overlay.errors import RequestError
-from overlay.storage import Place
+from overlay.storage.atomic import write_text_atomically
+from overlay.storage.path import Place
 
 WORK = ".prepare"
 """folder within the dataset's for what is half done; gone once the dataset is complete"""
@@ -49,7 +50,7 @@ def begin(out: Place, request: Request, overwrite: bool) -> Place:
     if overwrite or _half_done(out) is None:
         work.make_folder()
         staged.remove()
-        (work / "request.json").write_text(json.dumps(asdict(request)))
+        write_text_atomically(work / "request.json", json.dumps(asdict(request)))
     for name in (CARD, *LISTS, *PICTURES, "data"):
         (out / name).remove()
     for folder in (staged, out / "data"):

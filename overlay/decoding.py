@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overlay.config import OverlayStyle, ResizeRule
-from overlay.errors import ImageError
+from overlay.errors import ImageError, one_line
 from overlay.images import decode_target, resize
 from overlay.manifest import Manifest
 from overlay.reading import UNREADABLE, GroupReader, Read, Reader, Unit, rows_of
 from overlay.render import overlaid
-from overlay.storage import one_line
 
 _SAMPLED_UNITS = 16
 

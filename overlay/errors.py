@@ -1,4 +1,7 @@
-"""The ways in which Overlay says no."""
+"""Exception types of Overlay, and the one-line texts of errors."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class RequestError(ValueError):
@@ -14,3 +17,21 @@ class WorkError(RuntimeError):
 
 class ImageError(ValueError):
     """These bytes are no image that can be used; the message is the reason, for a row of a table."""
+
+
+@contextmanager
+def faults_end_the_work() -> Iterator[None]:
+    """Turn what a disk or a network refuses, again and again, into one line.
+
+    Raises:
+        WorkError: instead of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise WorkError(one_line(error)) from error
+
+
+def one_line(error: Exception) -> str:
+    """Say an error in one line of at most 200 characters."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from overlay.errors import RequestError
+from overlay.errors import RequestError, one_line
 from overlay.image_tables import from_table, holds_images
 from overlay.inputs import Input, Naming, Portion, from_archive, from_names, portions
-from overlay.names import escaped, is_archive, is_image, is_table
-from overlay.storage import Place, one_line
-from overlay.tree import walk
+from overlay.storage.filenames import escaped, is_archive, is_image, is_table
+from overlay.storage.path import Place
+from overlay.storage.walk import walk
 
 _ARCHIVES_AT_ONCE = 8  # decompression and requests to a bucket wait outside Python's lock
 

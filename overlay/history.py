@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from overlay import figures
 from overlay.config import EarlyStopping
-from overlay.storage import write_atomically
+from overlay.storage.atomic import write_atomically
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from overlay.storage import Place, one_line
+from overlay.errors import one_line
+from overlay.storage.path import Place
 
 BYTES = ("image", "bytes", "image_bytes")
 PATHS = ("uri", "path", "image_path")

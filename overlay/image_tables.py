@@ -12,12 +12,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from overlay.dataset import open_dataset
-from overlay.errors import RequestError
+from overlay.errors import RequestError, one_line
 from overlay.image_columns import BYTES, PATHS, group_rows, image_column
 from overlay.inputs import Input, Naming, Portion, too_large
-from overlay.names import escaped
-from overlay.storage import Place, one_line
-from overlay.tree import stamp_of
+from overlay.storage.filenames import escaped
+from overlay.storage.path import Place
+from overlay.storage.walk import stamp_of
 
 _BATCH = 1024
 

@@ -19,11 +19,11 @@ from overlay.config import Limits
 from overlay.image_columns import GROUP_ROWS
 from overlay.listing import in_archive
 from overlay.members import Span
-from overlay.names import escaped, sample_key
 from overlay.pairing import is_mask, pair
 from overlay.reading import passes
-from overlay.storage import Place
-from overlay.tree import Stamp, stamp_of
+from overlay.storage.filenames import escaped, sample_key
+from overlay.storage.path import Place
+from overlay.storage.walk import Stamp, stamp_of
 
 MANIFEST_SCHEMA = pa.schema(
     [

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from overlay.archives import list_archive
 from overlay.config import Limits
-from overlay.errors import RequestError
+from overlay.errors import RequestError, one_line
 from overlay.members import Span
-from overlay.names import is_archive, is_image, stem
-from overlay.storage import Place, one_line
+from overlay.storage.filenames import is_archive, is_image, stem
+from overlay.storage.path import Place
 
 _THREADS = 8  # decompression and requests to a bucket wait outside Python's lock
 

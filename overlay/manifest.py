@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from overlay.image_columns import GROUP_ROWS
 from overlay.inputs import MANIFEST_SCHEMA, Input, Portion
 from overlay.reading import Unit, cut
-from overlay.storage import Place, open_parquet, write_atomically
+from overlay.storage.atomic import write_atomically
+from overlay.storage.parquet import open_parquet
+from overlay.storage.path import Place
 
 _IDENTITY = ["id", "uri", "member", "masks", "size", "version"]
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import IO, BinaryIO, cast
 
 from overlay.config import Limits
-from overlay.names import escaped
-from overlay.storage import one_line
+from overlay.errors import one_line
+from overlay.storage.filenames import escaped
 from overlay.streams import ArchiveError, Method, Stream, Watched, check_size, check_time
 
 _STEP = 2**20

@@ -19,9 +19,9 @@ from torch import nn
 
 from overlay import heads, legacy
 from overlay.config import Input, Legacy, OverlayStyle, ResizeRule
-from overlay.errors import RequestError
+from overlay.errors import RequestError, one_line
 from overlay.network import StateDict, build
-from overlay.storage import one_line, write_atomically
+from overlay.storage.atomic import write_atomically
 from overlay.weight_files import download, is_state_dict, no_weights, read_safetensors, read_weights
 
 MODEL_FILE = "Resnet_fineTuning.pth"

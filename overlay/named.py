@@ -14,14 +14,14 @@ from pathlib import Path
 
 from overlay.config import Limits
 from overlay.dataset import is_dataset
-from overlay.errors import RequestError
+from overlay.errors import RequestError, one_line
 from overlay.folders import from_folder
 from overlay.image_tables import from_dataset, from_table
 from overlay.inputs import Naming, Portion, from_archive, from_files
 from overlay.listing import locate, name_places
-from overlay.names import is_archive, is_image, is_table
-from overlay.storage import Place, one_line
-from overlay.tree import walk
+from overlay.storage.filenames import is_archive, is_image, is_table
+from overlay.storage.path import Place
+from overlay.storage.walk import walk
 
 _PATTERN = re.compile(r"[*?[]")
 _Source = tuple[Place, Callable[[Naming], Iterator[Portion]]]

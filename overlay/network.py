@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout as drop
 from torchvision.models import ResNet
 
-from overlay.errors import RequestError
-from overlay.storage import one_line
+from overlay.errors import RequestError, one_line
 
 StateDict = OrderedDict[str, Tensor]
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from overlay.names import escaped
+from overlay.storage.filenames import escaped
 
 IMAGE_FOLDERS = frozenset({"image", "images"})
 MASK_FOLDERS = frozenset({"mask", "masks"})

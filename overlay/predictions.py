@@ -16,7 +16,9 @@ import pyarrow.parquet as pq
 from overlay.config import Predict, dotted
 from overlay.errors import RequestError
 from overlay.manifest import Listing, Manifest, first_difference, part_name, publish
-from overlay.storage import Place, open_parquet, write_atomically
+from overlay.storage.atomic import write_atomically, write_text_atomically
+from overlay.storage.parquet import open_parquet
+from overlay.storage.path import Place
 
 FILES = {"request.json", "manifest", "predictions", ".work", "metrics.parquet", "_SUCCESS.json", "wandb"}
 """all that a folder of predictions holds"""
@@ -110,7 +112,7 @@ class PredictionFolder:
         if anew:
             for folder in (self.path / "predictions", self._work, self.manifest):
                 folder.remove()
-            self._request.write_text(_json(request))
+            write_text_atomically(self._request, _json(request))
         for folder in (self.path / "predictions", self._work, self.manifest):
             folder.make_folder()
             for name in folder.children():
@@ -119,7 +121,7 @@ class PredictionFolder:
         changed = self._before() != request  # files have appeared that were missing
         manifest = publish(listing.manifest, self.manifest, replace=changed)
         if changed:
-            self._request.write_text(_json(request))
+            write_text_atomically(self._request, _json(request))
         return manifest
 
     def committed(self) -> set[int]:
@@ -160,7 +162,7 @@ class PredictionFolder:
             pq.write_table(pa.table({"name": names, "value": values, "unit": units}), temporary)
         self._work.remove()
         files = [part_name(part) for part in sorted(self.committed())]
-        self._success.write_text(json.dumps({"files": files, **asdict(request)}, indent=2) + "\n")
+        write_text_atomically(self._success, json.dumps({"files": files, **asdict(request)}, indent=2) + "\n")
 
     def _saved(self, number: int) -> Place:
         return self._work / f"rows-{number:06d}.parquet"

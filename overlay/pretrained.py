@@ -7,10 +7,9 @@ import torch
 import torchvision
 from torch import nn
 
-from overlay.errors import RequestError
+from overlay.errors import RequestError, one_line
 from overlay.model import read_state
 from overlay.network import StateDict, build, head_name
-from overlay.storage import one_line
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

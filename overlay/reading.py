@@ -15,9 +15,10 @@ from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 
 from overlay import archives, image_columns
 from overlay.archives import read_member
-from overlay.errors import ImageError
+from overlay.errors import ImageError, one_line
 from overlay.members import Span
-from overlay.storage import Place, one_line, open_parquet
+from overlay.storage.parquet import open_parquet
+from overlay.storage.path import Place
 
 WAITING_BYTES = 256 * 2**20
 """most that waits for its masks in one pass"""

@@ -15,7 +15,7 @@ from overlay.errors import ImageError
 from overlay.images import decode, encode_png, perceptual_hash
 from overlay.masks import decode_mask, draw, measure, unite
 from overlay.reading import Read, read_file
-from overlay.storage import Place
+from overlay.storage.path import Place
 
 
 def render(

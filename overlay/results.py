@@ -19,7 +19,7 @@ from overlay.decoding import Columns
 from overlay.manifest import Manifest
 from overlay.predictions import PredictionFolder, schema
 from overlay.reading import UNREADABLE, Unit
-from overlay.storage import open_parquet
+from overlay.storage.parquet import open_parquet
 
 SAVE_SECONDS = 5.0
 """longest time for which finished rows are in memory only"""

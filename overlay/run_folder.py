@@ -10,7 +10,7 @@ import yaml
 
 from overlay.config import Train, dotted
 from overlay.errors import RequestError
-from overlay.storage import write_atomically
+from overlay.storage.atomic import write_atomically
 
 # What may differ between the command that began a run and the one that goes on with it: where it runs, not what it is.
 _MAY_DIFFER = (

@@ -14,7 +14,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from overlay.duplicates import Duplicates
 from overlay.images import decode
-from overlay.storage import Place, open_parquet, write_atomically
+from overlay.storage.atomic import write_atomically
+from overlay.storage.parquet import open_parquet
+from overlay.storage.path import Place
 
 FileOf = Callable[[int], Path | Place]
 

@@ -10,9 +10,9 @@ from overlay.config import Limits
 from overlay.errors import RequestError
 from overlay.listing import Holding, locate, look, name_places
 from overlay.members import Span
-from overlay.names import escaped, is_archive, is_image, safe_name, sample_key
 from overlay.pairing import IMAGE_FOLDERS, MASK_FOLDERS, is_mask, masked, pair, wrapper
-from overlay.storage import Place
+from overlay.storage.filenames import escaped, is_archive, is_image, safe_name, sample_key
+from overlay.storage.path import Place
 
 LAYOUT = "give a folder with one subfolder for each class, such as benign/ and malignant/"
 

@@ -18,8 +18,9 @@ from overlay.dataset import REJECTED_SCHEMA, SCHEMA, part_path
 from overlay.errors import ImageError
 from overlay.reading import Reader
 from overlay.render import render
-from overlay.shards import write_rows
-from overlay.storage import Place, open_parquet, write_atomically
+from overlay.storage.atomic import write_atomically
+from overlay.storage.parquet import open_parquet, write_rows
+from overlay.storage.path import Place
 
 _ON_THE_WAY = ("uri", "sha256", "pixels", "reason")
 STAGED_SCHEMA = pa.schema([*SCHEMA.remove_metadata(), *((name, pa.string()) for name in _ON_THE_WAY)])

@@ -8,7 +8,7 @@ from typing import BinaryIO, Literal
 import pyarrow as pa
 
 from overlay.config import Limits
-from overlay.storage import one_line
+from overlay.errors import one_line
 
 Method = Literal["tar", "gzip", "zstd", "stored", "deflated"]
 """tar: bytes of a plain tar; gzip, zstd: of a tar that is compressed as a whole; stored, deflated: of a zip"""

@@ -15,7 +15,7 @@ from overlay.manifest import Manifest
 from overlay.predictions import PredictionFolder
 from overlay.reading import UNREADABLE
 from overlay.results import kind_of
-from overlay.storage import open_parquet
+from overlay.storage.parquet import open_parquet
 
 STAGES = ("listing", "read", "decode", "forward", "write")
 

@@ -19,7 +19,7 @@ from overlay.config import Predict, Tracking, Train
 from overlay.errors import RequestError, WorkError
 from overlay.history import Epoch
 from overlay.metrics import Evaluation
-from overlay.storage import Place
+from overlay.storage.path import Place
 
 Mode = Literal["online", "offline", "disabled"]
 

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from overlay import heads
-from overlay.errors import RequestError
+from overlay.errors import RequestError, one_line
 from overlay.network import StateDict
-from overlay.storage import one_line
 
 ALLOWED: list[Any] = [
     *(ResNet, BasicBlock, Bottleneck),

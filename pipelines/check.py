@@ -23,13 +23,14 @@ from cluster import session
 from overlay.config import SPLITS, Prepare
 from overlay.dataset import is_dataset
 from overlay.duplicates import Duplicates, Leaks, find, leaks
-from overlay.errors import ImageError, RequestError, WorkError
+from overlay.errors import ImageError, RequestError, WorkError, faults_end_the_work, one_line
 from overlay.images import decode, perceptual_hash
 from overlay.listing import locate
 from overlay.render import digest_of
 from overlay.splits import deviation, groups_of
 from overlay.staging import DIGEST
-from overlay.storage import Place, faults_end_the_work, one_line, open_parquet
+from overlay.storage.parquet import open_parquet
+from overlay.storage.path import Place
 from pipelines.progress import progress
 from pipelines.tasks import in_parallel
 

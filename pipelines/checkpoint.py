@@ -19,7 +19,7 @@ import torch
 from torch.utils.serialization import config
 
 from overlay.history import Epoch
-from overlay.storage import sync
+from overlay.storage.atomic import sync
 
 BLOCK_BYTES = 2**22
 """of memory, which is taken and written at one time; a multiple of every page's size"""

@@ -23,11 +23,11 @@ from overlay import figures, metrics, model
 from overlay.config import SPLITS, Evaluate, Split
 from overlay.dataset import PreparedDataset, open_dataset
 from overlay.engines import Pixels
-from overlay.errors import RequestError, WorkError
+from overlay.errors import RequestError, WorkError, faults_end_the_work
 from overlay.images import decode, decode_target, resize
 from overlay.predictions import schema
 from overlay.report import MaskOnly, Mistake, Protocol, ReportData, write_report
-from overlay.storage import faults_end_the_work, write_atomically
+from overlay.storage.atomic import write_atomically
 from pipelines.ingest import decoded_rows
 from pipelines.placement import device
 from pipelines.scoring import Engine, score

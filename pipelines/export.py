@@ -8,8 +8,8 @@ from pathlib import Path
 
 from overlay import export, model
 from overlay.config import Export
-from overlay.errors import RequestError
-from overlay.storage import faults_end_the_work, write_atomically
+from overlay.errors import RequestError, faults_end_the_work
+from overlay.storage.atomic import write_atomically
 
 _WRITERS = {"safetensors": export.write_safetensors, "onnx": export.write_onnx}
 

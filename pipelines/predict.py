@@ -21,13 +21,13 @@ from overlay import model, tracking
 from overlay.config import Predict
 from overlay.decoding import Columns, sample
 from overlay.engines import Pixels
-from overlay.errors import WorkError
+from overlay.errors import WorkError, faults_end_the_work
 from overlay.manifest import Listing, Manifest, write
 from overlay.named import collect
 from overlay.predictions import PredictionFolder, Request
 from overlay.reading import Unit
 from overlay.results import Layout, Results
-from overlay.storage import Place, faults_end_the_work
+from overlay.storage.path import Place
 from overlay.summary import Stages, summarise
 from pipelines.progress import progress
 

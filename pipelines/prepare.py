@@ -27,7 +27,7 @@ from overlay.dataset import MANIFEST_SCHEMA, REJECTED_SCHEMA, PreparedDataset, o
 from overlay.dataset_folder import WORK, already_prepared, begin
 from overlay.division import divide, settle
 from overlay.duplicates import find
-from overlay.errors import RequestError, WorkError
+from overlay.errors import RequestError, WorkError, faults_end_the_work
 from overlay.listing import locate
 from overlay.members import Span
 from overlay.reading import Unit, plan, without
@@ -35,7 +35,9 @@ from overlay.sheets import draw_classes, draw_duplicates
 from overlay.sources import Record, Rejected, collect
 from overlay.splits import check_sizes, given_splits, groups_of
 from overlay.staging import assemble_shard, read_staged, stage_part, staged_path, staged_rows, write_index
-from overlay.storage import Place, faults_end_the_work, open_parquet, write_atomically
+from overlay.storage.atomic import write_atomically
+from overlay.storage.parquet import open_parquet
+from overlay.storage.path import Place
 from pipelines.findings import found, print_summary, reasons
 from pipelines.progress import progress
 from pipelines.tasks import Pace, in_parallel, readings

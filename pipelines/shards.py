@@ -11,7 +11,8 @@ from cluster.session import Resources
 from overlay.config import Input
 from overlay.dataset import PreparedDataset, part_path
 from overlay.plan import Plan
-from overlay.storage import Place, open_parquet
+from overlay.storage.parquet import open_parquet
+from overlay.storage.path import Place
 from overlay.windows import WindowedPlan
 from pipelines.ingest import decode_one
 

@@ -14,9 +14,9 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from cluster import session
-from overlay.errors import WorkError
+from overlay.errors import WorkError, one_line
 from overlay.reading import OneFile, Unit, read_in_order
-from overlay.storage import Place, one_line
+from overlay.storage.path import Place
 
 _Result = TypeVar("_Result")
 

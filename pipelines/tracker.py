@@ -24,10 +24,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster import session
 from overlay import history, metrics, tracking
 from overlay.config import Train
+from overlay.errors import one_line
 from overlay.history import Epoch
 from overlay.plan import Plan
 from overlay.run_folder import RunFolder
-from overlay.storage import one_line, write_atomically
+from overlay.storage.atomic import write_atomically
 from pipelines.placement import Placement
 from pipelines.progress import progress
 

@@ -20,11 +20,10 @@ from cluster import session
 from overlay import history, model, network, tracking
 from overlay.config import Prepare, Train
 from overlay.dataset import is_dataset, open_dataset
-from overlay.errors import RequestError, WorkError
+from overlay.errors import RequestError, WorkError, faults_end_the_work
 from overlay.losses import class_weights
 from overlay.pretrained import pretrained
 from overlay.run_folder import open_run
-from overlay.storage import faults_end_the_work
 from pipelines import checkpoint, evaluate, ingest, prepare, trial
 from pipelines.fitting import card_of, counts, fit, plan_of
 from pipelines.placement import Placement, place

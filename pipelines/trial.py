@@ -10,13 +10,12 @@ from ray.exceptions import RayTaskError
 
 from overlay.config import Tracking, Train
 from overlay.dataset import PreparedDataset
-from overlay.errors import RequestError, WorkError
+from overlay.errors import RequestError, WorkError, one_line
 from overlay.learner import Learner
 from overlay.losses import class_weights
 from overlay.plan import Plan
 from overlay.pretrained import Weights
 from overlay.run_folder import RunFolder
-from overlay.storage import one_line
 from pipelines import ingest
 from pipelines.fitting import card_of, counts, fit
 from pipelines.placement import Placement

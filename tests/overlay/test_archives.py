@@ -18,7 +18,7 @@ from overlay.archives import list_archive, read_in_order, read_member
 from overlay.config import Limits
 from overlay.errors import ImageError
 from overlay.members import Span
-from overlay.storage import Place
+from overlay.storage.path import Place
 
 FILES = {"a/1.png": b"one" * 300, "a/1_mask.png": b"two", "b/2.jpg": b"", "b/notes.txt": b"text"}
 IMAGES = ["a/1.png", "a/1_mask.png", "b/2.jpg"]

@@ -6,7 +6,7 @@ import pytest
 from overlay.card import write_card
 from overlay.dataset import SCHEMA, is_dataset, open_dataset, part_path
 from overlay.errors import RequestError
-from overlay.shards import write_rows
+from overlay.storage.parquet import write_rows
 from tests.overlay.test_card import CARD
 
 

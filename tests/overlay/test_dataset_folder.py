@@ -8,7 +8,7 @@ from overlay.card import FORMAT, Card, Request, write_card
 from overlay.config import OverlayStyle, Split
 from overlay.dataset_folder import WORK
 from overlay.errors import RequestError
-from overlay.storage import Place
+from overlay.storage.path import Place
 
 REQUEST = Request(["/data/busi"], OverlayStyle(), Split(), 1000, 256, "ab" * 32)
 OTHER = replace(REQUEST, max_pixels=5)

@@ -10,7 +10,7 @@ from overlay.errors import RequestError
 from overlay.image_columns import contents, group_rows
 from overlay.image_tables import from_table, holds_images
 from overlay.inputs import Naming
-from overlay.storage import Place
+from overlay.storage.path import Place
 
 NAMING = Naming("t/", ("benign", "malignant"), Limits())
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from overlay.config import Limits
 from overlay.folders import from_folder
 from overlay.inputs import Input, Naming, Portion, from_archive, from_files
-from overlay.storage import Place
+from overlay.storage.path import Place
+from tests.overlay.storage.test_walk import make
 from tests.overlay.test_archives import special, tar, zipped
-from tests.overlay.test_tree import make
 
 NAMING = Naming("", ("benign", "Malignant"), Limits())
 

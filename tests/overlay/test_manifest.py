@@ -10,7 +10,7 @@ from overlay.inputs import Input, Portion
 from overlay.manifest import Listing, first_difference, publish, write
 from overlay.members import Span
 from overlay.reading import Unit
-from overlay.storage import Place
+from overlay.storage.path import Place
 
 
 def listed(portions: list[Portion], folder: Path, part_rows: int) -> Listing:

@@ -9,9 +9,10 @@ import pytest
 from overlay.config import Limits
 from overlay.errors import RequestError
 from overlay.named import collect
-from overlay.storage import Place
+from overlay.storage.atomic import write_text_atomically
+from overlay.storage.path import Place
+from tests.overlay.storage.test_walk import make
 from tests.overlay.test_archives import zipped
-from tests.overlay.test_tree import make
 
 CLASSES = ("benign", "malignant")
 
@@ -62,7 +63,7 @@ def test_the_order_is_always_the_same(tmp_path: Path) -> None:
 def test_a_bucket(new_bucket: Callable[[], str], tmp_path: Path) -> None:
     bucket = Place.of(new_bucket())
     for name in ("a/1.png", "a/b/2.png", "a/b/images/3.png", "a/b/masks/3.png", "c.txt"):
-        (bucket / name).write_text(name)
+        write_text_atomically(bucket / name, name)
     make(tmp_path, "4.png")
     assert ids(bucket / "a") == ["1.png", "b/2.png", "b/images/3.png"]
     assert ids(bucket / "a" / "*.png") == ["1.png"]

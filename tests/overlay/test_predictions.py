@@ -12,7 +12,7 @@ from overlay.errors import RequestError
 from overlay.manifest import Listing, Manifest, write
 from overlay.named import collect
 from overlay.predictions import PredictionFolder, Request, schema
-from overlay.storage import Place
+from overlay.storage.path import Place
 
 CLASSES = ("benign", "malignant")
 SUMMARY = {"images": (2.0, "images"), "seconds": (0.5, "s")}

@@ -14,7 +14,7 @@ from overlay.config import Limits
 from overlay.errors import ImageError
 from overlay.members import Span
 from overlay.reading import OneFile, Reader, Unit, joined, plan, read_in_order, rows_of, without
-from overlay.storage import Place
+from overlay.storage.path import Place
 from tests.overlay.test_archives import tar, zipped
 
 

@@ -13,7 +13,7 @@ from overlay.manifest import Listing, Manifest, write
 from overlay.named import collect
 from overlay.predictions import PredictionFolder, Request
 from overlay.results import Layout, Results
-from overlay.storage import Place
+from overlay.storage.path import Place
 from overlay.summary import Stages, summarise
 
 CLASSES = ("benign", "malignant")

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from overlay.errors import RequestError
-from overlay.names import is_image
 from overlay.sources import Record, Rejected, collect
+from overlay.storage.filenames import is_image
 from tests.overlay.test_archives import tar
 
 

@@ -9,12 +9,13 @@ import numpy as np
 import pyarrow.dataset
 import pytest
 
-from overlay import buckets
 from overlay.config import Predict, Prepare
 from overlay.dataset import PreparedDataset, open_dataset
 from overlay.errors import RequestError, WorkError
 from overlay.reading import Reader
-from overlay.storage import Place, open_parquet
+from overlay.storage import object_store
+from overlay.storage.parquet import open_parquet
+from overlay.storage.path import Place
 from pipelines import check, ingest, predict, prepare
 from tests.pipelines.test_archives import folder_predictions, model_file, pack, predictions
 
@@ -33,7 +34,7 @@ def bucket(new_bucket: Callable[[], str], phantoms: Path, tmp_path_factory: pyte
 
 
 def upload(file: Path, place: Place) -> None:
-    from overlay.storage import write_atomically
+    from overlay.storage.atomic import write_atomically
 
     with write_atomically(place) as temporary:
         temporary.write_bytes(file.read_bytes())
@@ -124,7 +125,7 @@ def test_predictions_in_a_bucket(
 def test_a_network_that_stays_away_is_no_bad_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phantoms: Path
 ) -> None:
-    monkeypatch.setattr(buckets, "PAUSES", ())
+    monkeypatch.setattr(object_store, "PAUSES", ())
     nowhere = "s3://bucket-0/x.png?endpoint_override=127.0.0.1:1&scheme=http"
     with Reader() as reader, pytest.raises(OSError, match="NETWORK_CONNECTION"):
         reader.of({"member": None, "masks": [], "spans": None})(nowhere)

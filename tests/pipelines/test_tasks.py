@@ -6,7 +6,7 @@ import pytest
 from overlay.errors import WorkError
 from overlay.reading import plan
 from overlay.sources import collect
-from overlay.storage import Place
+from overlay.storage.path import Place
 from pipelines.prepare import Listed, _write_manifest
 from pipelines.tasks import ArchivePass, in_parallel
 from tests.pipelines.test_archives import pack

@@ -8,9 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from overlay import buckets
-from overlay.errors import RequestError, WorkError
-from overlay.storage import Place, faults_end_the_work, open_parquet, write_atomically
+from overlay.errors import RequestError, WorkError, faults_end_the_work
+from overlay.storage import object_store
+from overlay.storage.atomic import write_atomically, write_text_atomically
+from overlay.storage.parquet import open_parquet
+from overlay.storage.path import Place
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -31,8 +33,8 @@ def test_files_and_folders(place: Place) -> None:
     inner = place / "a" / "b c (1)?"
     inner.make_folder()
     for name in ("2.txt", "1.txt"):
-        (inner / name).write_text(name)
-    (place / "top.txt").write_text("0123456789")
+        write_text_atomically(inner / name, name)
+    write_text_atomically(place / "top.txt", "0123456789")
     assert place.children() == ["a", "top.txt"]
     assert sorted(place.files()) == ["a/b c (1)?/1.txt", "a/b c (1)?/2.txt", "top.txt"]
     assert (inner / "1.txt").read_bytes() == b"1.txt"
@@ -66,7 +68,7 @@ def test_reading_with_seeks(place: Place) -> None:
 
 
 def test_a_write_that_fails_leaves_the_old_file(place: Place) -> None:
-    (place / "x").write_text("old")
+    write_text_atomically(place / "x", "old")
     with pytest.raises(ZeroDivisionError), write_atomically(place / "x") as temporary:
         temporary.write_text(str(1 / (temporary.write_text("half") - 4)))
     assert place.children() == ["x"]
@@ -84,13 +86,13 @@ def test_parquet(place: Place) -> None:
     with write_atomically(place / "x.parquet") as temporary:
         pq.write_table(pa.table({"a": [1, 2]}), temporary)
     assert open_parquet(place / "x.parquet").read().to_pydict() == {"a": [1, 2]}
-    (place / "torn.parquet").write_text("PAR1")
+    write_text_atomically(place / "torn.parquet", "PAR1")
     with pytest.raises(OSError, match=r"torn\.parquet.* is no whole Parquet file \(.*\); delete it and try again"):
         open_parquet(place / "torn.parquet")
 
 
 def test_a_place_pickles_and_compares_as_its_text(bucket: Place) -> None:
-    (bucket / "x").write_text("x")
+    write_text_atomically(bucket / "x", "x")
     again = pickle.loads(pickle.dumps(bucket / "x"))
     assert again == bucket / "x"
     assert again.read_bytes() == b"x"
@@ -102,9 +104,9 @@ def test_a_place_pickles_and_compares_as_its_text(bucket: Place) -> None:
 def test_the_endpoint_may_stand_in_the_environment(bucket: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     address, query = str(bucket).split("?")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://" + query.split("=")[1].split("&")[0])
-    (Place.of(address) / "x").write_text("x")
+    write_text_atomically((Place.of(address) / "x"), "x")
     assert bucket.children() == ["x"]
-    buckets.filesystem.cache_clear()
+    object_store.filesystem.cache_clear()
 
 
 def test_a_public_bucket_of_google_needs_no_credentials() -> None:
@@ -150,26 +152,28 @@ class Faulty:
         return call
 
 
-@pytest.mark.parametrize("faults", [1, len(buckets.PAUSES)])
+@pytest.mark.parametrize("faults", [1, len(object_store.PAUSES)])
 def test_a_passing_fault_is_waited_out(bucket: Place, faults: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(buckets, "PAUSES", (0,) * len(buckets.PAUSES))
-    (bucket / "x").write_text("0123456789")
+    monkeypatch.setattr(object_store, "PAUSES", (0,) * len(object_store.PAUSES))
+    write_text_atomically(bucket / "x", "0123456789")
     left = [0]
-    monkeypatch.setattr(buckets, "filesystem", lambda root, inner=buckets.filesystem: Faulty(inner(root), left))
+    monkeypatch.setattr(
+        object_store, "filesystem", lambda root, inner=object_store.filesystem: Faulty(inner(root), left)
+    )
     for work in (
         lambda: (bucket / "x").read_bytes(),
         lambda: (bucket / "x").open().read(),
         lambda: bucket.files(),
         lambda: bucket.children(),
         lambda: (bucket / "x").size(),
-        lambda: (bucket / "x").write_text("0123456789"),
+        lambda: write_text_atomically(bucket / "x", "0123456789"),
     ):
         left[0] = 0
         expected = work()
         left[0] = faults
         assert work() == expected
         assert left == [0]
-        left[0] = len(buckets.PAUSES) + 1
+        left[0] = len(object_store.PAUSES) + 1
         with pytest.raises(OSError, match="connection reset"):
             work()
     file = (bucket / "x").open(buffer=4)

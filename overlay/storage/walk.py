@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 
 from pyarrow.fs import FileInfo, FileSelector
 
-from overlay.storage import Place
+from overlay.storage.path import Place
 
 TRANSPARENT = frozenset({"image", "images", "mask", "masks"})
 """names of folders that set images and masks apart, in lower case"""

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overlay.pairing import pair
-from overlay.storage import Place
-from overlay.tree import stamp_of, walk
+from overlay.storage.path import Place
+from overlay.storage.walk import stamp_of, walk
 
 
 def make(folder: Path, *names: str) -> Path:

@@ -8,22 +8,18 @@ mistaken for a bad image.
 import os
 import re
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urlsplit
-from uuid import uuid4
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyarrow.fs import FileInfo, FileSelector, FileSystem
 
-from overlay import buckets
-from overlay.buckets import open_object, retried
-from overlay.errors import RequestError, WorkError
+from overlay.errors import RequestError, one_line
+from overlay.storage import object_store
+from overlay.storage.object_store import open_object, retried
 
 SCHEMES = ("s3", "gs")
 
@@ -169,11 +165,6 @@ class Place:
             with suppress(FileNotFoundError):  # no object stands for the folder itself
                 retried(lambda: self._bucket.delete_dir(self.path))
 
-    def write_text(self, text: str) -> None:
-        """Write a file, whole or not at all."""
-        with write_atomically(self) as temporary:
-            temporary.write_text(text)
-
     def _info(self, kind: str) -> bool:
         info = retried(lambda: self._bucket.get_file_info(self.path))
         return bool(info.type.name == kind)
@@ -186,7 +177,12 @@ class Place:
         with self._bucket.open_input_stream(self.path, compression=None) as stream:
             return bytes(stream.readall())
 
-    def _upload(self, file: Path) -> None:
+    def upload(self, file: Path) -> None:
+        """Upload a local file as this object of a bucket; the object appears only once all of it is there.
+
+        Raises:
+            OSError: the bucket refuses it, or can't be reached.
+        """
         # In one call, which nothing can interrupt: a stream that is closed early completes its object all the same.
         with pa.memory_map(str(file)) as source, self._bucket.open_output_stream(self.path, compression=None) as sink:
             sink.write(source.read_buffer())
@@ -196,80 +192,15 @@ class Place:
         path, query = _divide(self.text)
         root = "/".join(path.split("/")[:3]) + query
         try:
-            return buckets.filesystem(root)
+            return object_store.filesystem(root)
         except (ValueError, NotImplementedError) as error:
             raise RequestError(f"{root} can't be used: {one_line(error)}; check the address") from error
-
-
-@contextmanager
-def write_atomically(place: Path | Place) -> Iterator[Path]:
-    """Give a temporary local path, and move what was written there to ``place`` once the block has ended.
-
-    On a disk the temporary file lies beside ``place`` and is renamed; to a bucket it is uploaded, where an object
-    appears only once all of it is there. A process that is killed in the middle, or a machine that loses its power,
-    leaves the old file, or none, and never a torn one.
-    """
-    if isinstance(place, Place) and place.in_bucket:
-        with tempfile.TemporaryDirectory(prefix="overlay-") as folder:
-            temporary = Path(folder, place.name)
-            yield temporary
-            retried(lambda: place._upload(temporary))
-        return
-    path = Path(place.text) if isinstance(place, Place) else place
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-    try:
-        yield temporary
-        sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file or a folder's entries are on the disk, should the machine itself go down."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def open_parquet(place: Path | Place) -> pq.ParquetFile:
-    """Open a Parquet file.
-
-    Raises:
-        OSError: it can't be read.
-    """
-    place = Place.of(place)
-    try:
-        return pq.ParquetFile(place.path, filesystem=place.filesystem)
-    except pa.ArrowInvalid as error:
-        raise OSError(f"{place} is no whole Parquet file ({one_line(error)}); delete it and try again") from error
-
-
-@contextmanager
-def faults_end_the_work() -> Iterator[None]:
-    """Turn what a disk or a network refuses, again and again, into one line.
-
-    Raises:
-        WorkError: instead of an OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise WorkError(one_line(error)) from error
 
 
 def _divide(text: str) -> tuple[str, str]:
     """Divide a URI into its path and its query, with the question mark; a question mark may stand in a name too."""
     match = re.search(r"\?\w+=[^/?]*$", text)
     return (text[: match.start()], match[0]) if match else (text, "")
-
-
-def one_line(error: Exception) -> str:
-    """Say an error in one line of at most 200 characters."""
-    return (" ".join(str(error).split()) or type(error).__name__)[:200]
 
 
 def _local_files(folder: Path) -> list[str]:

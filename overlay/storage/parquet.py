@@ -9,7 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from overlay.storage import Place, write_atomically
+from overlay.errors import one_line
+from overlay.storage.atomic import write_atomically
+from overlay.storage.path import Place
 
 ROW_GROUP_ROWS = 64
 ROW_GROUP_BYTES = 64 * 2**20
@@ -78,3 +80,16 @@ class RowWriter:
         self._bytes += size
         if self._count >= ROW_GROUP_ROWS or self._bytes >= ROW_GROUP_BYTES:
             self.flush()
+
+
+def open_parquet(place: Path | Place) -> pq.ParquetFile:
+    """Open a Parquet file.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    place = Place.of(place)
+    try:
+        return pq.ParquetFile(place.path, filesystem=place.filesystem)
+    except pa.ArrowInvalid as error:
+        raise OSError(f"{place} is no whole Parquet file ({one_line(error)}); delete it and try again") from error

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from overlay.dataset import SCHEMA
-from overlay.shards import write_rows
+from overlay.storage.parquet import write_rows
 
 
 def row(number: int, size: int = 10) -> dict[str, Any]:
@@ -15,7 +15,7 @@ def row(number: int, size: int = 10) -> dict[str, Any]:
 
 
 def test_row_groups_are_small_in_rows_and_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("overlay.shards.ROW_GROUP_BYTES", 250)
+    monkeypatch.setattr("overlay.storage.parquet.ROW_GROUP_BYTES", 250)
     with write_rows(tmp_path / "part.parquet", SCHEMA) as rows:
         for number in range(64):
             rows.write(row(number, size=1))
