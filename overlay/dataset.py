@@ -13,7 +13,7 @@ from typing import TypeVar
 import pyarrow as pa
 from pyarrow.fs import FileSystem
 
-from overlay.archives import SPAN_TYPE
+from overlay.archives.index import SPAN_TYPE
 from overlay.card import CARD, Card, read_card
 from overlay.errors import RequestError
 from overlay.storage.path import Place

@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from overlay.archives import SPAN_TYPE
+from overlay.archives.entries import Span
+from overlay.archives.index import SPAN_TYPE
 from overlay.config import Limits
 from overlay.image_columns import GROUP_ROWS
 from overlay.listing import in_archive
-from overlay.members import Span
 from overlay.pairing import is_mask, pair
 from overlay.reading import passes
 from overlay.storage.filenames import escaped, sample_key

@@ -5,10 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from overlay.archives import list_archive
+from overlay.archives.entries import Span
+from overlay.archives.index import list_archive
 from overlay.config import Limits
 from overlay.errors import RequestError, one_line
-from overlay.members import Span
 from overlay.storage.filenames import is_archive, is_image, stem
 from overlay.storage.path import Place
 

@@ -13,10 +13,10 @@ from itertools import accumulate, islice
 from types import TracebackType
 from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 
-from overlay import archives, image_columns
-from overlay.archives import read_member
+from overlay import image_columns
+from overlay.archives.entries import Span
+from overlay.archives.index import read_member, read_members_in_order
 from overlay.errors import ImageError, one_line
-from overlay.members import Span
 from overlay.storage.parquet import open_parquet
 from overlay.storage.path import Place
 
@@ -159,7 +159,7 @@ def read_in_order(manifest: GroupReader, unit: Unit) -> Iterator[tuple[int, list
     left = {group: len(rows) for group, rows in groups.items()}
     first = dict(zip(groups, accumulate(left.values(), initial=0), strict=False))
     read: dict[int, list[bytes]] = {}
-    for index, contents in archives.read_in_order(Place(uri), records):
+    for index, contents in read_members_in_order(Place(uri), records):
         read[index] = contents
         group = group_of[index]
         left[group] -= 1

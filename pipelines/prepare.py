@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster import session
+from overlay.archives.entries import Span
 from overlay.card import FORMAT, Card, Request, fingerprint, package_versions, write_card
 from overlay.config import SPLITS, Prepare, table_column
 from overlay.dataset import MANIFEST_SCHEMA, REJECTED_SCHEMA, PreparedDataset, open_dataset
@@ -29,7 +30,6 @@ from overlay.division import divide, settle
 from overlay.duplicates import find
 from overlay.errors import RequestError, WorkError, faults_end_the_work
 from overlay.listing import locate
-from overlay.members import Span
 from overlay.reading import Unit, plan, without
 from overlay.sheets import draw_classes, draw_duplicates
 from overlay.sources import Record, Rejected, collect

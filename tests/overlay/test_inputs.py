@@ -7,8 +7,8 @@ from overlay.config import Limits
 from overlay.folders import from_folder
 from overlay.inputs import Input, Naming, Portion, from_archive, from_files
 from overlay.storage.path import Place
+from tests.overlay.archives.test_index import special, tar, zipped
 from tests.overlay.storage.test_walk import make
-from tests.overlay.test_archives import special, tar, zipped
 
 NAMING = Naming("", ("benign", "Malignant"), Limits())
 

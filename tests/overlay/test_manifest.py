@@ -6,9 +6,9 @@ import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from overlay.archives.entries import Span
 from overlay.inputs import Input, Portion
 from overlay.manifest import Listing, first_difference, publish, write
-from overlay.members import Span
 from overlay.reading import Unit
 from overlay.storage.path import Place
 

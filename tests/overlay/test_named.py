@@ -11,8 +11,8 @@ from overlay.errors import RequestError
 from overlay.named import collect
 from overlay.storage.atomic import write_text_atomically
 from overlay.storage.path import Place
+from tests.overlay.archives.test_index import zipped
 from tests.overlay.storage.test_walk import make
-from tests.overlay.test_archives import zipped
 
 CLASSES = ("benign", "malignant")
 

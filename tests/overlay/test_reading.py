@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overlay import reading
-from overlay.archives import SPAN_TYPE, list_archive
+from overlay.archives.entries import Span
+from overlay.archives.index import SPAN_TYPE, list_archive
 from overlay.config import Limits
 from overlay.errors import ImageError
-from overlay.members import Span
 from overlay.reading import OneFile, Reader, Unit, joined, plan, read_in_order, rows_of, without
 from overlay.storage.path import Place
-from tests.overlay.test_archives import tar, zipped
+from tests.overlay.archives.test_index import tar, zipped
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 from overlay.errors import RequestError
 from overlay.sources import Record, Rejected, collect
 from overlay.storage.filenames import is_image
-from tests.overlay.test_archives import tar
+from tests.overlay.archives.test_index import tar
 
 
 def make(folder: Path, *names: str) -> Path:

@@ -16,7 +16,7 @@ from PIL import Image
 from overlay.config import Predict
 from overlay.images import FORMATS
 from pipelines import predict
-from tests.overlay.test_archives import tar, zipped
+from tests.overlay.archives.test_index import tar, zipped
 from tests.pipelines.test_archives import model_file
 
 __all__ = ["model_file"]  # a fixture

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, BinaryIO, cast
 
+from overlay.archives.stream import ArchiveError, Method, Stream, Watched, check_size, check_time
 from overlay.config import Limits
 from overlay.errors import one_line
 from overlay.storage.filenames import escaped
-from overlay.streams import ArchiveError, Method, Stream, Watched, check_size, check_time
 
 _STEP = 2**20
 _BLOCK = 512

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from overlay.archives import list_archive, read_in_order, read_member
+from overlay.archives.entries import Span
+from overlay.archives.index import list_archive, read_member, read_members_in_order
 from overlay.config import Limits
 from overlay.errors import ImageError
-from overlay.members import Span
 from overlay.storage.path import Place
 
 FILES = {"a/1.png": b"one" * 300, "a/1_mask.png": b"two", "b/2.jpg": b"", "b/notes.txt": b"text"}
@@ -78,7 +78,7 @@ def place(tmp_path: Path) -> Callable[[bytes], Place]:
 
 def contents(archive: Place, members: dict[str, Span]) -> dict[str, bytes]:
     if any(span.in_order_only for span in members.values()):
-        read = dict(read_in_order(archive, [[span] for span in members.values()]))
+        read = dict(read_members_in_order(archive, [[span] for span in members.values()]))
         return {name: read[index][0] for index, name in enumerate(members)}
     with archive.open() as file:
         return {name: read_member(file, span) for name, span in members.items()}
@@ -118,7 +118,7 @@ def test_members_come_in_order_with_all_that_belongs_to_a_record(place: Callable
     spans = list_archive(archive, LIMITS).members
     records = [[spans["i/1.png"], spans["m/1.png"]], [spans["i/2.png"], spans["m/2.png"], spans["m/1.png"]]]
     records.append([spans["m/2.png"], spans["i/2.png"]])
-    assert list(read_in_order(archive, records)) == [
+    assert list(read_members_in_order(archive, records)) == [
         (2, [b"two", b"2"]),
         (0, [b"1", b"one"]),
         (1, [b"2", b"two", b"one"]),
@@ -129,7 +129,7 @@ def test_an_archive_that_changed_is_an_error_of_the_job(place: Callable[..., Pla
     spans = list_archive(place(MAKERS["x.tar.gz"](FILES)), LIMITS).members
     changed = place(gzip.compress(b"short"))
     with pytest.raises(OSError, match="has changed since it was listed: it is shorter now"):
-        list(read_in_order(changed, [[spans["b/2.jpg"], spans["a/1.png"]]]))
+        list(read_members_in_order(changed, [[spans["b/2.jpg"], spans["a/1.png"]]]))
 
 
 NAMES = ["/etc/1.png", "../../2.png", "a/../../3.png", "C:/4.png", "__MACOSX/a/._5.png", "a/.6.png", "./a//7.png"]

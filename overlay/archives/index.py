@@ -2,7 +2,7 @@
 
 An archive is read twice. `list_archive` goes through it once and notes where each image lies (a `Span`); nothing is
 ever written to a disk, so no name can lead out of a folder. Then a zip's and a plain tar's members are read by
-position, in parallel; what is compressed as a whole is read once more from its start (`read_in_order`).
+position, in parallel; what is compressed as a whole is read once more from its start (`read_members_in_order`).
 
 Whatever is wrong with an archive or a member becomes a reason in the listing. The members before the place where an
 archive breaks, or exceeds a limit, are used.
@@ -16,12 +16,12 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
+from overlay.archives.entries import Entry, Span, entries
+from overlay.archives.stream import ArchiveError, Stream
 from overlay.config import Limits
 from overlay.errors import ImageError
-from overlay.members import Entry, Span, entries
 from overlay.storage.filenames import OTHER_ARCHIVES, is_archive, is_hidden, is_image, safe_name, sample_key
 from overlay.storage.path import Place
-from overlay.streams import ArchiveError, Stream
 
 _STREAM_BUFFER = 8 * 2**20  # bytes of one request to a bucket, where all of an archive is read
 
@@ -116,7 +116,7 @@ def read_member(file: BinaryIO, span: Span) -> bytes:
     return data
 
 
-def read_in_order(place: Place, records: Sequence[Sequence[Span]]) -> Iterator[tuple[int, list[bytes]]]:
+def read_members_in_order(place: Place, records: Sequence[Sequence[Span]]) -> Iterator[tuple[int, list[bytes]]]:
     """Read members of a tar that is compressed as a whole, in one pass.
 
     Yields the index of a record, and its members' bytes, as soon as the last of them has come; so what is held in
