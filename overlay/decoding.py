@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from overlay.config import OverlayStyle, ResizeRule
 from overlay.errors import ImageError, one_line
-from overlay.images import decode_target, resize
+from overlay.images.codec import decode_target, resize
+from overlay.images.render import overlaid
 from overlay.manifest import Manifest
 from overlay.reading import UNREADABLE, GroupReader, Read, Reader, Unit, rows_of
-from overlay.render import overlaid
 
 _SAMPLED_UNITS = 16
 

@@ -14,7 +14,7 @@ from overlay import model
 from overlay.config import EngineKind, Legacy, Precision
 from overlay.engines import NO_NUMBER, open_engine, prepare
 from overlay.errors import ImageError, RequestError
-from overlay.images import decode, decode_target, resize, to_array
+from overlay.images.codec import decode, decode_target, resize, to_array
 from overlay.reading import read_file
 
 Picture = str | Path | bytes | Image.Image | NDArray[np.uint8]

@@ -13,7 +13,7 @@ import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFont
 
 from overlay.duplicates import Duplicates
-from overlay.images import decode
+from overlay.images.codec import decode
 from overlay.storage.atomic import write_atomically
 from overlay.storage.parquet import open_parquet
 from overlay.storage.path import Place

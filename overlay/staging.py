@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from overlay.config import Prepare
 from overlay.dataset import REJECTED_SCHEMA, SCHEMA, part_path
 from overlay.errors import ImageError
+from overlay.images.render import render
 from overlay.reading import Reader
-from overlay.render import render
 from overlay.storage.atomic import write_atomically
 from overlay.storage.parquet import open_parquet, write_rows
 from overlay.storage.path import Place

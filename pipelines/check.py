@@ -24,9 +24,9 @@ from overlay.config import SPLITS, Prepare
 from overlay.dataset import is_dataset
 from overlay.duplicates import Duplicates, Leaks, find, leaks
 from overlay.errors import ImageError, RequestError, WorkError, faults_end_the_work, one_line
-from overlay.images import decode, perceptual_hash
+from overlay.images.codec import decode
+from overlay.images.hashing import digest_of, perceptual_hash
 from overlay.listing import locate
-from overlay.render import digest_of
 from overlay.splits import deviation, groups_of
 from overlay.staging import DIGEST
 from overlay.storage.parquet import open_parquet

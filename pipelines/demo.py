@@ -6,7 +6,6 @@ overlay demo --out somewhere --seed 1
 
 from pathlib import Path
 
-from overlay import phantoms
 from overlay.config import (
     Augment,
     Demo,
@@ -21,6 +20,7 @@ from overlay.config import (
     Train,
 )
 from overlay.errors import RequestError
+from overlay.images import phantoms
 from pipelines import predict, prepare, train
 
 IMAGES_PER_CLASS = {"benign": 100, "malignant": 80, "normal": 60}

@@ -24,7 +24,7 @@ from overlay.config import SPLITS, Evaluate, Split
 from overlay.dataset import PreparedDataset, open_dataset
 from overlay.engines import Pixels
 from overlay.errors import RequestError, WorkError, faults_end_the_work
-from overlay.images import decode, decode_target, resize
+from overlay.images.codec import decode, decode_target, resize
 from overlay.predictions import schema
 from overlay.report import MaskOnly, Mistake, Protocol, ReportData, write_report
 from overlay.storage.atomic import write_atomically

@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from ray.data import TaskPoolStrategy
 from ray.data.expressions import col
 
-from overlay.augment import augment, generator
 from overlay.config import Augment, Input
 from overlay.dataset import PreparedDataset
 from overlay.errors import ImageError, WorkError
-from overlay.images import decode, decode_target, resize
+from overlay.images.augment import augment, generator
+from overlay.images.codec import decode, decode_target, resize
 from overlay.plan import Plan
 
 TASK_IMAGES = 256

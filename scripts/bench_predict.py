@@ -41,10 +41,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from overlay import model, phantoms
+from overlay import model
 from overlay.device import use_all_cores
 from overlay.engines import open_engine, prepare
-from overlay.images import decode, decode_target, resize
+from overlay.images import phantoms
+from overlay.images.codec import decode, decode_target, resize
 from overlay.network import build
 from overlay.pretrained import IMAGENET_MEAN, IMAGENET_STD
 

@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from overlay import phantoms, render
 from overlay.config import OverlayStyle, Prepare
-from overlay.images import encode_png
+from overlay.images import phantoms, render
+from overlay.images.codec import encode_png
 from overlay.sources import Record, collect
 
 Encoder = Callable[[NDArray[np.uint8]], bytes]

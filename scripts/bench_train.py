@@ -28,12 +28,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 
-from overlay import phantoms
-from overlay.augment import augment, generator
 from overlay.config import Augment, Optimizer
 from overlay.config.train import TrainingPrecision
 from overlay.device import autocast, use_all_cores
-from overlay.images import decode, decode_target, resize
+from overlay.images import phantoms
+from overlay.images.augment import augment, generator
+from overlay.images.codec import decode, decode_target, resize
 from overlay.network import build, normalise
 from overlay.optimization import build_optimizer
 from overlay.pretrained import IMAGENET_MEAN, IMAGENET_STD

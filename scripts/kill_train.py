@@ -103,7 +103,7 @@ def newest(run: Path) -> str:
 
 def prepare(folder: Path, images: int) -> None:
     """Prepare small phantoms."""
-    from overlay import phantoms
+    from overlay.images import phantoms
 
     phantoms.write(folder / "phantoms", images_per_class=images, seed=0)
     words = ["prepare", str(folder / "phantoms"), "--out", str(folder / "dataset")]

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from overlay import masks, phantoms
 from overlay.config import OverlayStyle
+from overlay.images import masks, phantoms
 
 DOCS = Path(__file__).parent.parent / "docs"
 WIDTH, HEIGHT, GAP = 300, 255, 8

@@ -38,7 +38,7 @@ def ray_session() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small phantom set in the layout of BUSI; not to be written to."""
-    from overlay import phantoms
+    from overlay.images import phantoms
 
     folder = tmp_path_factory.mktemp("phantoms")
     phantoms.write(folder, images_per_class=12, seed=0)

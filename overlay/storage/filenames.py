@@ -3,7 +3,7 @@
 import re
 from pathlib import PurePosixPath
 
-# What files of overlay.images.FORMATS are called.
+# What files of overlay.images.codec.FORMATS are called.
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".jp2", ".ppm", ".pgm")
 ARCHIVE_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.zst")
 OTHER_ARCHIVES = (".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".7z", ".rar")

@@ -17,7 +17,7 @@ from overlay import load_model, model
 from overlay.config import Legacy
 from overlay.engines import open_engine, prepare
 from overlay.errors import RequestError
-from overlay.images import decode, decode_target, resize
+from overlay.images.codec import decode, decode_target, resize
 from overlay.predictor import Prediction
 
 CARD = model.ModelCard(

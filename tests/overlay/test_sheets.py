@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from overlay.duplicates import find
-from overlay.images import encode_png
+from overlay.images.codec import encode_png
 from overlay.sheets import Pair, Picture, contact_sheet, draw_classes, draw_duplicates, duplicates_sheet
 
 BLUE, GREEN = (0, 0, 255), (0, 255, 0)

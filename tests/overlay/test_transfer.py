@@ -3,10 +3,11 @@
 import numpy as np
 import torch
 
-from overlay import freezing, phantoms
+from overlay import freezing
 from overlay.config import Model, Optimizer
 from overlay.ema import Ema
-from overlay.images import resize
+from overlay.images import phantoms
+from overlay.images.codec import resize
 from overlay.losses import per_sample, soft_targets
 from overlay.network import build, normalise
 from overlay.optimization import build_optimizer

@@ -16,7 +16,7 @@ from overlay import model
 from overlay.config import Limits, OverlayStyle, Predict, Prepare
 from overlay.dataset import PreparedDataset
 from overlay.errors import RequestError
-from overlay.images import FORMATS
+from overlay.images.codec import FORMATS
 from overlay.network import build
 from overlay.pretrained import IMAGENET_MEAN, IMAGENET_STD
 from pipelines import predict, prepare

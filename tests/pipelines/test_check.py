@@ -8,7 +8,7 @@ import pytest
 from overlay.cli import main
 from overlay.config import Duplicates, Prepare, Split
 from overlay.errors import RequestError, WorkError
-from overlay.images import encode_png
+from overlay.images.codec import encode_png
 from pipelines import check, prepare
 
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from overlay.config import Predict
-from overlay.images import FORMATS
+from overlay.images.codec import FORMATS
 from pipelines import predict
 from tests.overlay.archives.test_index import tar, zipped
 from tests.pipelines.test_archives import model_file

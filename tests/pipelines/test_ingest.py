@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from overlay.augment import augment, generator
 from overlay.config import Augment, Input, Prepare
 from overlay.dataset import PreparedDataset
+from overlay.images.augment import augment, generator
 from overlay.plan import Plan
 from overlay.windows import WindowedPlan
 from pipelines import ingest, prepare, shards

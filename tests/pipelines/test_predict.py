@@ -17,7 +17,7 @@ import torch
 from overlay import model
 from overlay.config import Predict, Tracking
 from overlay.errors import RequestError
-from overlay.images import decode, resize
+from overlay.images.codec import decode, resize
 from overlay.network import normalise
 from pipelines import predict
 from tests.pipelines.test_archives import model_file

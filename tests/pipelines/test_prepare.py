@@ -22,7 +22,7 @@ from PIL import Image
 from overlay.config import Duplicates, OverlayStyle, Prepare, Split
 from overlay.dataset import MANIFEST_SCHEMA, REJECTED_SCHEMA, SCHEMA, PreparedDataset
 from overlay.errors import RequestError, WorkError
-from overlay.images import decode
+from overlay.images.codec import decode
 from pipelines import prepare
 
 REPOSITORY = Path(__file__).parents[2]

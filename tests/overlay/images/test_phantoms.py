@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from overlay import masks, phantoms
+from overlay.images import masks, phantoms
 
 
 def digests(folder: Path) -> dict[str, str]:

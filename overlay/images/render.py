@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from overlay.config import OverlayStyle
 from overlay.errors import ImageError
-from overlay.images import decode, encode_png, perceptual_hash
-from overlay.masks import decode_mask, draw, measure, unite
+from overlay.images.codec import decode, encode_png
+from overlay.images.hashing import digest_of, perceptual_hash
+from overlay.images.masks import decode_mask, draw, measure, unite
 from overlay.reading import Read, read_file
 from overlay.storage.path import Place
 
@@ -51,11 +52,6 @@ def render(
             digest = digest_of(drawn)
             row["overlay"] = style.style
     return row | {"image": {"bytes": data, "path": id}, "sha256": digest, "pixels": pixels_digest}
-
-
-def digest_of(pixels: NDArray[np.uint8]) -> str:
-    """Return the sha256 of an image's height, width and pixels, by which identical images are known."""
-    return hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
 
 
 def overlaid(

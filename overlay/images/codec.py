@@ -157,16 +157,6 @@ def encode_png(image: NDArray[np.uint8] | NDArray[np.bool_]) -> bytes:
     )
 
 
-def perceptual_hash(image: NDArray[np.uint8]) -> str:
-    """Return the 256-bit pHash of an image, (height, width, 3), as 64 hexadecimal digits.
-
-    ImageHash's ``phash(hash_size=16)``: the signs of the 16 x 16 lowest frequencies about their median.
-    """
-    import imagehash
-
-    return str(imagehash.phash(Image.fromarray(image), hash_size=16))
-
-
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):
         grey = to_8_bit(np.asarray(image))

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from overlay import images
 from overlay.config import OverlayStyle
 from overlay.errors import ImageError
+from overlay.images import codec
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ def decode_mask(data: bytes, *, max_pixels: int = 50_000_000) -> NDArray[np.bool
     not 0. A JPEG is always cut at half of the range, for its zeros are not exact.
 
     Raises:
-        ImageError: as :func:`overlay.images.decode` does.
+        ImageError: as :func:`overlay.images.codec.decode` does.
     """
-    rgb = images.decode(data, max_pixels=max_pixels)
+    rgb = codec.decode(data, max_pixels=max_pixels)
     brightest = np.maximum(np.maximum(rgb[..., 0], rgb[..., 1]), rgb[..., 2])
     lossy = data.startswith(b"\xff\xd8")
     return brightest > (127 if lossy or brightest.max() > 127 else 0)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from overlay.images import encode_png
+from overlay.images.codec import encode_png
 
 Class = Literal["benign", "malignant", "normal"]
 CLASSES: tuple[Class, ...] = ("benign", "malignant", "normal")

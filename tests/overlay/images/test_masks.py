@@ -10,10 +10,10 @@ from hypothesis.extra import numpy as numpy_strategies
 from numpy.typing import NDArray
 from PIL import Image
 
-from overlay import masks
 from overlay.config import OverlayStyle
 from overlay.errors import ImageError
-from overlay.images import encode_png
+from overlay.images import masks
+from overlay.images.codec import encode_png
 
 Mask = NDArray[np.bool_]
 small_masks = numpy_strategies.arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(1, 12)))

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from overlay.augment import augment, generator
 from overlay.config import Augment
+from overlay.images.augment import augment, generator
 
 NOTHING = Augment(rotation=0, flip=0, vertical_flip=0, zoom=0, brightness=0, contrast=0)
 EVERYTHING = Augment(rotation=30, flip=0.5, vertical_flip=0.5, zoom=0.3, brightness=0.3, contrast=0.3)

@@ -9,9 +9,10 @@ from PIL import Image
 
 from overlay.config import OverlayStyle
 from overlay.errors import ImageError
-from overlay.images import decode, perceptual_hash
-from overlay.masks import draw
-from overlay.render import render
+from overlay.images.codec import decode
+from overlay.images.hashing import perceptual_hash
+from overlay.images.masks import draw
+from overlay.images.render import render
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 LIMIT = 10_000
