@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFont
 
-from overlay.duplicates import Duplicates
+from overlay.duplicates.near_duplicates import Duplicates
 from overlay.images.codec import decode
 from overlay.storage.atomic import write_atomically
 from overlay.storage.parquet import open_parquet

@@ -22,7 +22,7 @@ from rich.table import Table
 from cluster import session
 from overlay.config import SPLITS, Prepare
 from overlay.dataset import is_dataset
-from overlay.duplicates import Duplicates, Leaks, find, leaks
+from overlay.duplicates.near_duplicates import Duplicates, Leaks, find, leaks
 from overlay.errors import ImageError, RequestError, WorkError, faults_end_the_work, one_line
 from overlay.images.codec import decode
 from overlay.images.hashing import digest_of, perceptual_hash

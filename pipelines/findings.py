@@ -10,7 +10,7 @@ from rich.table import Table
 from overlay.card import Card
 from overlay.config import SPLITS
 from overlay.dataset import PreparedDataset
-from overlay.duplicates import Duplicates
+from overlay.duplicates.near_duplicates import Duplicates
 from overlay.sources import Collection
 
 

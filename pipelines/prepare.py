@@ -26,8 +26,8 @@ from overlay.card import FORMAT, Card, Request, fingerprint, package_versions, w
 from overlay.config import SPLITS, Prepare, table_column
 from overlay.dataset import MANIFEST_SCHEMA, REJECTED_SCHEMA, PreparedDataset, open_dataset
 from overlay.dataset_folder import WORK, already_prepared, begin
-from overlay.division import divide, settle
-from overlay.duplicates import find
+from overlay.division import divide
+from overlay.duplicates.near_duplicates import find, settle
 from overlay.errors import RequestError, WorkError, faults_end_the_work
 from overlay.listing import locate
 from overlay.reading import Unit, plan, without

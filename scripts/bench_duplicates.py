@@ -15,9 +15,9 @@ import time
 
 import numpy as np
 
-from overlay.hamming import compare_all, near_pairs
-from overlay.hash_index import BITS, Hashes
-from overlay.pairs import connected
+from overlay.duplicates.hamming import compare_all, near_pairs
+from overlay.duplicates.multi_index import BITS, Hashes
+from overlay.duplicates.pairs import connected
 
 DISTANCE = 40
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from overlay.duplicates import find
+from overlay.duplicates.near_duplicates import find
 from overlay.images.codec import encode_png
 from overlay.sheets import Pair, Picture, contact_sheet, draw_classes, draw_duplicates, duplicates_sheet
 

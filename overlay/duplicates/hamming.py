@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from overlay.hash_index import Hashes, candidates, chunks, search, take_sample
-from overlay.pairs import Gathered, Pairs, chosen, joined, of_all
+from overlay.duplicates.multi_index import Hashes, candidates, chunks, search, take_sample
+from overlay.duplicates.pairs import Gathered, Pairs, chosen, joined, of_all
 
 WORDS = 4
 _SMALL = 10_000

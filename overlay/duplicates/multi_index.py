@@ -16,7 +16,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from overlay.pairs import MOST_PAIRS, Gathered, Indices, Pairs, joined, ordered
+from overlay.duplicates.pairs import MOST_PAIRS, Gathered, Indices, Pairs, joined, ordered
 
 Hashes = NDArray[np.uint64]
 Keys = NDArray[np.int32]

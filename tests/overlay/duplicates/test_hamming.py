@@ -3,11 +3,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overlay import hamming, hash_index
-from overlay import pairs as pairs_module
-from overlay.hamming import near_pairs, parse
-from overlay.hash_index import BITS, Hashes
-from overlay.pairs import Pairs, connected
+from overlay.duplicates import hamming, multi_index
+from overlay.duplicates import pairs as pairs_module
+from overlay.duplicates.hamming import near_pairs, parse
+from overlay.duplicates.multi_index import BITS, Hashes
+from overlay.duplicates.pairs import Pairs, connected
 
 
 def flipped(value: int, bits: set[int]) -> int:
@@ -50,13 +50,13 @@ def test_the_pairs_are_those_of_all_with_all(index: bool, values: list[int], dis
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hamming, "_SMALL", 0 if index else 10_000)
         patch.setattr(hamming, "_DENSE", 0)
-        patch.setattr(hash_index, "_CANDIDATES", 3)
+        patch.setattr(multi_index, "_CANDIDATES", 3)
         assert listed(near_pairs(words(values), distance)) == by_hand(values, distance)
 
 
 @pytest.mark.parametrize("distance", range(65))
 def test_no_pair_can_hide_from_the_chunks(distance: int) -> None:
-    chunks = hash_index.chunks(distance)
+    chunks = multi_index.chunks(distance)
     bits = np.concatenate([chunk.bits for chunk in chunks])
     assert len(set(bits.tolist())) == len(bits)
     assert sum(chunk.radius + 1 for chunk in chunks) == distance + 1
@@ -93,8 +93,8 @@ def test_of_too_many_pairs_those_that_are_found_link_the_same_groups(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hamming, "_SMALL", 0)
         patch.setattr(hamming, "_DENSE", 0)
-        patch.setattr(hash_index, "_CANDIDATES", 3)
-        patch.setattr(hash_index, "_CROWD", crowd)
+        patch.setattr(multi_index, "_CANDIDATES", 3)
+        patch.setattr(multi_index, "_CROWD", crowd)
         patch.setattr(pairs_module, "_RELINK", 2)
         patch.setattr(pairs_module, "MOST_PAIRS", most)
         pairs = near_pairs(words(values), distance)

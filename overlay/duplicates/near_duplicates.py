@@ -7,14 +7,16 @@ group of the user's own; it lies on one side of a split.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from overlay.hamming import near_pairs, parse
-from overlay.pairs import Pairs, connected
+from overlay.duplicates.hamming import near_pairs, parse
+from overlay.duplicates.pairs import Pairs, connected
+from overlay.errors import WorkError
 
 Texts = Sequence[str | None] | NDArray[np.object_]
 
@@ -143,3 +145,32 @@ def codes(values: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
         zero_copy_only=False
     )
     return found
+
+
+def settle(
+    images: pa.Table, duplicates: Duplicates, conflicts: Literal["keep", "drop", "stop"]
+) -> tuple[pa.Table, pa.Table]:
+    """Join the groups of a table with its near-duplicates; return the rows that stay and those that are dropped.
+
+    Those that stay have their ``place`` in ``duplicates``, and those that are dropped the ``reason``.
+
+    Raises:
+        WorkError: there are conflicts, and they are to stop the work.
+    """
+    contradicted = duplicates.contradicted() if conflicts != "keep" else {}
+    if contradicted and conflicts == "stop":
+        number = int(duplicates.conflicts.sum())
+        shown = "; ".join(duplicates.describe(int(pair)) for pair in duplicates.conflicts_first()[: min(3, number)])
+        raise WorkError(
+            f"{number} pairs of near-duplicates have different labels: {shown}{'; ...' if number > 3 else ''}; mend "
+            "the labels, or choose duplicates.conflicts keep or drop"
+        )
+    groups = join(images["group"], duplicates.pairs)
+    grouped = images.set_column(images.schema.get_field_index("group"), "group", groups)
+    grouped = grouped.append_column("place", pa.array(np.arange(images.num_rows)))
+    dropped = np.array([id in contradicted for id in images["id"].to_pylist()], bool) if contradicted else None
+    if dropped is None:
+        return grouped, grouped.slice(0, 0).append_column("reason", pa.array([], pa.string()))
+    rejected = grouped.filter(dropped)
+    reasons = pa.array([contradicted[id] for id in rejected["id"].to_pylist()])
+    return grouped.filter(~dropped), rejected.append_column("reason", reasons)
