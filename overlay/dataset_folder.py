@@ -3,8 +3,8 @@
 import json
 from dataclasses import asdict
 
-from overlay.card import CARD, Request, read_card, request_from
-from overlay.dataset import is_dataset
+from overlay.dataset.card import CARD, Request, read_card, request_from
+from overlay.dataset.prepared import is_dataset
 from overlay.errors import RequestError
 from overlay.storage.atomic import write_text_atomically
 from overlay.storage.path import Place

@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 
 from overlay.config import Prepare
+from overlay.dataset.folds import side_of_fold
 from overlay.duplicates.near_duplicates import Duplicates, Leaks, leaks
 from overlay.errors import RequestError
-from overlay.splits import assign, assign_folds, deviation, side_of_fold
+from overlay.splits import assign, assign_folds, deviation
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Division:
 def divide(
     images: pa.Table, classes: Sequence[str], config: Prepare, duplicates: Duplicates
 ) -> tuple[pa.Table, Division]:
-    """Return the rows with ``split``, ``fold``, and ``side``, as `overlay.card.fingerprint` takes it.
+    """Return the rows with ``split``, ``fold``, and ``side``, as `overlay.dataset.card.fingerprint` takes it.
 
     The table is one that `settle` made. A split of the user's own, in ``given_split``, is kept even where it tears
     groups apart, and that is counted.

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from overlay.dataset import open_dataset
+from overlay.dataset.prepared import open_dataset
 from overlay.errors import RequestError, one_line
 from overlay.image_columns import BYTES, PATHS, group_rows, image_column
 from overlay.inputs import Input, Naming, Portion, too_large

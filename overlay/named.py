@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from overlay.config import Limits
-from overlay.dataset import is_dataset
+from overlay.dataset.prepared import is_dataset
 from overlay.errors import RequestError, one_line
 from overlay.folders import from_folder
 from overlay.image_tables import from_dataset, from_table

@@ -43,15 +43,6 @@ def assign_folds(labels: Sequence[str], groups: Sequence[str], folds: int, seed:
     return _deal(labels, groups, [1 / folds] * folds, seed)
 
 
-def side_of_fold(fold: int, run: int, folds: int) -> str:
-    """Return the split to which a fold belongs in one of ``folds`` runs.
-
-    Run i is tested on fold i and stopped by the one after it, so each image is tested once. The column ``split`` of a
-    dataset is that of run 0.
-    """
-    return {0: "test", 1: "val"}.get((fold - run) % folds, "train")
-
-
 def deviation(labels: Sequence[str], sides: Sequence[str]) -> dict[str, float]:
     """Return for each side the largest difference, in points, of a class's share there from its share of the whole."""
     whole, sizes = Counter(labels), Counter(sides)

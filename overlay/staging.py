@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from overlay.config import Prepare
-from overlay.dataset import REJECTED_SCHEMA, SCHEMA, part_path
+from overlay.dataset.prepared import part_path
+from overlay.dataset.schema import REJECTED_SCHEMA, SCHEMA
 from overlay.errors import ImageError
 from overlay.images.render import render
 from overlay.reading import Reader

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from cluster import session
 from overlay.config import SPLITS, Prepare
-from overlay.dataset import is_dataset
+from overlay.dataset.prepared import is_dataset
 from overlay.duplicates.near_duplicates import Duplicates, Leaks, find, leaks
 from overlay.errors import ImageError, RequestError, WorkError, faults_end_the_work, one_line
 from overlay.images.codec import decode

@@ -21,7 +21,7 @@ from ray.exceptions import RayError
 from cluster import session
 from overlay import figures, metrics, model
 from overlay.config import SPLITS, Evaluate, Split
-from overlay.dataset import PreparedDataset, open_dataset
+from overlay.dataset.prepared import PreparedDataset, open_dataset
 from overlay.engines import Pixels
 from overlay.errors import RequestError, WorkError, faults_end_the_work
 from overlay.images.codec import decode, decode_target, resize

@@ -7,9 +7,9 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
-from overlay.card import Card
 from overlay.config import SPLITS
-from overlay.dataset import PreparedDataset
+from overlay.dataset.card import Card
+from overlay.dataset.prepared import PreparedDataset
 from overlay.duplicates.near_duplicates import Duplicates
 from overlay.sources import Collection
 

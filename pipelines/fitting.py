@@ -9,7 +9,7 @@ from cluster import session
 from overlay import model
 from overlay.config import Train
 from overlay.config.train import check_share
-from overlay.dataset import PreparedDataset
+from overlay.dataset.prepared import PreparedDataset
 from overlay.errors import RequestError, WorkError
 from overlay.plan import Plan
 from overlay.pretrained import Weights

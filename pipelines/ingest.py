@@ -25,7 +25,7 @@ from ray.data import TaskPoolStrategy
 from ray.data.expressions import col
 
 from overlay.config import Augment, Input
-from overlay.dataset import PreparedDataset
+from overlay.dataset.prepared import PreparedDataset
 from overlay.errors import ImageError, WorkError
 from overlay.images.augment import augment, generator
 from overlay.images.codec import decode, decode_target, resize

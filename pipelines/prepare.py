@@ -22,9 +22,10 @@ import pyarrow.parquet as pq
 
 from cluster import session
 from overlay.archives.entries import Span
-from overlay.card import FORMAT, Card, Request, fingerprint, package_versions, write_card
 from overlay.config import SPLITS, Prepare, table_column
-from overlay.dataset import MANIFEST_SCHEMA, REJECTED_SCHEMA, PreparedDataset, open_dataset
+from overlay.dataset.card import FORMAT, Card, Request, fingerprint, package_versions, write_card
+from overlay.dataset.prepared import PreparedDataset, open_dataset
+from overlay.dataset.schema import MANIFEST_SCHEMA, REJECTED_SCHEMA
 from overlay.dataset_folder import WORK, already_prepared, begin
 from overlay.division import divide
 from overlay.duplicates.near_duplicates import find, settle

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cluster.session import Resources
 from overlay.config import Input
-from overlay.dataset import PreparedDataset, part_path
+from overlay.dataset.prepared import PreparedDataset, part_path
 from overlay.plan import Plan
 from overlay.storage.parquet import open_parquet
 from overlay.storage.path import Place

@@ -19,7 +19,7 @@ import ray
 from cluster import session
 from overlay import history, model, network, tracking
 from overlay.config import Prepare, Train
-from overlay.dataset import is_dataset, open_dataset
+from overlay.dataset.prepared import is_dataset, open_dataset
 from overlay.errors import RequestError, WorkError, faults_end_the_work
 from overlay.losses import class_weights
 from overlay.pretrained import pretrained

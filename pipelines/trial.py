@@ -9,7 +9,7 @@ import torch
 from ray.exceptions import RayTaskError
 
 from overlay.config import Tracking, Train
-from overlay.dataset import PreparedDataset
+from overlay.dataset.prepared import PreparedDataset
 from overlay.errors import RequestError, WorkError, one_line
 from overlay.learner import Learner
 from overlay.losses import class_weights

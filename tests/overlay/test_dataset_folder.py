@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from overlay import dataset_folder
-from overlay.card import FORMAT, Card, Request, write_card
 from overlay.config import OverlayStyle, Split
+from overlay.dataset.card import FORMAT, Card, Request, write_card
 from overlay.dataset_folder import WORK
 from overlay.errors import RequestError
 from overlay.storage.path import Place

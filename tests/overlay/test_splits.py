@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overlay.config import SPLITS, Split
+from overlay.dataset.folds import side_of_fold
 from overlay.errors import RequestError
 from overlay.splits import (
     assign,
@@ -16,7 +17,6 @@ from overlay.splits import (
     given_splits,
     group_of,
     groups_of,
-    side_of_fold,
 )
 
 

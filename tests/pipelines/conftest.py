@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from overlay.config import Input, Loop, Model, Prepare, Tracking, Train
-from overlay.dataset import PreparedDataset
+from overlay.dataset.prepared import PreparedDataset
 
 
 @dataclass(frozen=True)

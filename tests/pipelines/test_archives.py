@@ -14,7 +14,7 @@ import torch
 
 from overlay import model
 from overlay.config import Limits, OverlayStyle, Predict, Prepare
-from overlay.dataset import PreparedDataset
+from overlay.dataset.prepared import PreparedDataset
 from overlay.errors import RequestError
 from overlay.images.codec import FORMATS
 from overlay.network import build

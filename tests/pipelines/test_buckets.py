@@ -10,7 +10,7 @@ import pyarrow.dataset
 import pytest
 
 from overlay.config import Predict, Prepare
-from overlay.dataset import PreparedDataset, open_dataset
+from overlay.dataset.prepared import PreparedDataset, open_dataset
 from overlay.errors import RequestError, WorkError
 from overlay.reading import Reader
 from overlay.storage import object_store

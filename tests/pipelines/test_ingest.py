@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from overlay.config import Augment, Input, Prepare
-from overlay.dataset import PreparedDataset
+from overlay.dataset.prepared import PreparedDataset
 from overlay.images.augment import augment, generator
 from overlay.plan import Plan
 from overlay.windows import WindowedPlan

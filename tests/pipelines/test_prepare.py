@@ -20,7 +20,8 @@ import pytest
 from PIL import Image
 
 from overlay.config import Duplicates, OverlayStyle, Prepare, Split
-from overlay.dataset import MANIFEST_SCHEMA, REJECTED_SCHEMA, SCHEMA, PreparedDataset
+from overlay.dataset.prepared import PreparedDataset
+from overlay.dataset.schema import MANIFEST_SCHEMA, REJECTED_SCHEMA, SCHEMA
 from overlay.errors import RequestError, WorkError
 from overlay.images.codec import decode
 from pipelines import prepare

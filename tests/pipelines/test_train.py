@@ -18,7 +18,7 @@ from PIL import Image
 
 from overlay import model
 from overlay.config import Loop, Model, Tracking, Train
-from overlay.dataset import PreparedDataset
+from overlay.dataset.prepared import PreparedDataset
 from overlay.errors import RequestError
 from overlay.history import Epoch
 from overlay.pretrained import IMAGENET_MEAN, IMAGENET_STD

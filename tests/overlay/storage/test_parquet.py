@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from overlay.dataset import SCHEMA
+from overlay.dataset.schema import SCHEMA
 from overlay.storage.parquet import write_rows
 
 

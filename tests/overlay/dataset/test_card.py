@@ -6,8 +6,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from overlay.card import FORMAT, Card, Request, fingerprint, read_card, write_card
 from overlay.config import Duplicates, OverlayStyle, Split
+from overlay.dataset.card import FORMAT, Card, Request, fingerprint, read_card, write_card
 from overlay.errors import RequestError
 
 REQUEST = Request(["/data/busi"], OverlayStyle(), Split(), 1000, 256, "ab" * 32)

@@ -3,11 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from overlay.card import write_card
-from overlay.dataset import SCHEMA, is_dataset, open_dataset, part_path
+from overlay.dataset.card import write_card
+from overlay.dataset.prepared import is_dataset, open_dataset, part_path
+from overlay.dataset.schema import SCHEMA
 from overlay.errors import RequestError
 from overlay.storage.parquet import write_rows
-from tests.overlay.test_card import CARD
+from tests.overlay.dataset.test_card import CARD
 
 
 def test_columns_are_the_contract() -> None:
