@@ -16,7 +16,9 @@ from overlay.errors import ImageError, one_line
 from overlay.images.codec import decode_target, resize
 from overlay.images.render import overlaid
 from overlay.manifest import Manifest
-from overlay.reading import UNREADABLE, GroupReader, Read, Reader, Unit, rows_of
+from overlay.sources.read_plan import Unit
+from overlay.sources.reader import UNREADABLE, GroupReader, Reader, rows_of
+from overlay.storage.path import Read
 
 _SAMPLED_UNITS = 16
 
@@ -35,7 +37,7 @@ class Look(Protocol):
 
 
 def decode_group(wanted: dict[str, Any], first_row: int, manifest: GroupReader, card: Look, max_pixels: int) -> Columns:
-    """Read, decode, draw and resize the images of one group, named as `overlay.reading.rows_of` does.
+    """Read, decode, draw and resize the images of one group, named as `overlay.sources.reader.rows_of` does.
 
     Returns ``row`` int64 (n,), ``pixels`` uint8 (n, size, size, 3), ``reason`` str (n,), empty where the pixels are an
     image, ``bytes`` int64 (n,), and ``seconds_read`` and ``seconds_decode`` float64 (n,): time by the clock for

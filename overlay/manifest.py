@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from overlay.image_columns import GROUP_ROWS
-from overlay.inputs import MANIFEST_SCHEMA, Input, Portion
-from overlay.reading import Unit, cut
+from overlay.sources.inputs import MANIFEST_SCHEMA, Input, Portion
+from overlay.sources.parquet_images import GROUP_ROWS
+from overlay.sources.read_plan import Unit, cut
 from overlay.storage.atomic import write_atomically
 from overlay.storage.parquet import open_parquet
 from overlay.storage.path import Place

@@ -15,7 +15,7 @@ from overlay.config import EngineKind, Legacy, Precision
 from overlay.engines import NO_NUMBER, open_engine, prepare
 from overlay.errors import ImageError, RequestError
 from overlay.images.codec import decode, decode_target, resize, to_array
-from overlay.reading import read_file
+from overlay.sources.reader import read_file
 
 Picture = str | Path | bytes | Image.Image | NDArray[np.uint8]
 """a path or an address in a bucket, the bytes of an image file, a Pillow image, or RGB pixels (height, width, 3)"""

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from overlay.decoding import Columns
 from overlay.manifest import Manifest
 from overlay.predictions import PredictionFolder, schema
-from overlay.reading import UNREADABLE, Unit
+from overlay.sources.read_plan import Unit
+from overlay.sources.reader import UNREADABLE
 from overlay.storage.parquet import open_parquet
 
 SAVE_SECONDS = 5.0

@@ -18,7 +18,7 @@ from overlay.dataset.prepared import part_path
 from overlay.dataset.schema import REJECTED_SCHEMA, SCHEMA
 from overlay.errors import ImageError
 from overlay.images.render import render
-from overlay.reading import Reader
+from overlay.sources.reader import Reader
 from overlay.storage.atomic import write_atomically
 from overlay.storage.parquet import open_parquet, write_rows
 from overlay.storage.path import Place

@@ -13,8 +13,8 @@ from overlay import metrics
 from overlay.decoding import Columns
 from overlay.manifest import Manifest
 from overlay.predictions import PredictionFolder
-from overlay.reading import UNREADABLE
 from overlay.results import kind_of
+from overlay.sources.reader import UNREADABLE
 from overlay.storage.parquet import open_parquet
 
 STAGES = ("listing", "read", "decode", "forward", "write")

@@ -14,7 +14,7 @@ from overlay.engines import Pixels
 from overlay.errors import WorkError
 from overlay.manifest import Manifest
 from overlay.model import ModelCard, ModelFile
-from overlay.reading import Unit, joined
+from overlay.sources.read_plan import Unit, joined
 from pipelines.placement import device
 from pipelines.reading import read_groups
 from pipelines.scoring import Engine, actors_of, plan_of, score_by

@@ -11,7 +11,7 @@ from overlay.config import SPLITS
 from overlay.dataset.card import Card
 from overlay.dataset.prepared import PreparedDataset
 from overlay.duplicates.near_duplicates import Duplicates
-from overlay.sources import Collection
+from overlay.sources.labelled import Collection
 
 
 def found(collection: Collection) -> str:

@@ -17,7 +17,8 @@ from overlay.engines import Pixels, open_engine, prepare, score_rows
 from overlay.errors import RequestError
 from overlay.manifest import Manifest
 from overlay.model import ModelFile
-from overlay.reading import Unit, rows_of
+from overlay.sources.read_plan import Unit
+from overlay.sources.reader import rows_of
 
 
 class InThisProcess:

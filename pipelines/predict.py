@@ -23,10 +23,10 @@ from overlay.decoding import Columns, sample
 from overlay.engines import Pixels
 from overlay.errors import WorkError, faults_end_the_work
 from overlay.manifest import Listing, Manifest, write
-from overlay.named import collect
 from overlay.predictions import PredictionFolder, Request
-from overlay.reading import Unit
 from overlay.results import Layout, Results
+from overlay.sources.read_plan import Unit
+from overlay.sources.resolve import collect
 from overlay.storage.path import Place
 from overlay.summary import Stages, summarise
 from pipelines.progress import progress

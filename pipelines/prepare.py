@@ -30,10 +30,10 @@ from overlay.dataset_folder import WORK, already_prepared, begin
 from overlay.division import divide
 from overlay.duplicates.near_duplicates import find, settle
 from overlay.errors import RequestError, WorkError, faults_end_the_work
-from overlay.listing import locate
-from overlay.reading import Unit, plan, without
 from overlay.sheets import draw_classes, draw_duplicates
-from overlay.sources import Record, Rejected, collect
+from overlay.sources.labelled import Record, Rejected, collect
+from overlay.sources.listing import locate
+from overlay.sources.read_plan import Unit, plan, without
 from overlay.splits import check_sizes, given_splits, groups_of
 from overlay.staging import assemble_shard, read_staged, stage_part, staged_path, staged_rows, write_index
 from overlay.storage.atomic import write_atomically

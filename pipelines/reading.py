@@ -13,7 +13,8 @@ import pyarrow as pa
 import ray.data
 from numpy.typing import NDArray
 
-from overlay.reading import GroupReader, Unit, rows_of
+from overlay.sources.read_plan import Unit
+from overlay.sources.reader import GroupReader, rows_of
 
 GROUP_SCHEMA = pa.schema(
     [

@@ -15,7 +15,8 @@ from ray.exceptions import RayError, RayTaskError
 
 from cluster import session
 from overlay.errors import WorkError, one_line
-from overlay.reading import OneFile, Unit, read_in_order
+from overlay.sources.read_plan import Unit
+from overlay.sources.reader import OneFile, read_in_order
 from overlay.storage.path import Place
 
 _Result = TypeVar("_Result")

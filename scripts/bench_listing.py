@@ -38,7 +38,7 @@ def freeze(folder: Path) -> None:
     """List what was made."""
     from overlay.config import Limits
     from overlay.manifest import Listing, write
-    from overlay.named import collect
+    from overlay.sources.resolve import collect
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     (folder / "manifest").mkdir()

@@ -25,7 +25,7 @@ from PIL import Image
 from overlay.config import OverlayStyle, Prepare
 from overlay.images import phantoms, render
 from overlay.images.codec import encode_png
-from overlay.sources import Record, collect
+from overlay.sources.labelled import Record, collect
 
 Encoder = Callable[[NDArray[np.uint8]], bytes]
 

@@ -15,8 +15,8 @@ from overlay.errors import ImageError
 from overlay.images.codec import decode, encode_png
 from overlay.images.hashing import digest_of, perceptual_hash
 from overlay.images.masks import decode_mask, draw, measure, unite
-from overlay.reading import Read, read_file
-from overlay.storage.path import Place
+from overlay.sources.reader import read_file
+from overlay.storage.path import Place, Read
 
 
 def render(

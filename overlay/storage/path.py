@@ -8,6 +8,7 @@ mistaken for a bad image.
 import os
 import re
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,3 +214,7 @@ def _local_files(folder: Path) -> list[str]:
         seen.add(real)
         names += [Path(place, file).relative_to(folder).as_posix() for file in files]
     return names
+
+
+Read = Callable[[str], bytes]
+"""from the name of an image or a mask, as its row has it, to its bytes; raises ImageError or OSError"""

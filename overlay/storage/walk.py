@@ -1,7 +1,7 @@
 """The files below a folder, on a disk or in a bucket, folder by folder, so that a million of them needs little memory.
 
 What may belong together comes together: the folders ``images`` and ``masks`` count as part of the folder that holds
-them, as in `overlay.sources.pair`, so ``p/images/x.png`` and ``p/masks/x.png`` come in one `Folder`.
+them, as in `overlay.sources.labelled.pair`, so ``p/images/x.png`` and ``p/masks/x.png`` come in one `Folder`.
 """
 
 import os

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overlay.archives.entries import Span
-from overlay.inputs import Input, Portion
 from overlay.manifest import Listing, first_difference, publish, write
-from overlay.reading import Unit
+from overlay.sources.inputs import Input, Portion
+from overlay.sources.read_plan import Unit
 from overlay.storage.path import Place
 
 

@@ -10,8 +10,8 @@ import pytest
 from overlay.config import Limits, Predict
 from overlay.errors import RequestError
 from overlay.manifest import Listing, Manifest, write
-from overlay.named import collect
 from overlay.predictions import PredictionFolder, Request, schema
+from overlay.sources.resolve import collect
 from overlay.storage.path import Place
 
 CLASSES = ("benign", "malignant")

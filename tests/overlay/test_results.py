@@ -10,9 +10,9 @@ from overlay import results
 from overlay.config import Limits, Predict
 from overlay.decoding import Columns
 from overlay.manifest import Listing, Manifest, write
-from overlay.named import collect
 from overlay.predictions import PredictionFolder, Request
 from overlay.results import Layout, Results
+from overlay.sources.resolve import collect
 from overlay.storage.path import Place
 from overlay.summary import Stages, summarise
 

@@ -12,7 +12,7 @@ import pytest
 from overlay.config import Predict, Prepare
 from overlay.dataset.prepared import PreparedDataset, open_dataset
 from overlay.errors import RequestError, WorkError
-from overlay.reading import Reader
+from overlay.sources.reader import Reader
 from overlay.storage import object_store
 from overlay.storage.parquet import open_parquet
 from overlay.storage.path import Place

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from overlay.errors import WorkError
-from overlay.reading import plan
-from overlay.sources import collect
+from overlay.sources.labelled import collect
+from overlay.sources.read_plan import plan
 from overlay.storage.path import Place
 from pipelines.prepare import Listed, _write_manifest
 from pipelines.tasks import ArchivePass, in_parallel

@@ -5,7 +5,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overlay.pairing import pair
+from overlay.sources.mask_pairing import pair
 from overlay.storage.path import Place
 from overlay.storage.walk import stamp_of, walk
 

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from overlay.pairing import is_mask, pair, wrapper
+from overlay.sources.mask_pairing import is_mask, pair, wrapper
 
 
 def test_class_folders_of_finished_overlays() -> None:

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from overlay.errors import RequestError, one_line
-from overlay.image_tables import from_table, holds_images
-from overlay.inputs import Input, Naming, Portion, from_archive, from_names, portions
+from overlay.sources.input_table import from_table, holds_images
+from overlay.sources.inputs import Input, Naming, Portion, from_archive, from_names, portions
 from overlay.storage.filenames import escaped, is_archive, is_image, is_table
 from overlay.storage.path import Place
 from overlay.storage.walk import walk

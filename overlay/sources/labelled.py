@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from overlay.archives.entries import Span
 from overlay.config import Limits
 from overlay.errors import RequestError
-from overlay.listing import Holding, locate, look, name_places
-from overlay.pairing import IMAGE_FOLDERS, MASK_FOLDERS, is_mask, masked, pair, wrapper
+from overlay.sources.listing import Holding, locate, look, name_places
+from overlay.sources.mask_pairing import IMAGE_FOLDERS, MASK_FOLDERS, is_mask, masked, pair, wrapper
 from overlay.storage.filenames import escaped, is_archive, is_image, safe_name, sample_key
 from overlay.storage.path import Place
 

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from overlay.dataset.prepared import open_dataset
 from overlay.errors import RequestError, one_line
-from overlay.image_columns import BYTES, PATHS, group_rows, image_column
-from overlay.inputs import Input, Naming, Portion, too_large
+from overlay.sources.inputs import Input, Naming, Portion, too_large
+from overlay.sources.parquet_images import BYTES, PATHS, group_rows, image_column
 from overlay.storage.filenames import escaped
 from overlay.storage.path import Place
 from overlay.storage.walk import stamp_of

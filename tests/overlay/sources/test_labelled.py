@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from overlay.errors import RequestError
-from overlay.sources import Record, Rejected, collect
+from overlay.sources.labelled import Record, Rejected, collect
 from overlay.storage.filenames import is_image
 from tests.overlay.archives.test_index import tar
 

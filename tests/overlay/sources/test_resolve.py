@@ -8,7 +8,7 @@ import pytest
 
 from overlay.config import Limits
 from overlay.errors import RequestError
-from overlay.named import collect
+from overlay.sources.resolve import collect
 from overlay.storage.atomic import write_text_atomically
 from overlay.storage.path import Place
 from tests.overlay.archives.test_index import zipped

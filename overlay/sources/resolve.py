@@ -15,10 +15,10 @@ from pathlib import Path
 from overlay.config import Limits
 from overlay.dataset.prepared import is_dataset
 from overlay.errors import RequestError, one_line
-from overlay.folders import from_folder
-from overlay.image_tables import from_dataset, from_table
-from overlay.inputs import Naming, Portion, from_archive, from_files
-from overlay.listing import locate, name_places
+from overlay.sources.input_folder import from_folder
+from overlay.sources.input_table import from_dataset, from_table
+from overlay.sources.inputs import Naming, Portion, from_archive, from_files
+from overlay.sources.listing import locate, name_places
 from overlay.storage.filenames import is_archive, is_image, is_table
 from overlay.storage.path import Place
 from overlay.storage.walk import walk

@@ -7,9 +7,9 @@ import pytest
 
 from overlay.config import Limits
 from overlay.errors import RequestError
-from overlay.image_columns import contents, group_rows
-from overlay.image_tables import from_table, holds_images
-from overlay.inputs import Naming
+from overlay.sources.input_table import from_table, holds_images
+from overlay.sources.inputs import Naming
+from overlay.sources.parquet_images import contents, group_rows
 from overlay.storage.path import Place
 
 NAMING = Naming("t/", ("benign", "malignant"), Limits())

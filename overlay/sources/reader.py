@@ -6,42 +6,22 @@ on when its last mask has come. So that what waits meanwhile fits into memory, i
 left to another pass over the archive. A table of images is read by one task for each of its row groups.
 """
 
-import heapq
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import accumulate, islice
 from types import TracebackType
-from typing import Any, BinaryIO, Generic, Protocol, TypeVar
+from typing import Any, BinaryIO, Protocol
 
-from overlay import image_columns
 from overlay.archives.entries import Span
 from overlay.archives.index import read_member, read_members_in_order
 from overlay.errors import ImageError, one_line
+from overlay.sources import parquet_images
+from overlay.sources.read_plan import Unit
 from overlay.storage.parquet import open_parquet
-from overlay.storage.path import Place
-
-WAITING_BYTES = 256 * 2**20
-"""most that waits for its masks in one pass"""
-GROUP_BYTES = 64 * 2**20
-"""least that closes a group of images from an archive that is read in order"""
+from overlay.storage.path import Place, Read
 
 UNREADABLE = "file that can't be read"
 """what a reason says that may pass, unlike those of the image itself"""
-
-Read = Callable[[str], bytes]
-"""from the name of an image or a mask, as its row has it, to its bytes; raises ImageError or OSError"""
-
-
-class Readable(Protocol):
-    """What a record must say to be read."""
-
-    @property
-    def uri(self) -> str: ...  # noqa: D102
-    @property
-    def spans(self) -> tuple[Span, ...] | None: ...  # noqa: D102
-
-
-_Record = TypeVar("_Record", bound=Readable)
 
 
 class GroupReader(Protocol):
@@ -61,66 +41,6 @@ class OneFile:
         """Read the rows of a row group."""
         rows: list[dict[str, Any]] = open_parquet(self.place).read_row_group(group, columns=columns).to_pylist()
         return rows
-
-
-@dataclass(frozen=True)
-class Unit:
-    """What one task reads."""
-
-    groups: tuple[int, ...]
-    in_order: bool
-    """whether it is a pass over an archive or a table, which can only be read in order"""
-    left: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
-    """group -> positions in it that are to be read, where these are not all"""
-
-
-@dataclass(frozen=True)
-class Plan(Generic[_Record]):
-    """The records in the order of reading."""
-
-    groups: list[list[_Record]]
-    """the row groups of the manifest"""
-    units: list[Unit]
-
-
-def plan(records: Sequence[_Record], rows: int) -> Plan[_Record]:
-    """Divide records into groups of at most ``rows``, and groups among the tasks that read them."""
-    at_once: list[_Record] = []
-    in_order: dict[str, list[_Record]] = {}
-    for record in records:
-        if record.spans and record.spans[0].in_order_only:
-            in_order.setdefault(record.uri, []).append(record)
-        else:
-            at_once.append(record)
-    groups = [at_once[start : start + rows] for start in range(0, len(at_once), rows)]
-    units = [Unit((group,), in_order=False) for group in range(len(groups))]
-    for of_one_archive in in_order.values():
-        for one_pass in passes(of_one_archive):
-            more = list(cut(one_pass, rows))
-            units.append(Unit(tuple(range(len(groups), len(groups) + len(more))), in_order=True))
-            groups += more
-    return Plan(groups, units)
-
-
-def joined(units: Sequence[Unit], at_least: int, most: int) -> list[Unit]:
-    """Join up to ``most`` groups that any task can read into one unit, where ``at_least`` units are left all the same.
-
-    A task costs several milliseconds, whatever it does.
-    """
-    together = max(1, min(most, len(units) // at_least))
-    found = [unit for unit in units if unit.in_order]
-    free = [unit for unit in units if not unit.in_order]
-    for start in range(0, len(free), together):
-        several = free[start : start + together]
-        left = {group: positions for unit in several for group, positions in unit.left.items()}
-        found.append(Unit(tuple(group for unit in several for group in unit.groups), False, left))
-    return found
-
-
-def without(units: Sequence[Unit], done: set[int]) -> list[Unit]:
-    """Return the units without groups that are done."""
-    left = [Unit(tuple(group for group in unit.groups if group not in done), unit.in_order) for unit in units]
-    return [unit for unit in left if unit.groups]
 
 
 def rows_of(unit: Unit, manifest: GroupReader) -> Iterator[dict[str, Any]]:
@@ -150,7 +70,7 @@ def read_in_order(manifest: GroupReader, unit: Unit) -> Iterator[tuple[int, list
         groups[group] = [rows[position] for position in unit.left.get(group, range(len(rows)))]
     uri = next(iter(groups.values()))[0]["uri"]
     if next(iter(groups.values()))[0]["spans"] is None:
-        images = image_columns.contents(Place(uri), [int(row["member"]) for rows in groups.values() for row in rows])
+        images = parquet_images.contents(Place(uri), [int(row["member"]) for rows in groups.values() for row in rows])
         for group, rows in groups.items():
             yield group, [[data or b""] for data in islice(images, len(rows))]
         return
@@ -213,47 +133,3 @@ def read_file(uri: str) -> bytes:
         return Place(uri).read_bytes()
     except (FileNotFoundError, PermissionError) as error:
         raise ImageError(f"{UNREADABLE}: {error.strerror}") from error
-
-
-def passes(records: Sequence[_Record]) -> Iterator[list[_Record]]:
-    """Divide the records of an archive among passes over it, each in the order in which they become complete."""
-    left = sorted(records, key=lambda record: _ends(record)[0])
-    while left:
-        waiting: list[tuple[int, int]] = []  # (end, bytes) of records of which something has come
-        held = 0
-        chosen, later = [], []
-        for record in left:
-            start, end = _ends(record)
-            while waiting and waiting[0][0] < start:
-                held -= heapq.heappop(waiting)[1]
-            size = _size(record)
-            if waiting and held + size > WAITING_BYTES:
-                later.append(record)
-                continue
-            heapq.heappush(waiting, (end, size))
-            held += size
-            chosen.append(record)
-        yield sorted(chosen, key=lambda record: _ends(record)[1])
-        left = later
-
-
-def cut(records: Sequence[_Record], rows: int) -> Iterator[list[_Record]]:
-    """Divide the records of a pass into groups of at most ``rows``, and fewer where their images are large."""
-    group: list[_Record] = []
-    for record in records:
-        group.append(record)
-        if len(group) == rows or sum(map(_size, group)) >= GROUP_BYTES:
-            yield group
-            group = []
-    if group:
-        yield group
-
-
-def _ends(record: Readable) -> tuple[int, int]:
-    """Return the offsets of a record's first and last member."""
-    offsets = [span.offset for span in record.spans or ()]
-    return min(offsets), max(offsets)
-
-
-def _size(record: Readable) -> int:
-    return sum(span.size for span in record.spans or ())

@@ -4,8 +4,8 @@ import tarfile
 from pathlib import Path
 
 from overlay.config import Limits
-from overlay.folders import from_folder
-from overlay.inputs import Input, Naming, Portion, from_archive, from_files
+from overlay.sources.input_folder import from_folder
+from overlay.sources.inputs import Input, Naming, Portion, from_archive, from_files
 from overlay.storage.path import Place
 from tests.overlay.archives.test_index import special, tar, zipped
 from tests.overlay.storage.test_walk import make

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay import reading
 from overlay.archives.entries import Span
 from overlay.archives.index import SPAN_TYPE, list_archive
 from overlay.config import Limits
 from overlay.errors import ImageError
-from overlay.reading import OneFile, Reader, Unit, joined, plan, read_in_order, rows_of, without
+from overlay.sources import reader
+from overlay.sources.read_plan import Unit, joined, plan, without
+from overlay.sources.reader import OneFile, Reader, read_in_order, rows_of
 from overlay.storage.path import Place
 from tests.overlay.archives.test_index import tar, zipped
 
@@ -52,7 +53,7 @@ def test_an_archive_that_is_read_in_order_is_one_task() -> None:
 def test_every_record_is_read_once_and_what_waits_is_bounded(offsets: list[list[int]], rows: int, waiting: int) -> None:
     records = [Row("x.tgz", spans(*(100 * offset for offset in ends))) for ends in offsets]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "WAITING_BYTES", waiting)
+        patch.setattr(reader, "WAITING_BYTES", waiting)
         found = plan(records, rows)
     assert sorted(str(row) for group in found.groups for row in group) == sorted(map(str, records))
     assert sorted(group for unit in found.units for group in unit.groups) == list(range(len(found.groups)))

@@ -17,10 +17,10 @@ import pyarrow as pa
 from overlay.archives.entries import Span
 from overlay.archives.index import SPAN_TYPE
 from overlay.config import Limits
-from overlay.image_columns import GROUP_ROWS
-from overlay.listing import in_archive
-from overlay.pairing import is_mask, pair
-from overlay.reading import passes
+from overlay.sources.listing import in_archive
+from overlay.sources.mask_pairing import is_mask, pair
+from overlay.sources.parquet_images import GROUP_ROWS
+from overlay.sources.read_plan import passes
 from overlay.storage.filenames import escaped, sample_key
 from overlay.storage.path import Place
 from overlay.storage.walk import Stamp, stamp_of
@@ -72,7 +72,7 @@ class Portion(NamedTuple):
 
     images: list[Input]
     in_order: bool = False
-    """whether one task must read them, one after the other: see `overlay.reading`"""
+    """whether one task must read them, one after the other: see `overlay.sources.reader`"""
     group_rows: int = GROUP_ROWS
     """most inputs whose bytes may be in memory at one time"""
     passed_over: int = 0
