@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 
-from overlay import model
-from overlay.model import ModelFile
-from overlay.network import head_name, normalise
+from overlay.models import model_file
+from overlay.models.model_file import ModelFile
+from overlay.models.network import head_name, normalise
 
 
 class Classifier(nn.Module):
@@ -19,7 +19,7 @@ class Classifier(nn.Module):
 
     def __init__(self, file: ModelFile, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        network = model.network(file)
+        network = model_file.network(file)
         last = head_name(network)
         self.embedding_size = int(network.get_submodule(last).in_features)  # type: ignore[arg-type]
         self._network = _with_embeddings(fuse(network), last).to(dtype)

@@ -22,7 +22,7 @@ from overlay.config import EngineKind, Precision, check_engine
 from overlay.errors import RequestError
 
 if TYPE_CHECKING:
-    from overlay.model import ModelFile  # which imports torch, and OpenVINO computes without it
+    from overlay.models.model_file import ModelFile  # which imports torch, and OpenVINO computes without it
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]

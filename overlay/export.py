@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from overlay import model
 from overlay.classifier import Classifier
 from overlay.errors import RequestError, WorkError
-from overlay.model import ModelFile
-from overlay.network import normalise
-from overlay.weight_files import read_safetensors
+from overlay.models import model_file
+from overlay.models.model_file import ModelFile
+from overlay.models.network import normalise
+from overlay.models.safe_load import read_safetensors
 
 LARGEST_DIFFERENCE = 1e-4
 """between a probability of the original and of the export"""
@@ -27,7 +27,7 @@ def write_safetensors(loaded: ModelFile, file: Path) -> float:
     Raises:
         WorkError: it is too large.
     """
-    model.write_safetensors(file, loaded)
+    model_file.write_safetensors(file, loaded)
     pixels, expected = _batch(loaded)
     return _checked(_probabilities(replace(loaded, state=read_safetensors(file)), pixels), expected)
 
@@ -58,7 +58,7 @@ def write_onnx(loaded: ModelFile, file: Path) -> float:
         verbose=False,
     )
     assert exported is not None  # it is None where it writes a file itself
-    card = model.metadata(loaded.card)
+    card = model_file.metadata(loaded.card)
     texts = {"classes": ",".join(loaded.card.classes)} | {
         name: card[name] for name in ("size", "resize", "mean", "std")
     }
@@ -79,7 +79,7 @@ def _probabilities(loaded: ModelFile, pixels: NDArray[np.uint8]) -> NDArray[np.f
     """Return what the plain network says, in float32."""
     mean, std = torch.tensor(loaded.card.mean), torch.tensor(loaded.card.std)
     with torch.inference_mode():
-        logits = model.network(loaded)(normalise(torch.from_numpy(pixels), mean, std))
+        logits = model_file.network(loaded)(normalise(torch.from_numpy(pixels), mean, std))
         probabilities: NDArray[np.float32] = logits.softmax(dim=1).numpy()
     return probabilities
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from overlay.config import Model
-from overlay.network import stages
+from overlay.models.network import stages
 
 
 def trainable(network: nn.Module, config: Model, epoch: int) -> frozenset[str]:

@@ -15,14 +15,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from overlay import freezing
 from overlay.config import Train
-from overlay.device import autocast
 from overlay.ema import Ema
 from overlay.losses import per_sample, soft_targets
 from overlay.mixing import mix
-from overlay.network import StateDict, build, normalise
+from overlay.models.device import autocast
+from overlay.models.network import StateDict, build, normalise
+from overlay.models.pretrained import Weights, initialise
 from overlay.optimization import build_optimizer
 from overlay.plan import Plan
-from overlay.pretrained import Weights, initialise
 from overlay.schedule import Schedule
 
 

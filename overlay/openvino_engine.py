@@ -15,7 +15,7 @@ from overlay.config import Precision
 from overlay.engines import Floats, Forward, OpenVinoModel, Pixels
 
 if TYPE_CHECKING:
-    from overlay.model import ModelFile  # which imports torch
+    from overlay.models.model_file import ModelFile  # which imports torch
 
 # OpenVINO and NNCF tell Google Analytics that they run, unless the package that does it can't be imported.
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]

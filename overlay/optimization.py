@@ -7,7 +7,7 @@ from torch.optim import SGD, AdamW
 from torch.optim import Optimizer as TorchOptimizer
 
 from overlay.config import Optimizer
-from overlay.network import stages
+from overlay.models.network import stages
 
 
 class ParameterGroup(TypedDict):

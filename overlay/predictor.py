@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from overlay import model
 from overlay.config import EngineKind, Legacy, Precision
 from overlay.engines import NO_NUMBER, open_engine, prepare
 from overlay.errors import ImageError, RequestError
 from overlay.images.codec import decode, decode_target, resize, to_array
+from overlay.models import model_file
 from overlay.sources.reader import read_file
 
 Picture = str | Path | bytes | Image.Image | NDArray[np.uint8]
@@ -50,7 +50,7 @@ class Predictor:
     ) -> None:
         if device == "cuda" and not torch.cuda.is_available():
             raise RequestError("device is cuda, but this machine has no GPU; choose cpu")
-        loaded = model.load(path, legacy)
+        loaded = model_file.load(path, legacy)
         self.card = loaded.card
         """classes, image size and all else that the model file says"""
         chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"

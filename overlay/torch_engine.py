@@ -9,9 +9,9 @@ import torch
 
 from overlay.classifier import Classifier
 from overlay.config import Precision
-from overlay.device import has_bf16
 from overlay.engines import Floats, Forward, Pixels
-from overlay.model import ModelFile
+from overlay.models.device import has_bf16
+from overlay.models.model_file import ModelFile
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 

@@ -13,7 +13,7 @@ from overlay.decoding import Columns, decode_group
 from overlay.engines import Pixels
 from overlay.errors import WorkError
 from overlay.manifest import Manifest
-from overlay.model import ModelCard, ModelFile
+from overlay.models.model_file import ModelCard, ModelFile
 from overlay.sources.read_plan import Unit, joined
 from pipelines.placement import device
 from pipelines.reading import read_groups

@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from ray.exceptions import RayError
 
 from cluster import session
-from overlay import figures, metrics, model
+from overlay import figures, metrics
 from overlay.config import SPLITS, Evaluate, Split
 from overlay.dataset.prepared import PreparedDataset, open_dataset
 from overlay.engines import Pixels
 from overlay.errors import RequestError, WorkError, faults_end_the_work
 from overlay.images.codec import decode, decode_target, resize
+from overlay.models import model_file
 from overlay.predictions import schema
 from overlay.report import MaskOnly, Mistake, Protocol, ReportData, write_report
 from overlay.storage.atomic import write_atomically
@@ -51,7 +52,7 @@ def run(config: Evaluate) -> None:
         RequestError: the request was wrong; nothing was written.
         WorkError: the work failed.
     """
-    loaded = model.load(config.model, config.legacy)
+    loaded = model_file.load(config.model, config.legacy)
     dataset = open_dataset(config.dataset)
     out = Path(config.out).expanduser().absolute()
     if out.exists() and (strange := sorted({entry.name for entry in out.iterdir()} - set(FILES))):
@@ -85,7 +86,7 @@ def summary(evaluation: metrics.Evaluation) -> str:
 
 
 def evaluate(
-    loaded: model.ModelFile,
+    loaded: model_file.ModelFile,
     dataset: PreparedDataset,
     split: str,
     out: Path,
@@ -130,7 +131,7 @@ class Result:
     """(n,) positions of the predicted ones"""
 
 
-def _scored(loaded: model.ModelFile, dataset: PreparedDataset, split: str, engine: Engine) -> pa.Table:
+def _scored(loaded: model_file.ModelFile, dataset: PreparedDataset, split: str, engine: Engine) -> pa.Table:
     """Return predictions.parquet: the columns of a prediction and ``true_label``, in the order of the ids."""
     rows = decoded_rows(dataset, split, loaded.card.input, engine.batch_size)
     scored: dict[str, tuple[str, NDArray[np.float32]]] = {}
@@ -156,7 +157,7 @@ def _scored(loaded: model.ModelFile, dataset: PreparedDataset, split: str, engin
     return pa.Table.from_pylist(predicted, schema=schema(classes).append(pa.field("true_label", pa.string())))
 
 
-def _calibration(dataset: PreparedDataset, card: model.ModelCard) -> Pixels:
+def _calibration(dataset: PreparedDataset, card: model_file.ModelCard) -> Pixels:
     """Return training images from all over the dataset, as the model sees them."""
     files = pyarrow.dataset.dataset(dataset.data_files(), filesystem=dataset.filesystem)
     names = files.to_table(columns=["id"], filter=pc.field("split") == "train")["id"].to_pylist()
@@ -166,7 +167,7 @@ def _calibration(dataset: PreparedDataset, card: model.ModelCard) -> Pixels:
     return np.stack([resize(decode(image["bytes"], target=target), card.size, card.resize) for image in images])
 
 
-def _protocol(loaded: model.ModelFile, dataset: PreparedDataset, split: str) -> Protocol:
+def _protocol(loaded: model_file.ModelFile, dataset: PreparedDataset, split: str) -> Protocol:
     card, request = loaded.card, dataset.card.request
     style = request.overlay
     drawn = {"fill": f", {style.color}, opacity {style.alpha}", "contour": f", {style.color}, {style.width} px"}

@@ -6,13 +6,13 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from cluster import session
-from overlay import model
 from overlay.config import Train
 from overlay.config.train import check_share
 from overlay.dataset.prepared import PreparedDataset
 from overlay.errors import RequestError, WorkError
+from overlay.models import model_file
+from overlay.models.pretrained import Weights
 from overlay.plan import Plan
-from overlay.pretrained import Weights
 from overlay.windows import WindowedPlan
 from pipelines import ingest, shards
 from pipelines.train_loop import Job, train_worker
@@ -66,9 +66,9 @@ def plan_of(config: Train, dataset: PreparedDataset, batch_size: int) -> tuple[i
     return source, plan
 
 
-def card_of(config: Train, dataset: PreparedDataset, weights: Weights) -> model.ModelCard:
+def card_of(config: Train, dataset: PreparedDataset, weights: Weights) -> model_file.ModelCard:
     """Write down all that using the model will need."""
-    return model.ModelCard(
+    return model_file.ModelCard(
         arch=config.model.arch,
         classes=tuple(dataset.card.classes),
         size=config.input.size,

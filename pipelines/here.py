@@ -16,7 +16,7 @@ from overlay.decoding import Columns, decode_group
 from overlay.engines import Pixels, open_engine, prepare, score_rows
 from overlay.errors import RequestError
 from overlay.manifest import Manifest
-from overlay.model import ModelFile
+from overlay.models.model_file import ModelFile
 from overlay.sources.read_plan import Unit
 from overlay.sources.reader import rows_of
 

@@ -17,12 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from overlay import model, tracking
+from overlay import tracking
 from overlay.config import Predict
 from overlay.decoding import Columns, sample
 from overlay.engines import Pixels
 from overlay.errors import WorkError, faults_end_the_work
 from overlay.manifest import Listing, Manifest, write
+from overlay.models import model_file
 from overlay.predictions import PredictionFolder, Request
 from overlay.results import Layout, Results
 from overlay.sources.read_plan import Unit
@@ -59,7 +60,7 @@ def run(config: Predict) -> None:
         WorkError: the work failed; the same command goes on where it stopped.
     """
     tracked = tracking.resolve(config.tracking)
-    loaded = model.load(config.model, config.legacy)
+    loaded = model_file.load(config.model, config.legacy)
     folder, stages = PredictionFolder(Place.of(config.out)), Stages()
     with tempfile.TemporaryDirectory(prefix="overlay-") as temporary:
         listing = _freeze(config, loaded, Path(temporary), stages)
@@ -96,7 +97,7 @@ def run(config: Predict) -> None:
         tracking.log_prediction(config, tracked, own, {name: value for name, (value, _) in values.items()})
 
 
-def _freeze(config: Predict, loaded: model.ModelFile, folder: Path, stages: Stages) -> Listing:
+def _freeze(config: Predict, loaded: model_file.ModelFile, folder: Path, stages: Stages) -> Listing:
     """List the inputs into a folder, and show how many there are so far."""
     began = time.monotonic()
     with progress("listing", None) as meter:
@@ -111,7 +112,7 @@ def _freeze(config: Predict, loaded: model.ModelFile, folder: Path, stages: Stag
     return listing
 
 
-def _say_what_was_found(listing: Listing, card: model.ModelCard) -> int:
+def _say_what_was_found(listing: Listing, card: model_file.ModelCard) -> int:
     """Print it; returns how many images lack the overlay that the model was trained on."""
     others = f"; {listing.passed_over} other files passed over" if listing.passed_over else ""
     print(f"{listing.manifest.rows} images to classify{others}")
@@ -140,7 +141,9 @@ def _is_small(config: Predict, listing: Listing) -> bool:
     return listing.manifest.rows <= SMALL and not wants_a_cluster
 
 
-def _classifier(config: Predict, loaded: model.ModelFile, calibration: Pixels | None, *, small: bool) -> Classifier:
+def _classifier(
+    config: Predict, loaded: model_file.ModelFile, calibration: Pixels | None, *, small: bool
+) -> Classifier:
     if small:
         from pipelines.here import InThisProcess
 

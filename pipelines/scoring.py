@@ -9,13 +9,12 @@ import ray.data
 from ray.data import ActorPoolStrategy
 
 from cluster.session import Resources
-from overlay import engines
 from overlay.config import EngineKind, Precision
-from overlay.engines import Columns, Pixels
+from overlay.engines import Columns, Pixels, Plan, open_engine, prepare, score_rows
 from pipelines.placement import actor_cpus
 
 if TYPE_CHECKING:
-    from overlay.model import ModelFile  # which imports torch, and an actor with OpenVINO needs none
+    from overlay.models.model_file import ModelFile  # which imports torch, and an actor with OpenVINO needs none
 
 BATCHES_IN_FLIGHT = 2
 """one that is computed, and one that waits in the actor"""
@@ -50,16 +49,16 @@ def score(rows: ray.data.Dataset, loaded: "ModelFile", engine: Engine, cluster: 
     return score_by(plan_of(loaded, engine), rows, engine, cluster)
 
 
-def plan_of(loaded: "ModelFile", engine: Engine) -> engines.Plan:
+def plan_of(loaded: "ModelFile", engine: Engine) -> Plan:
     """Convert a model for an engine, before anything is written.
 
     Raises:
         RequestError: as `score`.
     """
-    return engines.prepare(loaded, engine.kind, engine.device, engine.precision, engine.calibration)
+    return prepare(loaded, engine.kind, engine.device, engine.precision, engine.calibration)
 
 
-def score_by(plan: engines.Plan, rows: ray.data.Dataset, engine: Engine, cluster: Resources) -> ray.data.Dataset:
+def score_by(plan: Plan, rows: ray.data.Dataset, engine: Engine, cluster: Resources) -> ray.data.Dataset:
     """Do what `score` does, with a model that is converted already."""
     actors = actors_of(engine, cluster)
     return rows.map_batches(
@@ -86,10 +85,10 @@ def share_of(actors: int, engine: Engine, cluster: Resources) -> int:
 class Scorer:
     """An actor that holds the model."""
 
-    def __init__(self, plan: "ray.ObjectRef[engines.Plan]", engine: Engine, share: int) -> None:
-        self._engine = engines.open_engine(ray.get(plan), batch_size=engine.batch_size, share=share, flips=engine.flips)
+    def __init__(self, plan: "ray.ObjectRef[Plan]", engine: Engine, share: int) -> None:
+        self._engine = open_engine(ray.get(plan), batch_size=engine.batch_size, share=share, flips=engine.flips)
         self._embeddings = engine.embeddings
 
     def __call__(self, rows: Columns) -> Columns:
         """Score one batch; rows with a reason take no part in the forward pass."""
-        return engines.score_rows(self._engine, rows, self._embeddings)
+        return score_rows(self._engine, rows, self._embeddings)

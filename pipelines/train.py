@@ -17,12 +17,13 @@ from pathlib import Path
 import ray
 
 from cluster import session
-from overlay import history, model, network, tracking
+from overlay import history, tracking
 from overlay.config import Prepare, Train
 from overlay.dataset.prepared import is_dataset, open_dataset
 from overlay.errors import RequestError, WorkError, faults_end_the_work
 from overlay.losses import class_weights
-from overlay.pretrained import pretrained
+from overlay.models import model_file, network
+from overlay.models.pretrained import pretrained
 from overlay.run_folder import open_run
 from pipelines import checkpoint, evaluate, ingest, prepare, trial
 from pipelines.fitting import card_of, counts, fit, plan_of
@@ -96,12 +97,12 @@ def run(config: Train) -> None:
         best = history.best_epoch(epochs, config.early_stopping)
         print(f"best epoch: {epochs[best].epoch} of {len(epochs)}, by {config.early_stopping.metric}")
 
-        file = folder.path / model.MODEL_FILE
-        model.save(file, OrderedDict(checkpoint.load(last, "best.pt")), card)
+        file = folder.path / model_file.MODEL_FILE
+        model_file.save(file, OrderedDict(checkpoint.load(last, "best.pt")), card)
         precision = "auto" if config.train.precision == "fp16" else config.train.precision
         engine = Engine(placement.device, precision, min(batch_size, 64))
         curves = history.curves(epochs, best)
-        result = evaluate.evaluate(model.load(file), dataset, "test", folder.evaluation, engine, curves)
+        result = evaluate.evaluate(model_file.load(file), dataset, "test", folder.evaluation, engine, curves)
         tracker.finish(result.metrics, result.labels, result.predicted, file)
     folder.finish()
     print(f"test: {evaluate.summary(result.metrics)}")

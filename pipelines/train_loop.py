@@ -21,14 +21,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from cluster import session
-from overlay import history, metrics, model
+from overlay import history, metrics
 from overlay.config import Train
-from overlay.device import autocast, use_all_cores
 from overlay.history import Epoch
 from overlay.learner import Learner
-from overlay.network import StateDict, normalise
+from overlay.models import model_file
+from overlay.models.device import autocast, use_all_cores
+from overlay.models.network import StateDict, normalise
+from overlay.models.pretrained import Weights
 from overlay.plan import Plan
-from overlay.pretrained import Weights
 from overlay.tally import Tally
 from pipelines import checkpoint, ingest
 from pipelines.interruptions import Interruptions
@@ -46,7 +47,7 @@ class Job:
     """What a worker is told."""
 
     config: Train
-    card: model.ModelCard
+    card: model_file.ModelCard
     weights: ray.ObjectRef[Weights]
     class_weights: Tensor | None
     """float32 (classes,)"""
@@ -178,7 +179,7 @@ def train_worker(config: dict[str, Job]) -> None:
 def validate(
     network: nn.Module,
     samples: ingest.Samples,
-    card: model.ModelCard,
+    card: model_file.ModelCard,
     precision: torch.autocast,
     rank: int,
     world_size: int,

@@ -13,8 +13,8 @@ from overlay.dataset.prepared import PreparedDataset
 from overlay.errors import RequestError, WorkError, one_line
 from overlay.learner import Learner
 from overlay.losses import class_weights
+from overlay.models.pretrained import Weights
 from overlay.plan import Plan
-from overlay.pretrained import Weights
 from overlay.run_folder import RunFolder
 from pipelines import ingest
 from pipelines.fitting import card_of, counts, fit

@@ -41,13 +41,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from overlay import model
-from overlay.device import use_all_cores
 from overlay.engines import open_engine, prepare
 from overlay.images import phantoms
 from overlay.images.codec import decode, decode_target, resize
-from overlay.network import build
-from overlay.pretrained import IMAGENET_MEAN, IMAGENET_STD
+from overlay.models import model_file
+from overlay.models.device import use_all_cores
+from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, build
 
 SIZE = 224
 CLASSES = ("benign", "malignant", "normal")
@@ -87,17 +86,17 @@ def make_model(folder: Path, arch: str) -> Path:
     network = build(arch, len(CLASSES))
     with torch.no_grad():
         network(torch.randn(4, 3, SIZE, SIZE))
-    card = model.ModelCard(
+    card = model_file.ModelCard(
         arch, CLASSES, SIZE, "squash", IMAGENET_MEAN, IMAGENET_STD, None, "phantoms", "none", version("overlay")
     )
-    model.save(folder / "model.pth", OrderedDict(network.state_dict()), card)
+    model_file.save(folder / "model.pth", OrderedDict(network.state_dict()), card)
     return folder / "model.pth"
 
 
 def bare_forward(file: Path, kind: Any, precision: Any, batch: int, device: Any) -> tuple[float, str]:  # noqa: ANN401
     """Return images a second of an engine on images in memory, and its precision."""
     pixels = np.random.default_rng(0).integers(0, 256, (batch, SIZE, SIZE, 3), np.uint8)
-    engine = open_engine(prepare(model.load(file), kind, device, precision, pixels), batch_size=batch)
+    engine = open_engine(prepare(model_file.load(file), kind, device, precision, pixels), batch_size=batch)
     for _ in range(3):
         engine(pixels)
     began, done = time.perf_counter(), 0
@@ -183,7 +182,7 @@ def timed(batches: Iterator[int]) -> Timed:
 
 def loader_loop(images: Path, file: Path, batch: int, device: str, bf16: bool) -> Iterator[int]:
     """Loop over a DataLoader; yields the size of each batch once its result is there."""
-    network = model.network(model.load(file)).to(device)
+    network = model_file.network(model_file.load(file)).to(device)
     if bf16:
         network = network.to(memory_format=torch.channels_last)
     with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=bf16):
@@ -201,7 +200,7 @@ class Classify:
     def __init__(self, file: str, device: str) -> None:
         use_all_cores()
         self._device = device
-        self._network: nn.Module = model.network(model.load(file)).to(device)
+        self._network: nn.Module = model_file.network(model_file.load(file)).to(device)
 
     def __call__(self, rows: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Classify a batch."""

@@ -30,13 +30,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from overlay.config import Augment, Optimizer
 from overlay.config.train import TrainingPrecision
-from overlay.device import autocast, use_all_cores
 from overlay.images import phantoms
 from overlay.images.augment import augment, generator
 from overlay.images.codec import decode, decode_target, resize
-from overlay.network import build, normalise
+from overlay.models.device import autocast, use_all_cores
+from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, build, normalise
 from overlay.optimization import build_optimizer
-from overlay.pretrained import IMAGENET_MEAN, IMAGENET_STD
 
 CLASSES = ("benign", "malignant", "normal")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -169,13 +169,12 @@ def make_model(file: Path) -> None:
     """Write a network with random weights."""
     import torch
 
-    from overlay import model
-    from overlay.network import build
-    from overlay.pretrained import IMAGENET_MEAN, IMAGENET_STD
+    from overlay.models import model_file
+    from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, build
 
     torch.manual_seed(0)
     classes = ("benign", "malignant", "normal")
-    card = model.ModelCard(
+    card = model_file.ModelCard(
         arch="resnet18",
         classes=classes,
         size=32,
@@ -187,7 +186,7 @@ def make_model(file: Path) -> None:
         weights="none",
         version="0",
     )
-    model.save(file, build("resnet18", len(classes)).state_dict(), card)  # type: ignore[arg-type]
+    model_file.save(file, build("resnet18", len(classes)).state_dict(), card)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

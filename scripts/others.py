@@ -48,7 +48,7 @@ def daft(images: Path, model: Path) -> None:
     import numpy as np
     import torch
 
-    from overlay import model as files
+    from overlay.models import model_file as files
 
     package: Any = import_module("daft")
     functions: Any = import_module("daft.functions")

@@ -7,7 +7,7 @@ from torch import nn
 from overlay import freezing
 from overlay.config import Model
 from overlay.ema import Ema
-from overlay.network import build
+from overlay.models.network import build
 
 
 def weight(network: nn.Module, value: float | None = None) -> float:

@@ -14,20 +14,20 @@ import torch
 import torchvision
 from numpy.typing import NDArray
 
-from overlay import model
 from overlay.config import EngineKind, Precision
 from overlay.engines import Columns, Engine, OpenVinoModel, open_engine, prepare, score_rows
 from overlay.errors import RequestError
-from overlay.model import ModelFile
-from overlay.network import normalise
+from overlay.models import model_file
+from overlay.models.model_file import ModelFile
+from overlay.models.network import normalise
 
 SIZE = 32
 MEAN, STD = (0.5, 0.25, 0.125), (0.25, 0.5, 0.75)
 PIXELS: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, (13, SIZE, SIZE, 3), np.uint8)
 
 
-def card(arch: str = "resnet18") -> model.ModelCard:
-    return model.ModelCard(arch, ("a", "b", "c"), SIZE, "squash", MEAN, STD, None, "", "", "")
+def card(arch: str = "resnet18") -> model_file.ModelCard:
+    return model_file.ModelCard(arch, ("a", "b", "c"), SIZE, "squash", MEAN, STD, None, "", "", "")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def file() -> ModelFile:
 @pytest.fixture(scope="module")
 def plain(file: ModelFile) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Probabilities and embeddings of the network as torchvision has it."""
-    network = model.network(file)
+    network = model_file.network(file)
     head, network.fc = network.fc, torch.nn.Identity()
     with torch.inference_mode():
         embeddings = network(normalise(torch.from_numpy(PIXELS), torch.tensor(MEAN), torch.tensor(STD)))

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 from overlay import freezing
 from overlay.config import Model, Optimizer
 from overlay.errors import RequestError
-from overlay.network import build
+from overlay.models.network import build
 from overlay.optimization import build_optimizer
 
 

@@ -5,7 +5,7 @@ from torch.optim import SGD, AdamW
 
 from overlay.config import Model, Optimizer, Train
 from overlay.errors import RequestError
-from overlay.network import build
+from overlay.models.network import build
 from overlay.optimization import build_optimizer, parameter_groups
 
 

@@ -13,14 +13,15 @@ import torch
 import torchvision
 from PIL import Image
 
-from overlay import load_model, model
+from overlay import load_model
 from overlay.config import Legacy
 from overlay.engines import open_engine, prepare
 from overlay.errors import RequestError
 from overlay.images.codec import decode, decode_target, resize
+from overlay.models import model_file
 from overlay.predictor import Prediction
 
-CARD = model.ModelCard(
+CARD = model_file.ModelCard(
     "resnet18", ("a", "b", "c"), 32, "crop", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), None, "", "", "", uncertain_below=0.9
 )
 
@@ -28,8 +29,8 @@ CARD = model.ModelCard(
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("run") / model.MODEL_FILE
-    model.save(path, OrderedDict(torchvision.models.resnet18(num_classes=3).state_dict()), CARD)
+    path = tmp_path_factory.mktemp("run") / model_file.MODEL_FILE
+    model_file.save(path, OrderedDict(torchvision.models.resnet18(num_classes=3).state_dict()), CARD)
     return path
 
 
@@ -39,7 +40,7 @@ def test_images_of_all_kinds_are_classified_as_the_job_does(file: Path, phantoms
     with Image.open(path) as opened:
         picture = opened.copy()
     pixels = resize(decode(data, target=decode_target(32, "crop")), 32, "crop")
-    engine = open_engine(prepare(model.load(file), "torch", "cpu", "fp32"), batch_size=32)
+    engine = open_engine(prepare(model_file.load(file), "torch", "cpu", "fp32"), batch_size=32)
     expected = engine(pixels[None]).probabilities[0]
     predictor = load_model(file.parent, engine="torch", precision="fp32")
     assert (predictor.precision, predictor.card) == ("fp32", CARD)
@@ -85,7 +86,7 @@ def test_files_of_other_programs_are_loaded_too(tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet18(num_classes=2), tmp_path / "m.pth")
     predictor = load_model(tmp_path / "m.pth", engine="torch", legacy=Legacy(classes="x,y", size=64))
     assert replace(predictor.card, arch="") == replace(
-        model.load(tmp_path / "m.pth", Legacy(classes="x,y", size=64)).card, arch=""
+        model_file.load(tmp_path / "m.pth", Legacy(classes="x,y", size=64)).card, arch=""
     )
     assert predictor.card.classes == ("x", "y")
 

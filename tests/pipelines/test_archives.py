@@ -12,13 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from overlay import model
 from overlay.config import Limits, OverlayStyle, Predict, Prepare
 from overlay.dataset.prepared import PreparedDataset
 from overlay.errors import RequestError
 from overlay.images.codec import FORMATS
-from overlay.network import build
-from overlay.pretrained import IMAGENET_MEAN, IMAGENET_STD
+from overlay.models import model_file
+from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, build
 from pipelines import predict, prepare
 
 
@@ -41,12 +40,12 @@ def pack(folder: Path, archive: Path, order: Callable[[Path], Any] | None = None
 
 
 @pytest.fixture(scope="module")
-def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network with random weights."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("model") / "model.pth"
     classes = ("benign", "malignant", "normal")
-    card = model.ModelCard(
+    card = model_file.ModelCard(
         arch="resnet18",
         classes=classes,
         size=32,
@@ -59,20 +58,20 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         version="0",
     )
     state = build("resnet18", len(classes)).state_dict()
-    model.save(path, state, card)  # type: ignore[arg-type]
+    model_file.save(path, state, card)  # type: ignore[arg-type]
     return path
 
 
 @pytest.fixture(scope="module")
-def folder_predictions(phantoms: Path, model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+def folder_predictions(phantoms: Path, random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """The rows of the phantoms in their folder, from Ray; those of few images come from the command's own process."""
     out = tmp_path_factory.mktemp("predicted") / "out"
-    return predictions([str(phantoms)], model_file, str(out), actors=1)
+    return predictions([str(phantoms)], random_model, str(out), actors=1)
 
 
-def predictions(inputs: list[str], model_file: Path, out: str, **options: Any) -> list[Any]:  # noqa: ANN401
+def predictions(inputs: list[str], random_model: Path, out: str, **options: Any) -> list[Any]:  # noqa: ANN401
     """Predict, and return the rows in the order of their ids."""
-    predict.run(Predict(model=str(model_file), inputs=inputs, out=out, precision="fp32", **options))
+    predict.run(Predict(model=str(random_model), inputs=inputs, out=out, precision="fp32", **options))
     return sorted(pq.read_table(f"{out}/predictions").to_pylist(), key=lambda row: row["id"])
 
 
@@ -103,10 +102,10 @@ def test_an_archive_gives_the_dataset_of_its_folder(
 @pytest.mark.parametrize("actors", [None, 1])
 @pytest.mark.parametrize("name", ["x.zip", "x.tar.gz"])
 def test_an_archive_gives_the_predictions_of_its_folder(
-    folder_predictions: list[Any], phantoms: Path, model_file: Path, name: str, actors: int | None, tmp_path: Path
+    folder_predictions: list[Any], phantoms: Path, random_model: Path, name: str, actors: int | None, tmp_path: Path
 ) -> None:
     archive = pack(phantoms, tmp_path / name, order=masks_last)
-    rows = predictions([str(archive)], model_file, str(tmp_path / "out"), actors=actors, part_rows=10)
+    rows = predictions([str(archive)], random_model, str(tmp_path / "out"), actors=actors, part_rows=10)
     assert [row["id"] for row in rows] == [f"{phantoms.name}/{row['id']}" for row in folder_predictions]
     for row, other in zip(rows, folder_predictions, strict=True):
         assert row["status"] == "ok"
@@ -116,19 +115,19 @@ def test_an_archive_gives_the_predictions_of_its_folder(
 
 @pytest.mark.parametrize("actors", [None, 1])
 def test_a_dataset_and_its_tables_give_the_predictions_of_the_folder(
-    folder_predictions: list[Any], dataset: PreparedDataset, model_file: Path, actors: int | None, tmp_path: Path
+    folder_predictions: list[Any], dataset: PreparedDataset, random_model: Path, actors: int | None, tmp_path: Path
 ) -> None:
-    rows = predictions([dataset.path], model_file, str(tmp_path / "out"), actors=actors)
+    rows = predictions([dataset.path], random_model, str(tmp_path / "out"), actors=actors)
     assert [row["id"] for row in rows] == [row["id"] for row in folder_predictions]
     for row, other in zip(rows, folder_predictions, strict=True):
         assert row["prob_benign"] == pytest.approx(other["prob_benign"], abs=1e-6)
     metrics = {row["name"]: row["value"] for row in pq.read_table(tmp_path / "out" / "metrics.parquet").to_pylist()}
     assert (metrics["labelled"], metrics["overlay_missing"]) == (36, 0)
     table = f"{dataset.path}/data/part-00000.parquet"
-    assert predictions([table], model_file, str(tmp_path / "table"), actors=actors)[0]["uri"] == table
+    assert predictions([table], random_model, str(tmp_path / "table"), actors=actors)[0]["uri"] == table
 
 
-def test_a_folder_of_shards_and_all_that_is_wrong_with_them(phantoms: Path, model_file: Path, tmp_path: Path) -> None:
+def test_a_folder_of_shards_and_all_that_is_wrong_with_them(phantoms: Path, random_model: Path, tmp_path: Path) -> None:
     shards = tmp_path / "shards"
     shards.mkdir()
     pack(phantoms / "benign", shards / "a.tar.gz")
@@ -140,7 +139,7 @@ def test_a_folder_of_shards_and_all_that_is_wrong_with_them(phantoms: Path, mode
         archive.writestr("malignant/broken.png", "no image")
         archive.writestr("malignant/inner.zip", "")
         archive.writestr("__MACOSX/malignant/._broken.png", "")
-    rows = {row["id"]: row for row in predictions([str(shards)], model_file, str(tmp_path / "out"))}
+    rows = {row["id"]: row for row in predictions([str(shards)], random_model, str(tmp_path / "out"))}
     errors = {id: row["error"] for id, row in rows.items() if row["status"] == "error"}
     assert errors == {
         "b.tar": "cut off archive: the blocks that mark its end are missing",

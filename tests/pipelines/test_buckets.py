@@ -17,9 +17,9 @@ from overlay.storage import object_store
 from overlay.storage.parquet import open_parquet
 from overlay.storage.path import Place
 from pipelines import check, ingest, predict, prepare
-from tests.pipelines.test_archives import folder_predictions, model_file, pack, predictions
+from tests.pipelines.test_archives import folder_predictions, pack, predictions, random_model
 
-__all__ = ["folder_predictions", "model_file"]  # fixtures
+__all__ = ["folder_predictions", "random_model"]  # fixtures
 
 
 @pytest.fixture(scope="module")
@@ -106,14 +106,14 @@ def test_a_dataset_in_a_bucket_can_be_checked(in_bucket: PreparedDataset, capsys
 
 
 def test_predictions_in_a_bucket(
-    bucket: Place, folder_predictions: list[Any], model_file: Path, tmp_path: Path
+    bucket: Place, folder_predictions: list[Any], random_model: Path, tmp_path: Path
 ) -> None:
-    rows = predictions([str(bucket / "set")], model_file, str(tmp_path / "out"))
+    rows = predictions([str(bucket / "set")], random_model, str(tmp_path / "out"))
     for row, other in zip(rows, folder_predictions, strict=True):
         assert row["id"] == other["id"]
         assert row["prob_benign"] == pytest.approx(other["prob_benign"], abs=1e-6)
     out = bucket / "predictions"
-    config = Predict(model=str(model_file), inputs=[str(bucket / "x.tar.gz")], out=str(out), precision="fp32")
+    config = Predict(model=str(random_model), inputs=[str(bucket / "x.tar.gz")], out=str(out), precision="fp32")
     predict.run(config)
     assert out.children() == ["_SUCCESS.json", "manifest", "metrics.parquet", "predictions", "request.json"]
     table = open_parquet(out / "predictions" / "part-000000.parquet").read()

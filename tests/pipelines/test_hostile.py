@@ -17,9 +17,9 @@ from overlay.config import Predict
 from overlay.images.codec import FORMATS
 from pipelines import predict
 from tests.overlay.archives.test_index import tar, zipped
-from tests.pipelines.test_archives import model_file
+from tests.pipelines.test_archives import random_model
 
-__all__ = ["model_file"]  # a fixture
+__all__ = ["random_model"]  # a fixture
 
 GOOD = ("a/grey16.png", "a/cmyk.jpg", "a/moving.gif", "a/clear.png", "a/turned.jpg", "a/photo.png")
 MEMORY = 2 * 2**30
@@ -68,9 +68,9 @@ def corpus(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_row_for_each_and_none_wrong(corpus: Path, model_file: Path, phantoms: Path, tmp_path: Path) -> None:
+def test_a_row_for_each_and_none_wrong(corpus: Path, random_model: Path, phantoms: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    words = ["predict", str(model_file), str(corpus), "--out", str(out), "--engine", "torch", "--precision", "fp32"]
+    words = ["predict", str(random_model), str(corpus), "--out", str(out), "--engine", "torch", "--precision", "fp32"]
     # Not getrusage: its peak would be that of this process, from which the command's is forked.
     code = (
         "import sys; from overlay.cli import main; status = main(sys.argv[1:]); "
@@ -104,7 +104,7 @@ def test_a_row_for_each_and_none_wrong(corpus: Path, model_file: Path, phantoms:
     assert {*GOOD, "broken/nested.zip/good.png"} <= set(good)
     for name in GOOD:
         alone = tmp_path / Path(name).stem
-        predict.run(Predict(str(model_file), [str(corpus / name)], str(alone), engine="torch", precision="fp32"))
+        predict.run(Predict(str(random_model), [str(corpus / name)], str(alone), engine="torch", precision="fp32"))
         (row,) = pq.read_table(alone / "predictions").to_pylist()
         assert row["label"] == good[name]["label"]
         assert row["prob_benign"] == pytest.approx(good[name]["prob_benign"], abs=1e-6)

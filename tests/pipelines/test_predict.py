@@ -14,15 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from overlay import model
 from overlay.config import Predict, Tracking
 from overlay.errors import RequestError
 from overlay.images.codec import decode, resize
-from overlay.network import normalise
+from overlay.models import model_file
+from overlay.models.network import normalise
 from pipelines import predict
-from tests.pipelines.test_archives import model_file
+from tests.pipelines.test_archives import random_model
 
-__all__ = ["model_file"]  # a fixture
+__all__ = ["random_model"]  # a fixture
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +42,11 @@ def images(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def predicted(model_file: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def predicted(random_model: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Predictions in parts of four rows, on Ray."""
     out = tmp_path_factory.mktemp("predicted") / "out"
     predict.run(
-        Predict(str(model_file), [str(images)], str(out), part_rows=4, precision="fp32", actors=1, batch_size=5)
+        Predict(str(random_model), [str(images)], str(out), part_rows=4, precision="fp32", actors=1, batch_size=5)
     )
     return out
 
@@ -69,9 +69,9 @@ def test_each_input_has_one_row(predicted: Path, images: Path) -> None:
     assert broken[["label", "confidence", "prob_benign"]].isna().all(axis=None)
 
 
-def test_a_row_is_what_the_model_says_of_its_image(predicted: Path, model_file: Path) -> None:
-    file = model.load(model_file)
-    network = model.network(file)
+def test_a_row_is_what_the_model_says_of_its_image(predicted: Path, random_model: Path) -> None:
+    file = model_file.load(random_model)
+    network = model_file.network(file)
     for row in pq.read_table(predicted / "predictions").to_pylist():
         masks = list(Path(row["uri"]).parent.glob(f"{Path(row['uri']).stem}_mask*"))
         if row["status"] == "error" or masks:
@@ -117,19 +117,19 @@ def test_the_metrics_count_what_the_rows_say(predicted: Path) -> None:
 
 
 def test_few_images_get_the_same_rows_without_ray(
-    predicted: Path, model_file: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    predicted: Path, random_model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pipelines.classify", None)
-    predict.run(Predict(str(model_file), [str(images)], str(tmp_path / "out"), part_rows=4, precision="fp32"))
+    predict.run(Predict(str(random_model), [str(images)], str(tmp_path / "out"), part_rows=4, precision="fp32"))
     few, many = (pq.read_table(out / "predictions").to_pandas() for out in (tmp_path / "out", predicted))
     numbers = [name for name in few.columns if name.startswith("prob_")] + ["confidence"]
     assert np.allclose(few[numbers], many[numbers], atol=1e-6, equal_nan=True)
     assert few.drop(columns=numbers).equals(many.drop(columns=numbers))
 
 
-def test_done_already(predicted: Path, model_file: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_done_already(predicted: Path, random_model: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (predicted / "_SUCCESS.json").stat()
-    same = Predict(model=str(model_file), inputs=[str(images)], out=str(predicted), precision="fp32", part_rows=4)
+    same = Predict(model=str(random_model), inputs=[str(images)], out=str(predicted), precision="fp32", part_rows=4)
     predict.run(same)
     assert "nothing to do" in capsys.readouterr().out
     assert (predicted / "_SUCCESS.json").stat() == before
@@ -137,12 +137,12 @@ def test_done_already(predicted: Path, model_file: Path, images: Path, capsys: p
         predict.run(replace(same, precision="auto"))
 
 
-def test_bad_requests_write_nothing(model_file: Path, images: Path, tmp_path: Path) -> None:
+def test_bad_requests_write_nothing(random_model: Path, images: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     (tmp_path / "empty").mkdir()
     for model_path, inputs, message in [
-        (str(model_file), ["nowhere"], "input nowhere is not there"),
-        (str(model_file), [str(tmp_path / "empty")], "no image in"),
+        (str(random_model), ["nowhere"], "input nowhere is not there"),
+        (str(random_model), [str(tmp_path / "empty")], "no image in"),
         ("nowhere.pth", [str(images)], "no weights at nowhere.pth"),
         (str(images / "text.png"), [str(images)], "holds no"),
     ]:
@@ -150,7 +150,7 @@ def test_bad_requests_write_nothing(model_file: Path, images: Path, tmp_path: Pa
             predict.run(Predict(model=model_path, inputs=inputs, out=out))
         assert "\n" not in str(refused.value)
     with pytest.raises(RequestError, match="holds something else"):
-        predict.run(Predict(model=str(model_file), inputs=[str(images)], out=str(images)))
+        predict.run(Predict(model=str(random_model), inputs=[str(images)], out=str(images)))
     assert not Path(out).exists()
 
 
@@ -160,13 +160,13 @@ def rows_of(out: Path) -> dict[str, dict[str, Any]]:
 
 
 def test_what_could_not_be_read_is_tried_again(
-    model_file: Path, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    random_model: Path, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = ["benign (1).png", "benign (2).png", "benign (3).png"]
     for name in names[:2]:
         shutil.copy(phantoms / "benign" / name, tmp_path)
     listed = "".join(f"{tmp_path}/{name}\n" for name in names)
-    config = Predict(model=str(model_file), inputs=["-"], out=str(tmp_path / "out"), part_rows=2)
+    config = Predict(model=str(random_model), inputs=["-"], out=str(tmp_path / "out"), part_rows=2)
 
     def run(config: Predict) -> str:
         with pytest.MonkeyPatch.context() as patch:
@@ -193,10 +193,10 @@ def test_what_could_not_be_read_is_tried_again(
 
 
 def test_a_model_of_overlays_and_bare_images(
-    model_file: Path, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    random_model: Path, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = [str(phantoms / "benign" / name) for name in ("benign (1).png", "benign (1)_mask.png", "benign (2).png")]
-    predict.run(Predict(model=str(model_file), inputs=files, out=str(tmp_path / "out")))
+    predict.run(Predict(model=str(random_model), inputs=files, out=str(tmp_path / "out")))
     said = capsys.readouterr().out
     assert said.count("WARNING") == 1
     assert "WARNING: the model was trained on images with their masks drawn on them (1 of these 2 have no mask)" in said
@@ -206,10 +206,10 @@ def test_a_model_of_overlays_and_bare_images(
     assert sum(name.startswith("bottleneck: ") for name in metrics) == 1
 
 
-def test_columns_that_were_asked_for(model_file: Path, phantoms: Path, tmp_path: Path) -> None:
+def test_columns_that_were_asked_for(random_model: Path, phantoms: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     config = Predict(
-        str(model_file), [str(phantoms / "benign")], str(out), top_k=2, entropy=True, embeddings=True, flips=True
+        str(random_model), [str(phantoms / "benign")], str(out), top_k=2, entropy=True, embeddings=True, flips=True
     )
     predict.run(config)
     found = duckdb.read_parquet(f"{out}/predictions/*.parquet").df()
@@ -222,29 +222,29 @@ def test_columns_that_were_asked_for(model_file: Path, phantoms: Path, tmp_path:
 
 
 def test_an_engine_that_can_not_be_had_leaves_nothing(
-    model_file: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    random_model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("overlay.engines.find_spec", lambda _: None)
     for actors in (None, 1):
-        config = Predict(str(model_file), [str(images)], str(tmp_path / "out"), engine="openvino", actors=actors)
+        config = Predict(str(random_model), [str(images)], str(tmp_path / "out"), engine="openvino", actors=actors)
         with pytest.raises(RequestError, match="openvino is not installed"):
             predict.run(config)
     assert not (tmp_path / "out").exists()
 
 
 def test_int8_is_calibrated_on_the_inputs(
-    model_file: Path, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    random_model: Path, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("nncf")
     out = tmp_path / "out"
-    predict.run(Predict(str(model_file), [str(phantoms)], str(out), precision="int8"))
+    predict.run(Predict(str(random_model), [str(phantoms)], str(out), precision="int8"))
     assert "int8: the same label as fp32 on " in capsys.readouterr().out
     assert set(pq.read_table(out / "predictions")["precision"].to_pylist()) == {"int8"}
 
 
-def test_tracking(model_file: Path, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tracking(random_model: Path, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    config = Predict(str(model_file), [str(phantoms / "benign")], str(out), tracking=Tracking(mode="offline"))
+    config = Predict(str(random_model), [str(phantoms / "benign")], str(out), tracking=Tracking(mode="offline"))
     predict.run(config)
     assert len(list((out / "wandb").rglob("*.wandb"))) == 1
     predict.run(config)

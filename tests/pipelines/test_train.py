@@ -16,12 +16,12 @@ import pytest
 import torch
 from PIL import Image
 
-from overlay import model
 from overlay.config import Loop, Model, Tracking, Train
 from overlay.dataset.prepared import PreparedDataset
 from overlay.errors import RequestError
 from overlay.history import Epoch
-from overlay.pretrained import IMAGENET_MEAN, IMAGENET_STD
+from overlay.models import model_file
+from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD
 from pipelines import checkpoint, ingest, shards, train
 from pipelines.train_loop import validate
 from tests.pipelines.conftest import Trained
@@ -50,7 +50,7 @@ def test_leaves_the_files_of_the_contract(trained: Trained) -> None:
 
 
 def test_the_model_file_says_all_that_using_it_needs(trained: Trained) -> None:
-    card = model.load(trained.folder).card
+    card = model_file.load(trained.folder).card
     assert (card.arch, card.classes, card.size, card.resize) == (
         "resnet18",
         ("benign", "malignant", "normal"),
@@ -66,8 +66,10 @@ def test_the_reported_validation_is_that_of_the_checkpoint(trained: Trained) -> 
     validation = ingest.decoded(trained.dataset, "val", trained.config.input)
     last = checkpoint.newest(trained.folder / "checkpoints")
     assert last is not None
-    file = model.load(trained.folder)
-    network = model.network(replace(file, state=OrderedDict(checkpoint.load(last, "last.pt")["learner"]["network"])))
+    file = model_file.load(trained.folder)
+    network = model_file.network(
+        replace(file, state=OrderedDict(checkpoint.load(last, "last.pt")["learner"]["network"]))
+    )
     network = network.to(memory_format=torch.channels_last)
     loss, confusion = validate(network, validation, file.card, torch.autocast("cpu", enabled=False), 0, 1)
     reported = epochs(trained.folder)[-1]

@@ -9,15 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch.multiprocessing.spawn import spawn
 
-from overlay import model
-from overlay.device import use_all_cores
-from overlay.network import build
-from overlay.pretrained import IMAGENET_MEAN, IMAGENET_STD
+from overlay.models import model_file
+from overlay.models.device import use_all_cores
+from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, build
 from pipelines.ingest import Samples
 from pipelines.train_loop import VALIDATION_BATCH, validate
 
 SAMPLES = 3 * VALIDATION_BATCH + 5  # 101: a prime number, so no count of workers divides it
-CARD = model.ModelCard(
+CARD = model_file.ModelCard(
     arch="resnet18",
     classes=("benign", "malignant", "normal"),
     size=32,

@@ -1,8 +1,8 @@
 """Model files of other programs: a bare state_dict of a ResNet, or the pickle of a whole model, as notebooks leave it.
 
-A pickle can run anything while it is read, so `overlay.weight_files` lets through only the classes that a torchvision
-ResNet is made of. Of what comes out no method is called either: its tensors and numbers are read, go into a network
-that torchvision built, and the object is dropped.
+A pickle can run anything while it is read, so `overlay.models.safe_load` lets through only the classes that a
+torchvision ResNet is made of. Of what comes out no method is called either: its tensors and numbers are read, go into a
+network that torchvision built, and the object is dropped.
 """
 
 from collections import OrderedDict
@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from overlay import heads
 from overlay.config import Input, Legacy
 from overlay.errors import RequestError
-from overlay.network import StateDict, architectures, build
-from overlay.weight_files import is_state_dict
+from overlay.models import heads
+from overlay.models.network import StateDict, architectures, build
+from overlay.models.safe_load import is_state_dict
 
 USUAL_CLASSES = ("benign", "malignant", "normal")
 USUAL_INPUT = Input(size=224, resize="crop")
@@ -36,7 +36,7 @@ class LegacyModel:
 
     arch: str
     state: StateDict
-    """of :func:`overlay.network.build`, or with ``fc.0``, ``fc.1``, ... where there is a head of several layers"""
+    """of :func:`overlay.models.network.build`, or with ``fc.0``, ``fc.1``, ... where there is a head of several layers"""
     head: tuple[str, ...]
     outputs: int
     classes: tuple[str, ...] | None

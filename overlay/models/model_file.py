@@ -3,7 +3,7 @@
 A model file is what ``torch.save`` makes of a plain state_dict: ``torch.load`` gives it back, and torchvision's
 network of the same name takes it, without this package. The card, an attribute ``overlay`` of the same dictionary,
 says the rest. The same in safetensors has the card as JSON in its metadata. Files of other programs get a card when
-they are read: see ``overlay/legacy.py``.
+they are read: see ``overlay/models/legacy.py``.
 """
 
 import hashlib
@@ -17,12 +17,12 @@ from urllib.parse import urlparse
 import torch
 from torch import nn
 
-from overlay import heads, legacy
 from overlay.config import Input, Legacy, OverlayStyle, ResizeRule
 from overlay.errors import RequestError, one_line
-from overlay.network import StateDict, build
+from overlay.models import heads, legacy
+from overlay.models.network import StateDict, build
+from overlay.models.safe_load import download, is_state_dict, no_weights, read_safetensors, read_weights
 from overlay.storage.atomic import write_atomically
-from overlay.weight_files import download, is_state_dict, no_weights, read_safetensors, read_weights
 
 MODEL_FILE = "Resnet_fineTuning.pth"
 """the file's name in the folder of a run"""
@@ -48,7 +48,8 @@ class ModelCard:
     version: str
     """of Overlay, which wrote the file"""
     head: tuple[str, ...] = ()
-    """layers in place of the network's last one, as `overlay.heads` writes them; none where it is torchvision's own"""
+    """layers in place of the network's last one, as `overlay.models.heads` writes them; none where it is torchvision's
+    own"""
     uncertain_below: float | None = None
     """a prediction with a lower confidence is uncertain; None where nobody chose a threshold"""
 
@@ -82,8 +83,8 @@ def save(path: Path, state: StateDict, card: ModelCard) -> None:
 def load(path: str | Path, options: Legacy | None = None) -> ModelFile:
     """Read a model file, given as itself or as the folder of the run that made it.
 
-    A file of another program is read by the rules of ``overlay/legacy.py``, and what it doesn't say is taken from
-    ``options``, or as is usual and then said on a printed line.
+    A file of another program is read by the rules of ``overlay/models/legacy.py``, and what it doesn't say is taken
+    from ``options``, or as is usual and then said on a printed line.
 
     Raises:
         RequestError: the file isn't there, holds no model that can be read, was written by a newer version, or is
@@ -177,7 +178,7 @@ def _legacy(content: object, options: Legacy, where: str) -> tuple[StateDict, Mo
         raise RequestError(f"{where} holds no model that can be read: {one_line(error)}") from error
     if found is None:
         raise no_weights(where)
-    from overlay.pretrained import IMAGENET_MEAN, IMAGENET_STD  # which imports this module
+    from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD  # which imports this module
 
     classes, seen, note = legacy.complete(found, options, where)
     print(note)

@@ -17,13 +17,13 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from overlay import model
 from overlay.config import Input, Legacy, OverlayStyle
 from overlay.errors import RequestError
-from overlay.network import build
-from overlay.pretrained import IMAGENET_MEAN, IMAGENET_STD, Weights, initialise, pretrained
+from overlay.models import model_file
+from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, build
+from overlay.models.pretrained import Weights, initialise, pretrained
 
-CARD = model.ModelCard(
+CARD = model_file.ModelCard(
     arch="resnet18",
     classes=("benign", "malignant", "normal"),
     size=64,
@@ -59,8 +59,8 @@ def resnet18() -> dict[str, Tensor]:
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model file; not to be changed."""
-    file = tmp_path_factory.mktemp("run") / model.MODEL_FILE
-    model.save(file, OrderedDict(state_of()), CARD)
+    file = tmp_path_factory.mktemp("run") / model_file.MODEL_FILE
+    model_file.save(file, OrderedDict(state_of()), CARD)
     return file
 
 
@@ -87,9 +87,9 @@ def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 def test_a_plain_script_without_this_package_loads_the_file(tmp_path: Path) -> None:
     states = {arch: state_of(arch) for arch in ("resnet18", "resnet101")}
     for arch, state in states.items():
-        model.save(tmp_path / f"{arch}.pth", OrderedDict(state), replace(CARD, arch=arch))
+        model_file.save(tmp_path / f"{arch}.pth", OrderedDict(state), replace(CARD, arch=arch))
     # Torch lies beside this package, so only the ways that lead to this one are closed: its folder and its finder.
-    root = str(Path(model.__file__).parents[1])
+    root = str(Path(model_file.__file__).parents[1])
     hide = "import sys; sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f)]; "
     script = tmp_path / "plain.py"
     script.write_text(f"{hide}sys.path = [p for p in sys.path if p != {root!r}]\n{PLAIN_SCRIPT}")
@@ -105,23 +105,23 @@ def test_a_plain_script_without_this_package_loads_the_file(tmp_path: Path) -> N
 
 
 def test_what_was_saved_is_loaded(written: Path) -> None:
-    loaded = model.load(written)
+    loaded = model_file.load(written)
     assert loaded.card == CARD
     assert loaded.card.input == Input(size=64, resize="pad")
     assert loaded.sha256 == hashlib.sha256(written.read_bytes()).hexdigest()
-    network = model.network(loaded)
+    network = model_file.network(loaded)
     assert not network.training
     assert_equal(network.state_dict(), loaded.state)
-    assert model.load(written.parent).path == str(written)
+    assert model_file.load(written.parent).path == str(written)
 
 
 def test_what_was_trained_is_saved(tmp_path: Path) -> None:
     """A network in training lies on its device channels last, needs gradients, and has a style that is not known."""
     network = build("resnet18", 3).to(memory_format=torch.channels_last)
-    model.save(tmp_path / "m.pth", OrderedDict(network.state_dict(keep_vars=True)), CARD)
-    model.save(tmp_path / "n.pth", OrderedDict(network.state_dict()), replace(CARD, overlay=None))
-    assert_equal(model.load(tmp_path / "m.pth").state, network.state_dict())
-    assert model.load(tmp_path / "n.pth").card.overlay is None
+    model_file.save(tmp_path / "m.pth", OrderedDict(network.state_dict(keep_vars=True)), CARD)
+    model_file.save(tmp_path / "n.pth", OrderedDict(network.state_dict()), replace(CARD, overlay=None))
+    assert_equal(model_file.load(tmp_path / "m.pth").state, network.state_dict())
+    assert model_file.load(tmp_path / "n.pth").card.overlay is None
     assert sorted(file.name for file in tmp_path.iterdir()) == ["m.pth", "n.pth"]
 
 
@@ -134,46 +134,48 @@ def test_a_flipped_byte_is_noticed(written: Path, tmp_path: Path) -> None:
         file = tmp_path / "damaged.pth"
         file.write_bytes(damaged)
         message = f"{file} is damaged: its content doesn't match its checksum; copy it again"
-        assert refusal(model.load, file) == message
+        assert refusal(model_file.load, file) == message
         assert refusal(pretrained, "resnet18", str(file)) == message
 
 
 def test_a_newer_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model, "MODEL_FORMAT", 3)
-    model.save(tmp_path / "m.pth", OrderedDict(state_of()), CARD)
+    monkeypatch.setattr(model_file, "MODEL_FORMAT", 3)
+    model_file.save(tmp_path / "m.pth", OrderedDict(state_of()), CARD)
     monkeypatch.undo()
     message = f"{tmp_path}/m.pth has model format 3, newer than 2; update overlay"
-    assert refusal(model.load, tmp_path / "m.pth") == message
+    assert refusal(model_file.load, tmp_path / "m.pth") == message
     assert refusal(pretrained, "resnet18", str(tmp_path / "m.pth")) == message
 
 
 def test_weights_without_a_card_are_no_model(resnet18: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(resnet18, tmp_path / "w.pth")
-    assert refusal(model.load, tmp_path / "w.pth").startswith(f"{tmp_path}/w.pth has 1000 outputs and no class names; ")
-    assert refusal(model.load, tmp_path / "none.pth") == f"no weights at {tmp_path}/none.pth; check the path"
-    assert refusal(model.load, tmp_path) == f"no weights at {tmp_path}/Resnet_fineTuning.pth; check the path"
+    assert refusal(model_file.load, tmp_path / "w.pth").startswith(
+        f"{tmp_path}/w.pth has 1000 outputs and no class names; "
+    )
+    assert refusal(model_file.load, tmp_path / "none.pth") == f"no weights at {tmp_path}/none.pth; check the path"
+    assert refusal(model_file.load, tmp_path) == f"no weights at {tmp_path}/Resnet_fineTuning.pth; check the path"
 
 
 def test_a_card_and_options_for_files_without_one_exclude_each_other(written: Path) -> None:
-    assert refusal(model.load, written, Legacy(size=128)) == (
+    assert refusal(model_file.load, written, Legacy(size=128)) == (
         f"{written} has a card that says its size; leave --legacy.size away"
     )
 
 
 def test_a_model_goes_through_safetensors(written: Path, tmp_path: Path) -> None:
-    before = model.load(written)
+    before = model_file.load(written)
     file = tmp_path / "m.safetensors"
-    model.write_safetensors(file, before)
-    after = model.load(file)
+    model_file.write_safetensors(file, before)
+    after = model_file.load(file)
     assert after.card == before.card
     assert_equal(after.state, before.state)
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    assert refusal(model.load, file) == f"{file} is damaged: its content doesn't match its checksum; copy it again"
+    assert refusal(model_file.load, file) == f"{file} is damaged: its content doesn't match its checksum; copy it again"
     file.write_bytes(content[:-1])
-    assert refusal(model.load, file).startswith(f"{file} is no safetensors file that can be read: ")
-    assert refusal(model.load, tmp_path / "none.safetensors").startswith("no weights at ")
+    assert refusal(model_file.load, file).startswith(f"{file} is no safetensors file that can be read: ")
+    assert refusal(model_file.load, tmp_path / "none.safetensors").startswith("no weights at ")
 
 
 # Pretrained weights
@@ -255,9 +257,9 @@ def test_what_holds_no_weights_is_refused_and_never_run(resnet18: dict[str, Tens
         assert refusal(pretrained, "resnet18", str(file)) == (
             f"{file} holds no state_dict, or a damaged one; give a file that torch.save made of model.state_dict()"
         )
-        assert refusal(model.load, file).startswith(f"{file} holds no state_dict")
+        assert refusal(model_file.load, file).startswith(f"{file} holds no state_dict")
     pickled({"conv1.weight": Payload(trace)})
-    for message in (refusal(pretrained, "resnet18", str(file)), refusal(model.load, file)):
+    for message in (refusal(pretrained, "resnet18", str(file)), refusal(model_file.load, file)):
         assert message.startswith(
             f"{file} holds {os.mkdir.__module__}.mkdir, which no ResNet of torchvision is made of "
         )

@@ -9,10 +9,9 @@ from overlay.ema import Ema
 from overlay.images import phantoms
 from overlay.images.codec import resize
 from overlay.losses import per_sample, soft_targets
-from overlay.network import build, normalise
+from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, build, normalise
 from overlay.optimization import build_optimizer
 from overlay.plan import Plan
-from overlay.pretrained import IMAGENET_MEAN, IMAGENET_STD
 from overlay.schedule import Schedule
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from overlay import heads
 from overlay.errors import RequestError, one_line
-from overlay.network import StateDict
+from overlay.models import heads
+from overlay.models.network import StateDict
 
 ALLOWED: list[Any] = [
     *(ResNet, BasicBlock, Bottleneck),

@@ -5,8 +5,8 @@ from torch import nn
 from torch.nn import functional
 
 from overlay.errors import RequestError
-from overlay.network import architectures, build, check_size, head_name, normalise, stages
-from overlay.pretrained import Weights, initialise, pretrained
+from overlay.models.network import architectures, build, check_size, head_name, normalise, stages
+from overlay.models.pretrained import Weights, initialise, pretrained
 
 
 def meta(arch: str) -> nn.Module:

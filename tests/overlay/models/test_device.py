@@ -2,7 +2,7 @@ import joblib
 import pytest
 import torch
 
-from overlay.device import autocast, has_bf16, use_all_cores
+from overlay.models.device import autocast, has_bf16, use_all_cores
 
 CPU = torch.device("cpu")
 

@@ -97,3 +97,9 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 def _drop(probability: float, head: nn.Module, inputs: tuple[Tensor]) -> Tensor:
     return drop(inputs[0], probability, training=head.training)
+
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+
+
+IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -8,11 +8,8 @@ import torchvision
 from torch import nn
 
 from overlay.errors import RequestError, one_line
-from overlay.model import read_state
-from overlay.network import StateDict, build, head_name
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from overlay.models.model_file import read_state
+from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, StateDict, build, head_name
 
 
 @dataclass(frozen=True)
