@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from overlay.config import EngineKind, Legacy, Precision
-from overlay.engines import NO_NUMBER, open_engine, prepare
+from overlay.engines.base import NO_NUMBER
+from overlay.engines.factory import open_engine, prepare
 from overlay.errors import ImageError, RequestError
 from overlay.images.codec import decode, decode_target, resize, to_array
 from overlay.models import model_file

@@ -10,7 +10,7 @@ from ray.exceptions import RayError
 from cluster import session
 from overlay.config import Predict
 from overlay.decoding import Columns, decode_group
-from overlay.engines import Pixels
+from overlay.engines.base import Pixels
 from overlay.errors import WorkError
 from overlay.manifest import Manifest
 from overlay.models.model_file import ModelCard, ModelFile

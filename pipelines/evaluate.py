@@ -22,7 +22,7 @@ from cluster import session
 from overlay import figures, metrics
 from overlay.config import SPLITS, Evaluate, Split
 from overlay.dataset.prepared import PreparedDataset, open_dataset
-from overlay.engines import Pixels
+from overlay.engines.base import Pixels
 from overlay.errors import RequestError, WorkError, faults_end_the_work
 from overlay.images.codec import decode, decode_target, resize
 from overlay.models import model_file

@@ -6,8 +6,8 @@ overlay export run/Resnet_fineTuning.pth --format onnx --out model.onnx
 
 from pathlib import Path
 
-from overlay import export
 from overlay.config import Export
+from overlay.engines import export
 from overlay.errors import RequestError, faults_end_the_work
 from overlay.models import model_file
 from overlay.storage.atomic import write_atomically

@@ -13,7 +13,8 @@ import torch
 
 from overlay.config import Predict
 from overlay.decoding import Columns, decode_group
-from overlay.engines import Pixels, open_engine, prepare, score_rows
+from overlay.engines.base import Pixels, score_rows
+from overlay.engines.factory import open_engine, prepare
 from overlay.errors import RequestError
 from overlay.manifest import Manifest
 from overlay.models.model_file import ModelFile

@@ -20,7 +20,7 @@ from typing import Protocol
 from overlay import tracking
 from overlay.config import Predict
 from overlay.decoding import Columns, sample
-from overlay.engines import Pixels
+from overlay.engines.base import Pixels
 from overlay.errors import WorkError, faults_end_the_work
 from overlay.manifest import Listing, Manifest, write
 from overlay.models import model_file

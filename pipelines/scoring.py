@@ -10,7 +10,8 @@ from ray.data import ActorPoolStrategy
 
 from cluster.session import Resources
 from overlay.config import EngineKind, Precision
-from overlay.engines import Columns, Pixels, Plan, open_engine, prepare, score_rows
+from overlay.engines.base import Columns, Pixels, Plan, score_rows
+from overlay.engines.factory import open_engine, prepare
 from pipelines.placement import actor_cpus
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Engine:
 
 
 def score(rows: ray.data.Dataset, loaded: "ModelFile", engine: Engine, cluster: Resources) -> ray.data.Dataset:
-    """Replace the column ``pixels`` by those of :func:`overlay.engines.score_rows`; all other columns stay.
+    """Replace the column ``pixels`` by those of :func:`overlay.engines.base.score_rows`; all other columns stay.
 
     The model is converted here, once, and reaches the actors through the object store.
 

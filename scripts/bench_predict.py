@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from overlay.engines import open_engine, prepare
+from overlay.engines.factory import open_engine, prepare
 from overlay.images import phantoms
 from overlay.images.codec import decode, decode_target, resize
 from overlay.models import model_file

@@ -15,7 +15,7 @@ from PIL import Image
 
 from overlay import load_model
 from overlay.config import Legacy
-from overlay.engines import open_engine, prepare
+from overlay.engines.factory import open_engine, prepare
 from overlay.errors import RequestError
 from overlay.images.codec import decode, decode_target, resize
 from overlay.models import model_file

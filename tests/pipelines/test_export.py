@@ -10,9 +10,10 @@ import pytest
 import torch
 import torchvision
 
-from overlay import export, load_model
+from overlay import load_model
 from overlay.config import Export, Legacy
-from overlay.engines import open_engine, prepare
+from overlay.engines import export
+from overlay.engines.factory import open_engine, prepare
 from overlay.errors import RequestError, WorkError
 from overlay.models import model_file
 from pipelines.export import run

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from overlay.classifier import Classifier
+from overlay.engines.inference_module import Classifier
 from overlay.errors import RequestError, WorkError
 from overlay.models import model_file
 from overlay.models.model_file import ModelFile

@@ -7,9 +7,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from overlay.classifier import Classifier
 from overlay.config import Precision
-from overlay.engines import Floats, Forward, Pixels
+from overlay.engines.base import Floats, Forward, Pixels
+from overlay.engines.inference_module import Classifier
 from overlay.models.device import has_bf16
 from overlay.models.model_file import ModelFile
 

@@ -11,15 +11,12 @@ image gets does not depend on the images beside it.
 
 import time
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
-import joblib
 import numpy as np
 from numpy.typing import NDArray
 
-from overlay.config import EngineKind, Precision, check_engine
-from overlay.errors import RequestError
+from overlay.config import Precision
 
 if TYPE_CHECKING:
     from overlay.models.model_file import ModelFile  # which imports torch, and OpenVINO computes without it
@@ -29,8 +26,6 @@ Floats = NDArray[np.float32]
 Columns = dict[str, NDArray[Any]]
 NO_NUMBER = "the model gave no number"
 """why an image has no label whose probabilities are NaN, as of fp16 that overflowed or of weights that are NaN"""
-CHUNK = 4
-"""images that one CPU core takes at a time: enough to read the weights seldom, and few enough for its cache"""
 
 
 @dataclass(frozen=True)
@@ -63,69 +58,6 @@ class Scores:
     """(n, classes)"""
     embeddings: Floats
     """(n, d), what the network's last layer sees"""
-
-
-def prepare(
-    file: "ModelFile",
-    kind: EngineKind = "auto",
-    device: Literal["cpu", "cuda"] = "cpu",
-    precision: Precision = "auto",
-    calibration: Pixels | None = None,
-) -> Plan:
-    """Choose the engine, and convert the model for it.
-
-    ``auto`` takes openvino on CPUs where it is installed, and torch elsewhere. int8 needs ``calibration``: images as
-    the model sees them, (n, size, size, 3), of the kind that it is for; how well it agrees with fp32 is printed.
-
-    Raises:
-        RequestError: the engine is not installed, or doesn't fit the device or the precision.
-    """
-    check_engine(kind, precision)
-    chosen = kind
-    if chosen == "auto":
-        there = precision == "int8" or (precision != "fp16" and find_spec("openvino") is not None)
-        chosen = "openvino" if device == "cpu" and there else "torch"
-    if precision == "int8" and chosen != "openvino":
-        raise RequestError(f"precision is int8 and device is {device}; int8 is for CPUs")
-    if chosen != "openvino":
-        return Plan(chosen, device, precision, file, len(file.card.classes))
-    if device != "cpu":
-        raise RequestError(f"engine is openvino and device is {device}; OpenVINO is for CPUs here")
-    for package in ("openvino", *(("nncf",) if precision == "int8" else ())):
-        if find_spec(package) is None:
-            raise RequestError(f"{package} is not installed; install overlay[openvino], or choose --engine torch")
-    from overlay import openvino_engine
-
-    if precision != "int8":
-        converted = openvino_engine.convert(file)
-    elif calibration is None or len(calibration) == 0:
-        raise RequestError("precision is int8, and there are no images to calibrate it with")
-    else:
-        converted = openvino_engine.quantise(file, calibration)
-    return Plan("openvino", device, precision, converted, len(file.card.classes))
-
-
-def open_engine(plan: Plan, *, batch_size: int = 32, share: int = 1, flips: bool = False) -> "Engine":
-    """Load a model onto its device.
-
-    ``batch_size``: images in one call, mostly. ``share``: engines on this machine, which divide its cores.
-    ``flips``: average the probabilities of each image and of its mirror image, left for right.
-    """
-    cores = max(1, joblib.cpu_count() // share)
-    if plan.device == "cuda":
-        chunk, streams = batch_size, 1
-    else:
-        chunk = min(CHUNK, max(1, batch_size // cores))
-        streams = min(cores, max(1, batch_size // chunk))
-    if isinstance(plan.model, OpenVinoModel):
-        from overlay.openvino_engine import OpenVinoForward
-
-        forward: Forward = OpenVinoForward(plan.model, plan.precision, chunk, streams, cores)
-    else:
-        from overlay.torch_engine import TorchForward
-
-        forward = TorchForward(plan.model, plan.device, plan.precision, chunk, streams, cores, plan.kind == "compile")
-    return Engine(forward, plan.classes, chunk, flips)
 
 
 class Forward:

@@ -15,7 +15,8 @@ import torchvision
 from numpy.typing import NDArray
 
 from overlay.config import EngineKind, Precision
-from overlay.engines import Columns, Engine, OpenVinoModel, open_engine, prepare, score_rows
+from overlay.engines.base import Columns, Engine, OpenVinoModel, score_rows
+from overlay.engines.factory import open_engine, prepare
 from overlay.errors import RequestError
 from overlay.models import model_file
 from overlay.models.model_file import ModelFile
@@ -126,7 +127,7 @@ def test_automatic_is_openvino_where_it_is_installed(file: ModelFile, monkeypatc
     assert isinstance(prepare(file).model, OpenVinoModel)
     assert prepare(file, precision="fp16").kind == "torch"
     assert prepare(file, device="cuda").kind == "torch"
-    monkeypatch.setattr("overlay.engines.find_spec", lambda _: None)
+    monkeypatch.setattr("overlay.engines.base.find_spec", lambda _: None)
     assert prepare(file) == prepare(file, kind="torch", precision="auto")
 
 
@@ -149,7 +150,7 @@ def test_what_an_engine_can_t_do_is_refused(
 
 
 def test_what_is_not_installed_is_named(file: ModelFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("overlay.engines.find_spec", lambda _: None)
+    monkeypatch.setattr("overlay.engines.base.find_spec", lambda _: None)
     with pytest.raises(RequestError, match="openvino is not installed; install overlay"):
         prepare(file, "openvino")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from overlay.config import Precision
-from overlay.engines import Floats, Forward, OpenVinoModel, Pixels
+from overlay.engines.base import Floats, Forward, OpenVinoModel, Pixels
 
 if TYPE_CHECKING:
     from overlay.models.model_file import ModelFile  # which imports torch
@@ -97,7 +97,7 @@ class OpenVinoForward(Forward):
 def _converted(file: "ModelFile") -> ov.Model:
     import torch
 
-    from overlay.classifier import Classifier
+    from overlay.engines.inference_module import Classifier
 
     pixels = torch.zeros(2, file.card.size, file.card.size, 3, dtype=torch.uint8)
     with torch.no_grad():
