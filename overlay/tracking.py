@@ -17,9 +17,9 @@ from urllib.parse import urlparse
 
 from overlay.config import Predict, Tracking, Train
 from overlay.errors import RequestError, WorkError
-from overlay.history import Epoch
 from overlay.metrics import Evaluation
 from overlay.storage.path import Place
+from overlay.training.history import Epoch
 
 Mode = Literal["online", "offline", "disabled"]
 

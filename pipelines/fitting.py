@@ -12,8 +12,8 @@ from overlay.dataset.prepared import PreparedDataset
 from overlay.errors import RequestError, WorkError
 from overlay.models import model_file
 from overlay.models.pretrained import Weights
-from overlay.plan import Plan
-from overlay.windows import WindowedPlan
+from overlay.training.sampler import Plan
+from overlay.training.windowed_sampler import WindowedPlan
 from pipelines import ingest, shards
 from pipelines.train_loop import Job, train_worker
 

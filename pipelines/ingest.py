@@ -29,7 +29,7 @@ from overlay.dataset.prepared import PreparedDataset
 from overlay.errors import ImageError, WorkError
 from overlay.images.augment import augment, generator
 from overlay.images.codec import decode, decode_target, resize
-from overlay.plan import Plan
+from overlay.training.sampler import Plan
 
 TASK_IMAGES = 256
 """about so many images one task of the stream makes, and hands on as one block, at least a step's: a task and its block

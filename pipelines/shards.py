@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from cluster.session import Resources
 from overlay.config import Input
 from overlay.dataset.prepared import PreparedDataset, part_path
-from overlay.plan import Plan
 from overlay.storage.parquet import open_parquet
 from overlay.storage.path import Place
-from overlay.windows import WindowedPlan
+from overlay.training.sampler import Plan
+from overlay.training.windowed_sampler import WindowedPlan
 from pipelines.ingest import decode_one
 
 STORE_SHARE = 0.5

@@ -22,13 +22,14 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster import session
-from overlay import history, metrics, tracking
+from overlay import metrics, tracking
 from overlay.config import Train
 from overlay.errors import one_line
-from overlay.history import Epoch
-from overlay.plan import Plan
-from overlay.run_folder import RunFolder
 from overlay.storage.atomic import write_atomically
+from overlay.training import history
+from overlay.training.history import Epoch
+from overlay.training.run_folder import RunFolder
+from overlay.training.sampler import Plan
 from pipelines.placement import Placement
 from pipelines.progress import progress
 

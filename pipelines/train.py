@@ -17,15 +17,16 @@ from pathlib import Path
 import ray
 
 from cluster import session
-from overlay import history, tracking
+from overlay import tracking
 from overlay.config import Prepare, Train
 from overlay.dataset.prepared import is_dataset, open_dataset
 from overlay.errors import RequestError, WorkError, faults_end_the_work
-from overlay.losses import class_weights
 from overlay.models import model_file, network
 from overlay.models.pretrained import pretrained
-from overlay.run_folder import open_run
-from pipelines import checkpoint, evaluate, ingest, prepare, trial
+from overlay.training import checkpoint, history
+from overlay.training.losses import class_weights
+from overlay.training.run_folder import open_run
+from pipelines import evaluate, ingest, prepare, trial
 from pipelines.fitting import card_of, counts, fit, plan_of
 from pipelines.placement import Placement, place
 from pipelines.scoring import Engine

@@ -21,17 +21,18 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from cluster import session
-from overlay import history, metrics
+from overlay import metrics
 from overlay.config import Train
-from overlay.history import Epoch
-from overlay.learner import Learner
 from overlay.models import model_file
 from overlay.models.device import autocast, use_all_cores
 from overlay.models.network import StateDict, normalise
 from overlay.models.pretrained import Weights
-from overlay.plan import Plan
-from overlay.tally import Tally
-from pipelines import checkpoint, ingest
+from overlay.training import checkpoint, history
+from overlay.training.epoch_metrics import Tally
+from overlay.training.history import Epoch
+from overlay.training.learner import Learner
+from overlay.training.sampler import Plan
+from pipelines import ingest
 from pipelines.interruptions import Interruptions
 from pipelines.placement import Placement
 from pipelines.tracker import Board, Posted

@@ -11,11 +11,11 @@ from ray.exceptions import RayTaskError
 from overlay.config import Tracking, Train
 from overlay.dataset.prepared import PreparedDataset
 from overlay.errors import RequestError, WorkError, one_line
-from overlay.learner import Learner
-from overlay.losses import class_weights
 from overlay.models.pretrained import Weights
-from overlay.plan import Plan
-from overlay.run_folder import RunFolder
+from overlay.training.learner import Learner
+from overlay.training.losses import class_weights
+from overlay.training.run_folder import RunFolder
+from overlay.training.sampler import Plan
 from pipelines import ingest
 from pipelines.fitting import card_of, counts, fit
 from pipelines.placement import Placement

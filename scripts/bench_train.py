@@ -35,7 +35,7 @@ from overlay.images.augment import augment, generator
 from overlay.images.codec import decode, decode_target, resize
 from overlay.models.device import autocast, use_all_cores
 from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, build, normalise
-from overlay.optimization import build_optimizer
+from overlay.training.optimizer import build_optimizer
 
 CLASSES = ("benign", "malignant", "normal")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -16,8 +16,8 @@ import wandb
 from overlay import metrics
 from overlay.config import Tracking, Train
 from overlay.errors import RequestError, WorkError
-from overlay.history import Epoch
 from overlay.tracking import Run, describe, resolve
+from overlay.training.history import Epoch
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 EPOCHS = [

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from overlay.config import Augment, Input, Prepare
 from overlay.dataset.prepared import PreparedDataset
 from overlay.images.augment import augment, generator
-from overlay.plan import Plan
-from overlay.windows import WindowedPlan
+from overlay.training.sampler import Plan
+from overlay.training.windowed_sampler import WindowedPlan
 from pipelines import ingest, prepare, shards
 from pipelines.ingest import Batch, Samples, Source, stream
 

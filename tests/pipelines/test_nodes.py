@@ -20,7 +20,7 @@ import torchvision
 from overlay.arguments import to_words
 from overlay.config import Augment, EarlyStopping, Input, Loop, Model, Optimizer, Train
 from overlay.dataset.prepared import PreparedDataset
-from pipelines import checkpoint
+from overlay.training import checkpoint
 from pipelines.interruptions import ASK_EVERY
 
 pytestmark = [pytest.mark.nodes, pytest.mark.slow]

@@ -19,10 +19,11 @@ from PIL import Image
 from overlay.config import Loop, Model, Tracking, Train
 from overlay.dataset.prepared import PreparedDataset
 from overlay.errors import RequestError
-from overlay.history import Epoch
 from overlay.models import model_file
 from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD
-from pipelines import checkpoint, ingest, shards, train
+from overlay.training import checkpoint
+from overlay.training.history import Epoch
+from pipelines import ingest, shards, train
 from pipelines.train_loop import validate
 from tests.pipelines.conftest import Trained
 

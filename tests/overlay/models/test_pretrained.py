@@ -3,16 +3,16 @@
 import numpy as np
 import torch
 
-from overlay import freezing
 from overlay.config import Model, Optimizer
-from overlay.ema import Ema
 from overlay.images import phantoms
 from overlay.images.codec import resize
-from overlay.losses import per_sample, soft_targets
 from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, build, normalise
-from overlay.optimization import build_optimizer
-from overlay.plan import Plan
-from overlay.schedule import Schedule
+from overlay.training import freezing
+from overlay.training.ema import Ema
+from overlay.training.losses import per_sample, soft_targets
+from overlay.training.lr_schedule import Schedule
+from overlay.training.optimizer import build_optimizer
+from overlay.training.sampler import Plan
 
 
 def test_24_phantoms_are_learnt_by_heart() -> None:

@@ -13,17 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from overlay import freezing
 from overlay.config import Train
-from overlay.ema import Ema
-from overlay.losses import per_sample, soft_targets
-from overlay.mixing import mix
 from overlay.models.device import autocast
 from overlay.models.network import StateDict, build, normalise
 from overlay.models.pretrained import Weights, initialise
-from overlay.optimization import build_optimizer
-from overlay.plan import Plan
-from overlay.schedule import Schedule
+from overlay.training import freezing
+from overlay.training.ema import Ema
+from overlay.training.losses import per_sample, soft_targets
+from overlay.training.lr_schedule import Schedule
+from overlay.training.mixup import mix
+from overlay.training.optimizer import build_optimizer
+from overlay.training.sampler import Plan
 
 
 class Learner:

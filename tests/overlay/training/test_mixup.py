@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from overlay.config import Augment
 from overlay.errors import RequestError
-from overlay.losses import soft_targets
-from overlay.mixing import _box, mix
+from overlay.training.losses import soft_targets
+from overlay.training.mixup import _box, mix
 
 CONFIGS = st.sampled_from([Augment(mixup=0.2), Augment(cutmix=1.0), Augment(mixup=0.4, cutmix=1.0)])
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from overlay import freezing
 from overlay.config import Model
-from overlay.ema import Ema
 from overlay.models.network import build
+from overlay.training import freezing
+from overlay.training.ema import Ema
 
 
 def weight(network: nn.Module, value: float | None = None) -> float:

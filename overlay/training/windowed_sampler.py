@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from overlay.plan import Plan, spread
+from overlay.training.sampler import Plan, spread
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch.utils.serialization import config
 
-from overlay.history import Epoch
 from overlay.storage.atomic import sync
+from overlay.training.history import Epoch
 
 BLOCK_BYTES = 2**22
 """of memory, which is taken and written at one time; a multiple of every page's size"""

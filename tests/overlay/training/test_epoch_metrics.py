@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 from torch.nn.functional import cross_entropy
 
-from overlay.tally import Tally
+from overlay.training.epoch_metrics import Tally
 
 CLASSES = 3
 CPU = torch.device("cpu")

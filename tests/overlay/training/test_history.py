@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from overlay.config import EarlyStopping
-from overlay.history import Epoch, best_epoch, curves, should_stop, write_history
+from overlay.training.history import Epoch, best_epoch, curves, should_stop, write_history
 
 NAN = math.nan
 Metric = Literal["val_loss", "val_accuracy", "val_macro_f1"]

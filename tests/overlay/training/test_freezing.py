@@ -5,11 +5,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from overlay import freezing
 from overlay.config import Model, Optimizer
 from overlay.errors import RequestError
 from overlay.models.network import build
-from overlay.optimization import build_optimizer
+from overlay.training import freezing
+from overlay.training.optimizer import build_optimizer
 
 
 def stages_of(names: frozenset[str]) -> set[str]:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay.windows import WindowedPlan
+from overlay.training.windowed_sampler import WindowedPlan
 
 
 @st.composite

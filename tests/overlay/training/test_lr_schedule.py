@@ -11,8 +11,8 @@ from torch.optim import Optimizer as TorchOptimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR, ReduceLROnPlateau, StepLR
 
 from overlay.config import Optimizer
-from overlay.optimization import build_optimizer
-from overlay.schedule import Schedule, share
+from overlay.training.lr_schedule import Schedule, share
+from overlay.training.optimizer import build_optimizer
 
 
 def start(config: Optimizer, steps: int, steps_per_epoch: int = 5) -> tuple[TorchOptimizer, Schedule]:

@@ -6,7 +6,7 @@ from torch.optim import SGD, AdamW
 from overlay.config import Model, Optimizer, Train
 from overlay.errors import RequestError
 from overlay.models.network import build
-from overlay.optimization import build_optimizer, parameter_groups
+from overlay.training.optimizer import build_optimizer, parameter_groups
 
 
 def rates(network: nn.Module, config: Optimizer) -> dict[str, tuple[float, float]]:

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from overlay.config import Loop, Loss, Train
 from overlay.errors import RequestError
-from overlay.losses import class_weights, per_sample, soft_targets
+from overlay.training.losses import class_weights, per_sample, soft_targets
 
 LOGITS = torch.tensor([[1.0, 0.0, -1.0], [0.5, 2.0, 0.0], [0.0, 0.0, 3.0], [1.0, 1.0, 1.0]])
 LABELS = torch.tensor([0, 1, 1, 2])

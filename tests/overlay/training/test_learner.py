@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
 from overlay.config import Augment, Loop, Loss, Model, Optimizer, Train
-from overlay.learner import Learner
 from overlay.models.device import use_all_cores
 from overlay.models.network import build
 from overlay.models.pretrained import Weights
-from overlay.plan import Plan
+from overlay.training.learner import Learner
+from overlay.training.sampler import Plan
 
 CPU = torch.device("cpu")
 PLAN = Plan(samples=35, batch_size=12, epochs=2, seed=0)

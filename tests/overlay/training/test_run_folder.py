@@ -8,7 +8,7 @@ import pytest
 from overlay import arguments
 from overlay.config import Augment, Input, Loop, Model, Optimizer, Tracking, Train
 from overlay.errors import RequestError
-from overlay.run_folder import RunFolder, open_run
+from overlay.training.run_folder import RunFolder, open_run
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay.plan import Plan
+from overlay.training.sampler import Plan
 
 PLANS = st.builds(
     Plan,

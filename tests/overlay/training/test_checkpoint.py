@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from overlay.history import Epoch
-from pipelines import checkpoint
-from pipelines.checkpoint import Writer
+from overlay.training import checkpoint
+from overlay.training.checkpoint import Writer
+from overlay.training.history import Epoch
 
 EPOCH = Epoch(1, 0.5, 0.5, 0.5, 0.5, 0.5, 1e-4, 10.0, 2.0, 0.1)
 
