@@ -36,7 +36,7 @@ class LegacyModel:
 
     arch: str
     state: StateDict
-    """of :func:`overlay.models.network.build`, or with ``fc.0``, ``fc.1``, ... where there is a head of several layers"""
+    """of `overlay.models.network.build`, or with ``fc.0``, ``fc.1``, ... where there is a head of several layers"""
     head: tuple[str, ...]
     outputs: int
     classes: tuple[str, ...] | None
