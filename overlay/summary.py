@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from overlay import metrics
 from overlay.decoding import Columns
+from overlay.evaluation import metrics
 from overlay.manifest import Manifest
 from overlay.predictions import PredictionFolder
 from overlay.results import kind_of

@@ -17,7 +17,7 @@ from urllib.parse import urlparse
 
 from overlay.config import Predict, Tracking, Train
 from overlay.errors import RequestError, WorkError
-from overlay.metrics import Evaluation
+from overlay.evaluation.metrics import Evaluation
 from overlay.storage.path import Place
 from overlay.training.history import Epoch
 

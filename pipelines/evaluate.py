@@ -6,7 +6,6 @@ overlay evaluate run/Resnet_fineTuning.pth dataset --out evaluation --split val
 
 import json
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,16 @@ from numpy.typing import NDArray
 from ray.exceptions import RayError
 
 from cluster import session
-from overlay import figures, metrics
-from overlay.config import SPLITS, Evaluate, Split
+from overlay.config import Evaluate
 from overlay.dataset.prepared import PreparedDataset, open_dataset
 from overlay.engines.base import Pixels
 from overlay.errors import RequestError, WorkError, faults_end_the_work
+from overlay.evaluation import figures, metrics
+from overlay.evaluation.report import ReportData, write_report
+from overlay.evaluation.report_data import _mask_only, _mistakes, _protocol
 from overlay.images.codec import decode, decode_target, resize
 from overlay.models import model_file
 from overlay.predictions import schema
-from overlay.report import MaskOnly, Mistake, Protocol, ReportData, write_report
 from overlay.storage.atomic import write_atomically
 from pipelines.ingest import decoded_rows
 from pipelines.placement import device
@@ -36,12 +36,6 @@ from pipelines.scoring import Engine, score
 FILES = ("metrics.json", "classification_report.csv", "confusion_matrix.png", "predictions.parquet", "report.html")
 CALIBRATION_IMAGES = 128
 """most training images that int8 is calibrated with"""
-MASK_NUMBERS = {
-    "mask_area_share": "share of the image",
-    "mask_aspect": "height / width",
-    "mask_extent": "fill of its box",
-    "mask_compactness": "perimeter² / area",
-}
 
 
 @faults_end_the_work()
@@ -165,58 +159,3 @@ def _calibration(dataset: PreparedDataset, card: model_file.ModelCard) -> Pixels
     images = files.to_table(columns=["image"], filter=pc.field("id").isin(chosen))["image"].to_pylist()
     target = decode_target(card.size, card.resize)
     return np.stack([resize(decode(image["bytes"], target=target), card.size, card.resize) for image in images])
-
-
-def _protocol(loaded: model_file.ModelFile, dataset: PreparedDataset, split: str) -> Protocol:
-    card, request = loaded.card, dataset.card.request
-    style = request.overlay
-    drawn = {"fill": f", {style.color}, opacity {style.alpha}", "contour": f", {style.color}, {style.width} px"}
-    return Protocol(
-        model_file=Path(loaded.path).name,
-        model_sha256=loaded.sha256,
-        arch=card.arch,
-        image_size=card.size,
-        resize=card.resize,
-        dataset=dataset.place.name,
-        fingerprint=dataset.card.fingerprint,
-        split=split,
-        split_rule=_split_rule(request.split),
-        split_images={name: sum(counts[name] for counts in dataset.card.counts.values()) for name in SPLITS},
-        overlay=style.style + drawn.get(style.style, ""),
-        versions={name: version(name) for name in ("overlay", "torch", "torchvision", "ray")},
-    )
-
-
-def _split_rule(split: Split) -> str:
-    if split.column:
-        return f"as given ({split.column})"
-    grouped = f", and groups ({split.group_by})," if split.group_by else ""
-    folds = f" in {split.folds} folds" if split.folds else ""
-    return f"at random{folds}, near-duplicates{grouped} kept together"
-
-
-def _mask_only(dataset: PreparedDataset, split: str) -> MaskOnly | None:
-    """Measure what the masks alone give away on this split; None for the training split, or without any mask."""
-    columns = ["label", "split", *MASK_NUMBERS]
-    table = pyarrow.dataset.dataset(dataset.data_files(), filesystem=dataset.filesystem).to_table(columns=columns)
-    if split == "train" or table["mask_area_share"].null_count == len(table):
-        return None
-    numbers = np.stack([table[name].to_numpy() for name in MASK_NUMBERS], axis=1)
-    labels = np.array([dataset.card.classes.index(label) for label in table["label"].to_pylist()])
-    sides = table["split"].to_numpy(zero_copy_only=False)
-    train, side = sides == "train", sides == split
-    accuracy, macro_f1 = metrics.mask_only_scores(numbers[train], labels[train], numbers[side], labels[side])
-    return MaskOnly(accuracy, macro_f1, tuple(MASK_NUMBERS.values()))
-
-
-def _mistakes(dataset: PreparedDataset, table: pa.Table, worst: NDArray[np.int64]) -> tuple[Mistake, ...]:
-    rows = table.take(worst).to_pylist()
-    names = [row["id"] for row in rows]
-    found = pyarrow.dataset.dataset(dataset.data_files(), filesystem=dataset.filesystem).to_table(
-        columns=["id", "image"], filter=pc.field("id").isin(pa.array(names, pa.string()))
-    )
-    images = {row["id"]: row["image"]["bytes"] for row in found.to_pylist()}
-    return tuple(
-        Mistake(row["id"], row["true_label"], row["label"], row["confidence"], decode(images[row["id"]]))
-        for row in rows
-    )

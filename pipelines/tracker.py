@@ -22,9 +22,10 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster import session
-from overlay import metrics, tracking
+from overlay import tracking
 from overlay.config import Train
 from overlay.errors import one_line
+from overlay.evaluation import metrics
 from overlay.storage.atomic import write_atomically
 from overlay.training import history
 from overlay.training.history import Epoch

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from cluster import session
-from overlay import metrics
 from overlay.config import Train
+from overlay.evaluation import metrics
 from overlay.models import model_file
 from overlay.models.device import autocast, use_all_cores
 from overlay.models.network import StateDict, normalise

@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from overlay import figures
 from overlay.config import EarlyStopping
+from overlay.evaluation import figures
 from overlay.storage.atomic import write_atomically
 
 

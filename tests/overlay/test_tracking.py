@@ -13,9 +13,9 @@ import psutil
 import pytest
 import wandb
 
-from overlay import metrics
 from overlay.config import Tracking, Train
 from overlay.errors import RequestError, WorkError
+from overlay.evaluation import metrics
 from overlay.tracking import Run, describe, resolve
 from overlay.training.history import Epoch
 

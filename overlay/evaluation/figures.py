@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from overlay.metrics import Evaluation
+from overlay.evaluation.metrics import Evaluation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

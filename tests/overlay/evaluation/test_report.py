@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from overlay import figures, metrics, report
+from overlay.evaluation import figures, metrics, report
 
 CLASSES = ["benign", "malignant", "normal"]
 LABELS = np.array([0, 1, 2, 0, 1, 2])

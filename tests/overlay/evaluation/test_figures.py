@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from overlay import figures, metrics
+from overlay.evaluation import figures, metrics
 
 BACKGROUND, BLUE, ORANGE, GREEN = (255, 255, 255), (0, 0x72, 0xB2), (0xD5, 0x5E, 0), (0, 0x9E, 0x73)
 

@@ -17,8 +17,8 @@ from sklearn.metrics import (
 )
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 
-from overlay import metrics
 from overlay.errors import WorkError
+from overlay.evaluation import metrics
 
 CLASSES = ("benign", "malignant", "normal")
 # Six images; the fourth, benign, is called malignant with 0.7, and the last, normal, benign with 0.5.

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from overlay.metrics import Evaluation
+from overlay.evaluation.metrics import Evaluation
 
 THUMBNAIL = 240  # pixels, the longer side: sharp at the 150 CSS pixels that the page shows
 
@@ -73,7 +73,8 @@ class Mistake:
 
 @dataclass(frozen=True)
 class ReportData:
-    """All that the page shows. Pictures are PNG bytes from ``overlay.figures``; one that is None is left out."""
+    """All that the page shows. Pictures are PNG bytes from ``overlay.evaluation.figures``; one that is None is left
+    out."""
 
     title: str
     evaluation: Evaluation
