@@ -26,9 +26,9 @@ from overlay.duplicates.near_duplicates import Duplicates, Leaks, find, leaks
 from overlay.errors import ImageError, RequestError, WorkError, faults_end_the_work, one_line
 from overlay.images.codec import decode
 from overlay.images.hashing import digest_of, perceptual_hash
+from overlay.preparation.splits import deviation, groups_of
+from overlay.preparation.staging import DIGEST
 from overlay.sources.listing import locate
-from overlay.splits import deviation, groups_of
-from overlay.staging import DIGEST
 from overlay.storage.parquet import open_parquet
 from overlay.storage.path import Place
 from pipelines.progress import progress

@@ -26,20 +26,20 @@ from overlay.config import SPLITS, Prepare, table_column
 from overlay.dataset.card import FORMAT, Card, Request, fingerprint, package_versions, write_card
 from overlay.dataset.prepared import PreparedDataset, open_dataset
 from overlay.dataset.schema import MANIFEST_SCHEMA, REJECTED_SCHEMA
-from overlay.dataset_folder import WORK, already_prepared, begin
-from overlay.division import divide
 from overlay.duplicates.near_duplicates import find, settle
 from overlay.errors import RequestError, WorkError, faults_end_the_work
-from overlay.sheets import draw_classes, draw_duplicates
+from overlay.preparation.contact_sheets import draw_classes, draw_duplicates
+from overlay.preparation.division import divide
+from overlay.preparation.output_folder import WORK, already_prepared, begin
+from overlay.preparation.splits import check_sizes, given_splits, groups_of
+from overlay.preparation.staging import assemble_shard, read_staged, stage_part, staged_path, staged_rows, write_index
+from overlay.preparation.summary import found, print_summary, reasons
 from overlay.sources.labelled import Record, Rejected, collect
 from overlay.sources.listing import locate
 from overlay.sources.read_plan import Unit, plan, without
-from overlay.splits import check_sizes, given_splits, groups_of
-from overlay.staging import assemble_shard, read_staged, stage_part, staged_path, staged_rows, write_index
 from overlay.storage.atomic import write_atomically
 from overlay.storage.parquet import open_parquet
 from overlay.storage.path import Place
-from pipelines.findings import found, print_summary, reasons
 from pipelines.progress import progress
 from pipelines.tasks import Pace, in_parallel, readings
 

@@ -5,11 +5,11 @@ import pyarrow as pa
 import pytest
 
 from overlay.config import Prepare, Split
-from overlay.division import divide
 from overlay.duplicates.hamming import near_pairs, parse
 from overlay.duplicates.multi_index import Hashes
 from overlay.duplicates.near_duplicates import DUPLICATES_SCHEMA, Duplicates, Leaks, find, join, leaks, settle
 from overlay.errors import RequestError, WorkError
+from overlay.preparation.division import divide
 
 FAR = [0, 2**64 - 1, 2**128 - 2**64, 2**192 - 2**128, 2**256 - 2**192]
 """numbers that are 64 or 128 bits apart"""

@@ -11,7 +11,7 @@ from overlay.config import Prepare
 from overlay.dataset.folds import side_of_fold
 from overlay.duplicates.near_duplicates import Duplicates, Leaks, leaks
 from overlay.errors import RequestError
-from overlay.splits import assign, assign_folds, deviation
+from overlay.preparation.splits import assign, assign_folds, deviation
 
 
 @dataclass(frozen=True)

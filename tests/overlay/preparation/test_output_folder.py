@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from overlay import dataset_folder
 from overlay.config import OverlayStyle, Split
 from overlay.dataset.card import FORMAT, Card, Request, write_card
-from overlay.dataset_folder import WORK
 from overlay.errors import RequestError
+from overlay.preparation import output_folder
+from overlay.preparation.output_folder import WORK
 from overlay.storage.path import Place
 
 REQUEST = Request(["/data/busi"], OverlayStyle(), Split(), 1000, 256, "ab" * 32)
@@ -15,11 +15,11 @@ OTHER = replace(REQUEST, max_pixels=5)
 
 
 def already_prepared(out: Path, request: Request, overwrite: bool) -> bool:
-    return dataset_folder.already_prepared(Place.of(out), request, overwrite)
+    return output_folder.already_prepared(Place.of(out), request, overwrite)
 
 
 def begin(out: Path, request: Request, overwrite: bool) -> Path:
-    return Path(dataset_folder.begin(Place.of(out), request, overwrite).path)
+    return Path(output_folder.begin(Place.of(out), request, overwrite).path)
 
 
 def finished(folder: Path) -> Path:

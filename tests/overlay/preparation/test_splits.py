@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from overlay.config import SPLITS, Split
 from overlay.dataset.folds import side_of_fold
 from overlay.errors import RequestError
-from overlay.splits import (
+from overlay.preparation.splits import (
     assign,
     assign_folds,
     check_sizes,

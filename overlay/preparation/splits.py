@@ -15,7 +15,7 @@ import numpy as np
 
 from overlay.config import SPLITS, Split, table_column
 from overlay.errors import RequestError
-from overlay.tables import read_column
+from overlay.preparation.metadata_table import read_column
 
 
 def assign(labels: Sequence[str], groups: Sequence[str], split: Split) -> list[str]:

@@ -9,7 +9,14 @@ from PIL import Image
 
 from overlay.duplicates.near_duplicates import find
 from overlay.images.codec import encode_png
-from overlay.sheets import Pair, Picture, contact_sheet, draw_classes, draw_duplicates, duplicates_sheet
+from overlay.preparation.contact_sheets import (
+    Pair,
+    Picture,
+    contact_sheet,
+    draw_classes,
+    draw_duplicates,
+    duplicates_sheet,
+)
 
 BLUE, GREEN = (0, 0, 255), (0, 255, 0)
 WARNING = (0xC6, 0x28, 0x28)

@@ -6,7 +6,7 @@ import pytest
 
 from overlay.config import table_column
 from overlay.errors import RequestError
-from overlay.tables import read_column
+from overlay.preparation.metadata_table import read_column
 
 IDS = ["s/a/1.png", "s/a/2.png", "s/b/3.png"]
 PATHS = ["a/1.png", "a/2.png", "b/3.png"]
