@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from overlay.config import EngineKind, Legacy, Precision
-    from overlay.predictor import Predictor
+    from overlay.prediction.predictor import Predictor
 
 
 def load_model(
@@ -30,6 +30,6 @@ def load_model(
     Raises:
         RequestError: there is no such model, or the engine doesn't fit the device.
     """
-    from overlay.predictor import Predictor  # torch takes seconds to import
+    from overlay.prediction.predictor import Predictor  # torch takes seconds to import
 
     return Predictor(path, device, engine, precision, batch_size, legacy)

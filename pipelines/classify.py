@@ -9,11 +9,11 @@ from ray.exceptions import RayError
 
 from cluster import session
 from overlay.config import Predict
-from overlay.decoding import Columns, decode_group
 from overlay.engines.base import Pixels
 from overlay.errors import WorkError
-from overlay.manifest import Manifest
 from overlay.models.model_file import ModelCard, ModelFile
+from overlay.prediction.decode import Columns, decode_group
+from overlay.prediction.manifest import Manifest
 from overlay.sources.read_plan import Unit, joined
 from pipelines.placement import device
 from pipelines.reading import read_groups

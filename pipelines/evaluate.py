@@ -27,7 +27,7 @@ from overlay.evaluation.report import ReportData, write_report
 from overlay.evaluation.report_data import _mask_only, _mistakes, _protocol
 from overlay.images.codec import decode, decode_target, resize
 from overlay.models import model_file
-from overlay.predictions import schema
+from overlay.prediction.schema import schema
 from overlay.storage.atomic import write_atomically
 from pipelines.ingest import decoded_rows
 from pipelines.placement import device

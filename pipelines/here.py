@@ -12,12 +12,12 @@ import joblib
 import torch
 
 from overlay.config import Predict
-from overlay.decoding import Columns, decode_group
 from overlay.engines.base import Pixels, score_rows
 from overlay.engines.factory import open_engine, prepare
 from overlay.errors import RequestError
-from overlay.manifest import Manifest
 from overlay.models.model_file import ModelFile
+from overlay.prediction.decode import Columns, decode_group
+from overlay.prediction.manifest import Manifest
 from overlay.sources.read_plan import Unit
 from overlay.sources.reader import rows_of
 

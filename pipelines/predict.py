@@ -19,17 +19,18 @@ from typing import Protocol
 
 from overlay import tracking
 from overlay.config import Predict
-from overlay.decoding import Columns, sample
 from overlay.engines.base import Pixels
 from overlay.errors import WorkError, faults_end_the_work
-from overlay.manifest import Listing, Manifest, write
 from overlay.models import model_file
-from overlay.predictions import PredictionFolder, Request
-from overlay.results import Layout, Results
+from overlay.prediction.decode import Columns, sample
+from overlay.prediction.manifest import Listing, Manifest, write
+from overlay.prediction.output_folder import PredictionFolder, Request
+from overlay.prediction.row_writer import Results
+from overlay.prediction.schema import Layout
+from overlay.prediction.summary import Stages, summarise
 from overlay.sources.read_plan import Unit
 from overlay.sources.resolve import collect
 from overlay.storage.path import Place
-from overlay.summary import Stages, summarise
 from pipelines.progress import progress
 
 SMALL = 1000

@@ -37,7 +37,7 @@ def main() -> None:
 def freeze(folder: Path) -> None:
     """List what was made."""
     from overlay.config import Limits
-    from overlay.manifest import Listing, write
+    from overlay.prediction.manifest import Listing, write
     from overlay.sources.resolve import collect
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overlay.archives.entries import Span
-from overlay.manifest import Listing, first_difference, publish, write
+from overlay.prediction.manifest import Listing, first_difference, publish, write
 from overlay.sources.inputs import Input, Portion
 from overlay.sources.read_plan import Unit
 from overlay.storage.path import Place

@@ -6,7 +6,7 @@ exactly one row. Rows of parts that are not complete wait in ``.work/``, so that
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from overlay.config import Predict, dotted
 from overlay.errors import RequestError
-from overlay.manifest import Listing, Manifest, first_difference, part_name, publish
+from overlay.prediction.manifest import Listing, Manifest, first_difference, part_name, publish
 from overlay.storage.atomic import write_atomically, write_text_atomically
 from overlay.storage.parquet import open_parquet
 from overlay.storage.path import Place
@@ -187,22 +187,3 @@ class PredictionFolder:
 
 def _json(request: Request) -> str:
     return json.dumps(asdict(request), indent=2) + "\n"
-
-
-def schema(classes: Sequence[str]) -> pa.Schema:
-    """Return the columns that every prediction has; ``member`` is null outside archives and tables, label and numbers
-    in an error.
-    """
-    return pa.schema(
-        [
-            ("id", pa.string()),
-            ("uri", pa.string()),
-            ("member", pa.string()),
-            ("status", pa.string()),
-            ("error", pa.string()),
-            ("label", pa.string()),
-            ("confidence", pa.float32()),
-            *((f"prob_{name}", pa.float32()) for name in classes),
-            ("model", pa.string()),
-        ]
-    )

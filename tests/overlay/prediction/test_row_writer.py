@@ -6,15 +6,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from overlay import results
 from overlay.config import Limits, Predict
-from overlay.decoding import Columns
-from overlay.manifest import Listing, Manifest, write
-from overlay.predictions import PredictionFolder, Request
-from overlay.results import Layout, Results
+from overlay.prediction import row_writer
+from overlay.prediction.decode import Columns
+from overlay.prediction.manifest import Listing, Manifest, write
+from overlay.prediction.output_folder import PredictionFolder, Request
+from overlay.prediction.row_writer import Results
+from overlay.prediction.schema import Layout
+from overlay.prediction.summary import Stages, summarise
 from overlay.sources.resolve import collect
 from overlay.storage.path import Place
-from overlay.summary import Stages, summarise
 
 CLASSES = ("benign", "malignant")
 LAYOUT = Layout(CLASSES, "m1")
@@ -70,7 +71,7 @@ def test_parts_are_committed_once_their_rows_are_there(begun: tuple[PredictionFo
 def test_a_killed_run_goes_on_with_what_it_saved(
     begun: tuple[PredictionFolder, Listing, Manifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(results, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(row_writer, "SAVE_SECONDS", 0.0)
     folder, listing, manifest = begun
     first = Results(folder, manifest, LAYOUT, retry_errors=False)
     first.add(block(0, 1, 5))

@@ -15,7 +15,7 @@ from overlay.config import OverlayStyle, ResizeRule
 from overlay.errors import ImageError, one_line
 from overlay.images.codec import decode_target, resize
 from overlay.images.render import overlaid
-from overlay.manifest import Manifest
+from overlay.prediction.manifest import Manifest
 from overlay.sources.read_plan import Unit
 from overlay.sources.reader import UNREADABLE, GroupReader, Reader, rows_of
 from overlay.storage.path import Read

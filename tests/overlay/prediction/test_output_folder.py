@@ -9,8 +9,9 @@ import pytest
 
 from overlay.config import Limits, Predict
 from overlay.errors import RequestError
-from overlay.manifest import Listing, Manifest, write
-from overlay.predictions import PredictionFolder, Request, schema
+from overlay.prediction.manifest import Listing, Manifest, write
+from overlay.prediction.output_folder import PredictionFolder, Request
+from overlay.prediction.schema import schema
 from overlay.sources.resolve import collect
 from overlay.storage.path import Place
 

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from overlay.decoding import Columns
 from overlay.evaluation import metrics
-from overlay.manifest import Manifest
-from overlay.predictions import PredictionFolder
-from overlay.results import kind_of
+from overlay.prediction.decode import Columns
+from overlay.prediction.manifest import Manifest
+from overlay.prediction.output_folder import PredictionFolder
+from overlay.prediction.row_writer import kind_of
 from overlay.sources.reader import UNREADABLE
 from overlay.storage.parquet import open_parquet
 

@@ -19,7 +19,7 @@ from overlay.engines.factory import open_engine, prepare
 from overlay.errors import RequestError
 from overlay.images.codec import decode, decode_target, resize
 from overlay.models import model_file
-from overlay.predictor import Prediction
+from overlay.prediction.predictor import Prediction
 
 CARD = model_file.ModelCard(
     "resnet18", ("a", "b", "c"), 32, "crop", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), None, "", "", "", uncertain_below=0.9

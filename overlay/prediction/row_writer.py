@@ -7,77 +7,21 @@ so a process that is killed loses no more than these.
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
-from overlay.decoding import Columns
-from overlay.manifest import Manifest
-from overlay.predictions import PredictionFolder, schema
+from overlay.prediction.decode import Columns
+from overlay.prediction.manifest import Manifest
+from overlay.prediction.output_folder import PredictionFolder
+from overlay.prediction.schema import Layout
 from overlay.sources.read_plan import Unit
 from overlay.sources.reader import UNREADABLE
 from overlay.storage.parquet import open_parquet
 
 SAVE_SECONDS = 5.0
 """longest time for which finished rows are in memory only"""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The columns of the output."""
-
-    classes: Sequence[str]
-    model: str
-    """sha256 of the model file"""
-    top_k: int | None = None
-    entropy: bool = False
-    uncertain_below: float | None = None
-    """a row whose confidence is lower is uncertain; there is no such column where it is None"""
-
-    def scored(self, block: Columns) -> pa.Table:
-        """Turn ``row``, ``reason``, ``probabilities`` (n, classes) and, where given, ``embedding`` (n, d) and
-        ``precision`` of a batch into columns; ``row`` stays, so that the inputs' own can be put beside them.
-        """
-        reasons, probabilities = block["reason"], block["probabilities"]
-        wrong = reasons != ""
-        best = np.where(wrong[:, None], 0, probabilities).argmax(axis=1)
-        columns: dict[str, Any] = {
-            "row": block["row"],
-            "status": np.where(wrong, "error", "ok"),
-            "error": pa.array(reasons, pa.string(), mask=~wrong),
-            "label": pa.array(np.array(self.classes)[best], pa.string(), mask=wrong),
-            "confidence": pa.array(probabilities.max(axis=1), mask=wrong),
-        }
-        columns |= {f"prob_{name}": pa.array(probabilities[:, i], mask=wrong) for i, name in enumerate(self.classes)}
-        if self.top_k is not None:
-            order = np.argsort(-probabilities, axis=1, kind="stable")[:, : self.top_k]
-            columns["top_labels"] = _lists(np.array(self.classes)[order], wrong)
-            columns["top_probabilities"] = _lists(np.take_along_axis(probabilities, order, axis=1), wrong)
-        if self.entropy:
-            terms = np.where(probabilities > 0, probabilities * np.log(np.maximum(probabilities, 1e-45)), 0)
-            columns["entropy"] = pa.array(-terms.sum(axis=1), mask=wrong)
-        if self.uncertain_below is not None:
-            columns["uncertain"] = pa.array(probabilities.max(axis=1) < self.uncertain_below, mask=wrong)
-        if "embedding" in block:
-            columns["embedding"] = _lists(block["embedding"], wrong)
-        if "precision" in block:
-            columns["precision"] = pa.array(block["precision"], pa.string(), mask=wrong)
-        return pa.table(columns)
-
-    def finished(self, scored: pa.Table, inputs: pa.Table) -> pa.Table:
-        """Put the columns of a part's inputs before those of its rows, both in the same order."""
-        table = scored.drop_columns("row")
-        for name in ("member", "uri", "id"):
-            table = table.add_column(0, name, inputs[name])
-        table = table.append_column("model", pa.array([self.model] * len(table)))
-        known = schema(self.classes)
-        return table.cast(
-            pa.schema([known.field(name) if name in known.names else table.field(name) for name in table.column_names])
-        )
 
 
 class Results:
@@ -194,10 +138,3 @@ def kind_of(reason: str) -> str:
 
 def _passing(table: pa.Table) -> pa.ChunkedArray:
     return pc.fill_null(pc.match_substring(table["error"], UNREADABLE), False)
-
-
-def _lists(values: NDArray[Any], wrong: NDArray[np.bool_]) -> pa.ListArray:
-    """Make a list of each row of (n, k); null where something was wrong."""
-    offsets = np.arange(len(values) + 1) * values.shape[1]
-    flat = pa.array(values.ravel().astype(np.str_) if values.dtype.kind == "U" else values.ravel())
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), flat, mask=pa.array(wrong))
