@@ -5,7 +5,6 @@ One class a verb; its sections are classes of their own, so that ``--augment.rot
 reads this module before it knows whether torch or Ray is needed.
 """
 
-from overlay.config.apply import Evaluate
 from overlay.config.common import (
     SPLITS,
     Device,
@@ -15,16 +14,19 @@ from overlay.config.common import (
     OverlayStyle,
     Precision,
     ResizeRule,
+    Tracking,
     check,
     check_engine,
     dotted,
     table_column,
 )
+from overlay.config.demo import Demo
+from overlay.config.evaluate import Evaluate
 from overlay.config.export import Export
-from overlay.config.others import Demo, Submit
 from overlay.config.predict import Predict
 from overlay.config.prepare import Duplicates, Prepare, Split
-from overlay.config.train import Augment, EarlyStopping, Input, Loop, Loss, Model, Optimizer, Tracking, Train
+from overlay.config.submit import Submit
+from overlay.config.train import Augment, EarlyStopping, Input, Loop, Loss, Model, Optimizer, Train
 
 __all__ = [
     "SPLITS",

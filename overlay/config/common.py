@@ -109,3 +109,16 @@ def check_engine(engine: EngineKind, precision: Precision) -> None:
         precision != "fp16" or engine != "openvino",
         "precision is fp16 and engine is openvino; choose bf16, fp32 or int8 there",
     )
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """Weights & Biases. The key itself comes from WANDB_API_KEY or `wandb login`, never from an option."""
+
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """auto is online with a key and disabled without one"""
+    project: str = "overlay"
+    entity: str | None = None
+    """team or user; W&B's own default where it is not given"""
+    name: str | None = None
+    """name of the run; the folder's name where it is not given"""

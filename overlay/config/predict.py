@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from overlay.config.common import Device, EngineKind, Legacy, Limits, Precision, check, check_engine
-from overlay.config.train import Tracking
+from overlay.config.common import Device, EngineKind, Legacy, Limits, Precision, Tracking, check, check_engine
 
 
 @dataclass(frozen=True)

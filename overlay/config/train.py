@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from overlay.config.common import Device, ResizeRule, check
+from overlay.config.common import Device, ResizeRule, Tracking, check
 
 TrainingPrecision = Literal["auto", "bf16", "fp16", "fp32"]
 
@@ -253,19 +253,6 @@ def check_share(batch: int, workers: int, accumulate: int) -> None:
         f"batches of {batch} images leave {workers} workers fewer than 2 at a time (train.accumulate is {accumulate}), "
         "and batch normalisation needs more than one; choose a larger train.batch_size, or fewer workers or parts",
     )
-
-
-@dataclass(frozen=True)
-class Tracking:
-    """Weights & Biases. The key itself comes from WANDB_API_KEY or `wandb login`, never from an option."""
-
-    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
-    """auto is online with a key and disabled without one"""
-    project: str = "overlay"
-    entity: str | None = None
-    """team or user; W&B's own default where it is not given"""
-    name: str | None = None
-    """name of the run; the folder's name where it is not given"""
 
 
 @dataclass(frozen=True)
