@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from overlay.cli import main
+from overlay.cli.main import main
 from overlay.config import Duplicates, Prepare, Split
 from overlay.errors import RequestError, WorkError
 from overlay.images.codec import encode_png

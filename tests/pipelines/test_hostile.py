@@ -73,7 +73,7 @@ def test_a_row_for_each_and_none_wrong(corpus: Path, random_model: Path, phantom
     words = ["predict", str(random_model), str(corpus), "--out", str(out), "--engine", "torch", "--precision", "fp32"]
     # Not getrusage: its peak would be that of this process, from which the command's is forked.
     code = (
-        "import sys; from overlay.cli import main; status = main(sys.argv[1:]); "
+        "import sys; from overlay.cli.main import main; status = main(sys.argv[1:]); "
         "print(open('/proc/self/status').read()); sys.exit(status)"
     )
     done = subprocess.run([sys.executable, "-c", code, *words], stdout=subprocess.PIPE, text=True, check=False)

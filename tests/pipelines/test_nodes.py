@@ -17,7 +17,7 @@ import pytest
 import torch
 import torchvision
 
-from overlay.arguments import to_words
+from overlay.cli.parser import to_words
 from overlay.config import Augment, EarlyStopping, Input, Loop, Model, Optimizer, Train
 from overlay.dataset.prepared import PreparedDataset
 from overlay.training import checkpoint

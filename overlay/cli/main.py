@@ -12,7 +12,7 @@ from dataclasses import fields
 from importlib.metadata import version
 from pathlib import PurePosixPath
 
-from overlay.arguments import USAGE, VERBS, Config, nearest, parse, to_words
+from overlay.cli.parser import USAGE, VERBS, Config, nearest, parse, to_words
 from overlay.config import Prepare, Submit, Train, table_column
 from overlay.errors import RequestError, WorkError
 

@@ -8,8 +8,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from overlay import cli
-from overlay.arguments import VERBS
+from overlay.cli import main
+from overlay.cli.parser import VERBS
 from overlay.config import Demo
 from overlay.errors import RequestError, WorkError
 
@@ -29,7 +29,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
 
 
 def test_help_names_each_verb_with_its_purpose(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["--help"]) == 0
+    assert main.main(["--help"]) == 0
     printed = capsys.readouterr().out
     for verb, config in VERBS.items():
         assert f"\n  {verb} " in printed
@@ -39,7 +39,7 @@ def test_help_names_each_verb_with_its_purpose(capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["train", "--help"], ["train", "d", "--print_config"]])
 def test_nothing_heavy_is_imported_before_the_work(words: list[str]) -> None:
     program = (
-        "import sys; from overlay.cli import main; status = main(sys.argv[1:]);"
+        "import sys; from overlay.cli.main import main; status = main(sys.argv[1:]);"
         "print({'ray', 'torch', 'torchvision', 'numpy', 'pyarrow', 'PIL', 'pipelines', 'cluster'} & set(sys.modules));"
         "sys.exit(status)"
     )
@@ -55,17 +55,17 @@ def test_the_module_runs_as_a_program() -> None:
 
 
 def test_no_verb_is_a_wrong_request(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([]) == 2
+    assert main.main([]) == 2
     assert lines(capsys) == ["overlay: no verb given; overlay --help lists the verbs"]
 
 
 def test_the_work_gets_the_configuration(demo: Mock) -> None:
-    assert cli.main(["demo", "--out", "o", "--seed=3"]) == 0
+    assert main.main(["demo", "--out", "o", "--seed=3"]) == 0
     demo.assert_called_once_with(Demo(out="o", seed=3))
 
 
 def test_a_wrong_option_does_not_reach_the_work(demo: Mock, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["demo", "--sed", "3"]) == 2
+    assert main.main(["demo", "--sed", "3"]) == 2
     assert lines(capsys) == ["overlay demo: there is no option --sed; did you mean seed?"]
     demo.assert_not_called()
 
@@ -89,13 +89,13 @@ def test_a_known_failure_is_one_line(
     demo: Mock, capsys: pytest.CaptureFixture[str], error: BaseException, status: int, line: str
 ) -> None:
     demo.side_effect = error
-    assert cli.main(["demo"]) == status
+    assert main.main(["demo"]) == status
     assert lines(capsys) == [line]
 
 
 def test_an_unknown_failure_shows_its_traceback(demo: Mock, capsys: pytest.CaptureFixture[str]) -> None:
     demo.side_effect = KeyError("lesion")
-    assert cli.main(["demo"]) == 1
+    assert main.main(["demo"]) == 1
     shown = lines(capsys)
     assert shown[0] == "Traceback (most recent call last):"
     assert shown[-2:] == [
@@ -116,7 +116,7 @@ def test_a_job_is_sent_whole_and_its_status_returned(submitted: Mock, tmp_path: 
     file = tmp_path / "c.yaml"
     file.write_text("train: {epochs: 3}\ntracking: {mode: offline}\n")
     words = ["train", "s3://b/d", "--config", str(file), "--out", "/shared/run", "--train.seed", "1"]
-    assert cli.main(["submit", "--address", "http://h:8265", "--", *words]) == 7
+    assert main.main(["submit", "--address", "http://h:8265", "--", *words]) == 7
     expected = [
         "train",
         "s3://b/d",
@@ -147,7 +147,7 @@ def test_a_job_is_sent_whole_and_its_status_returned(submitted: Mock, tmp_path: 
 def test_a_wrong_job_is_refused_before_it_is_sent(
     submitted: Mock, capsys: pytest.CaptureFixture[str], words: list[str], reason: str
 ) -> None:
-    assert cli.main(["submit", "--address", "http://h:8265", "--", *words]) == 2
+    assert main.main(["submit", "--address", "http://h:8265", "--", *words]) == 2
     (line,) = lines(capsys)
     assert line.startswith(f"overlay submit: {reason}")
     submitted.assert_not_called()

@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay.arguments import USAGE, VERBS, Config, option_types, parse, to_words
+from overlay.cli.parser import USAGE, VERBS, Config, option_types, parse, to_words
 from overlay.config import (
     Augment,
     Demo,
