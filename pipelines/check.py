@@ -31,8 +31,8 @@ from overlay.preparation.staging import DIGEST
 from overlay.sources.listing import locate
 from overlay.storage.parquet import open_parquet
 from overlay.storage.path import Place
-from pipelines.progress import progress
-from pipelines.tasks import in_parallel
+from pipelines.runtime.progress import progress
+from pipelines.runtime.tasks import in_parallel
 
 DESCRIBED_SCHEMA = pa.schema(
     [

@@ -30,7 +30,7 @@ from overlay.models import model_file
 from overlay.prediction.schema import schema
 from overlay.storage.atomic import write_atomically
 from pipelines.ingest import decoded_rows
-from pipelines.placement import device
+from pipelines.runtime.placement import device
 from pipelines.scoring import Engine, score
 
 FILES = ("metrics.json", "classification_report.csv", "confusion_matrix.png", "predictions.parquet", "report.html")

@@ -31,7 +31,7 @@ from overlay.prediction.summary import Stages, summarise
 from overlay.sources.read_plan import Unit
 from overlay.sources.resolve import collect
 from overlay.storage.path import Place
-from pipelines.progress import progress
+from pipelines.runtime.progress import progress
 
 SMALL = 1000
 """most images for which Ray is not started: it takes as long to start as a CPU takes for several hundred images"""

@@ -40,8 +40,8 @@ from overlay.sources.read_plan import Unit, plan, without
 from overlay.storage.atomic import write_atomically
 from overlay.storage.parquet import open_parquet
 from overlay.storage.path import Place
-from pipelines.progress import progress
-from pipelines.tasks import Pace, in_parallel, readings
+from pipelines.runtime.progress import progress
+from pipelines.runtime.tasks import Pace, in_parallel, readings
 
 
 class Listed(NamedTuple):

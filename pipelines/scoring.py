@@ -12,7 +12,7 @@ from cluster.session import Resources
 from overlay.config import EngineKind, Precision
 from overlay.engines.base import Columns, Pixels, Plan, score_rows
 from overlay.engines.factory import open_engine, prepare
-from pipelines.placement import actor_cpus
+from pipelines.runtime.placement import actor_cpus
 
 if TYPE_CHECKING:
     from overlay.models.model_file import ModelFile  # which imports torch, and an actor with OpenVINO needs none

@@ -31,8 +31,8 @@ from overlay.training import history
 from overlay.training.history import Epoch
 from overlay.training.run_folder import RunFolder
 from overlay.training.sampler import Plan
-from pipelines.placement import Placement
-from pipelines.progress import progress
+from pipelines.runtime.placement import Placement
+from pipelines.runtime.progress import progress
 
 POLL_SECONDS = 1.0
 QUIET_SECONDS = 30.0

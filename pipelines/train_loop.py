@@ -34,7 +34,7 @@ from overlay.training.learner import Learner
 from overlay.training.sampler import Plan
 from pipelines import ingest
 from pipelines.interruptions import Interruptions
-from pipelines.placement import Placement
+from pipelines.runtime.placement import Placement
 from pipelines.tracker import Board, Posted
 
 VALIDATION_BATCH = 32

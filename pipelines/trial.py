@@ -18,7 +18,7 @@ from overlay.training.run_folder import RunFolder
 from overlay.training.sampler import Plan
 from pipelines import ingest
 from pipelines.fitting import card_of, counts, fit
-from pipelines.placement import Placement
+from pipelines.runtime.placement import Placement
 from pipelines.tracker import Tracker
 from pipelines.train_loop import VALIDATION_BATCH, Job
 

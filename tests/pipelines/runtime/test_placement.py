@@ -3,7 +3,7 @@ import pytest
 from cluster.session import Resources
 from overlay.config import Loop
 from overlay.errors import RequestError
-from pipelines.placement import Placement, actor_cpus, device, place
+from pipelines.runtime.placement import Placement, actor_cpus, device, place
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from overlay.sources.labelled import collect
 from overlay.sources.read_plan import plan
 from overlay.storage.path import Place
 from pipelines.prepare import Listed, _write_manifest
-from pipelines.tasks import ArchivePass, in_parallel
+from pipelines.runtime.tasks import ArchivePass, in_parallel
 from tests.pipelines.test_archives import pack
 
 

@@ -2,8 +2,8 @@ import re
 
 import pytest
 
-from pipelines import progress as module
-from pipelines.progress import progress
+from pipelines.runtime import progress as module
+from pipelines.runtime.progress import progress
 
 
 def test_ends_with_one_plain_line(capsys: pytest.CaptureFixture[str]) -> None:
