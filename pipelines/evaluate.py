@@ -29,9 +29,9 @@ from overlay.images.codec import decode, decode_target, resize
 from overlay.models import model_file
 from overlay.prediction.schema import schema
 from overlay.storage.atomic import write_atomically
+from pipelines.inference.model_actors import Engine, score
 from pipelines.ingest import decoded_rows
 from pipelines.runtime.placement import device
-from pipelines.scoring import Engine, score
 
 FILES = ("metrics.json", "classification_report.csv", "confusion_matrix.png", "predictions.parquet", "report.html")
 CALIBRATION_IMAGES = 128

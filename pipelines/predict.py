@@ -146,9 +146,9 @@ def _classifier(
     config: Predict, loaded: model_file.ModelFile, calibration: Pixels | None, *, small: bool
 ) -> Classifier:
     if small:
-        from pipelines.here import InThisProcess
+        from pipelines.inference.local_backend import InThisProcess
 
         return InThisProcess(config, loaded, calibration)
-    from pipelines.classify import OnRay  # Ray takes seconds to import
+    from pipelines.inference.ray_backend import OnRay  # Ray takes seconds to import
 
     return OnRay(config, loaded, calibration)

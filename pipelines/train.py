@@ -28,8 +28,8 @@ from overlay.training.losses import class_weights
 from overlay.training.run_folder import open_run
 from pipelines import evaluate, ingest, prepare, trial
 from pipelines.fitting import card_of, counts, fit, plan_of
+from pipelines.inference.model_actors import Engine
 from pipelines.runtime.placement import Placement, place
-from pipelines.scoring import Engine
 from pipelines.tracker import Tracker
 from pipelines.train_loop import Job
 

@@ -119,7 +119,7 @@ def test_the_metrics_count_what_the_rows_say(predicted: Path) -> None:
 def test_few_images_get_the_same_rows_without_ray(
     predicted: Path, random_model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "pipelines.classify", None)
+    monkeypatch.setitem(sys.modules, "pipelines.inference.ray_backend", None)
     predict.run(Predict(str(random_model), [str(images)], str(tmp_path / "out"), part_rows=4, precision="fp32"))
     few, many = (pq.read_table(out / "predictions").to_pandas() for out in (tmp_path / "out", predicted))
     numbers = [name for name in few.columns if name.startswith("prob_")] + ["confidence"]

@@ -15,9 +15,9 @@ from overlay.models.model_file import ModelCard, ModelFile
 from overlay.prediction.decode import Columns, decode_group
 from overlay.prediction.manifest import Manifest
 from overlay.sources.read_plan import Unit, joined
-from pipelines.reading import read_groups
+from pipelines.inference.model_actors import Engine, actors_of, plan_of, score_by
+from pipelines.inference.read_groups import read_groups
 from pipelines.runtime.placement import device
-from pipelines.scoring import Engine, actors_of, plan_of, score_by
 
 _JOINED_GROUPS = 8
 

@@ -1,7 +1,7 @@
 import pytest
 
 from cluster.session import Resources
-from pipelines.scoring import Engine, actors_of, share_of
+from pipelines.inference.model_actors import Engine, actors_of, share_of
 
 
 @pytest.mark.parametrize(
