@@ -30,7 +30,7 @@ from overlay.models import model_file
 from overlay.prediction.schema import schema
 from overlay.storage.atomic import write_atomically
 from pipelines.inference.model_actors import Engine, score
-from pipelines.ingest import decoded_rows
+from pipelines.runtime.dataset_rows import decoded_rows
 from pipelines.runtime.placement import device
 
 FILES = ("metrics.json", "classification_report.csv", "confusion_matrix.png", "predictions.parquet", "report.html")

@@ -5,8 +5,8 @@
     overlay train images/ --out run --model.weights none --input.size 64 --train.epochs 15
     overlay train dataset --out run --train.dry_run 1
 
-This is the driver: it checks the request, has the images decoded, starts the workers (`pipelines.train_loop`) and, in
-the end, writes and evaluates the model.
+This is the driver: it checks the request, has the images decoded, starts the workers (`pipelines.training.worker`) and,
+in the end, writes and evaluates the model.
 """
 
 import math
@@ -26,12 +26,13 @@ from overlay.models.pretrained import pretrained
 from overlay.training import checkpoint, history
 from overlay.training.losses import class_weights
 from overlay.training.run_folder import open_run
-from pipelines import evaluate, ingest, prepare, trial
-from pipelines.fitting import card_of, counts, fit, plan_of
+from pipelines import evaluate, prepare
 from pipelines.inference.model_actors import Engine
 from pipelines.runtime.placement import Placement, place
-from pipelines.tracker import Tracker
-from pipelines.train_loop import Job
+from pipelines.training import dry_run, image_source
+from pipelines.training.monitor import Tracker
+from pipelines.training.trainer import card_of, counts, fit, plan_of
+from pipelines.training.worker import Job
 
 
 @faults_end_the_work()
@@ -55,11 +56,11 @@ def run(config: Train) -> None:
     _check_device(config, placement)
     if dataset is None:
         dataset = prepare.run(Prepare(sources=[config.dataset], out=str(folder.dataset)))
-    batch_size = folder.batch_size or trial.batch_size(config, dataset, weights, placement)
+    batch_size = folder.batch_size or dry_run.batch_size(config, dataset, weights, placement)
     if config.train.dry_run:
         folder.path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.path.parent) as scratch:
-            trial.dry_run(config, dataset, weights, placement, Path(scratch), batch_size)
+            dry_run.dry_run(config, dataset, weights, placement, Path(scratch), batch_size)
         return
     card = card_of(config, dataset, weights)
     folder.begin(config, dataset.card.fingerprint, batch_size)
@@ -78,7 +79,7 @@ def run(config: Train) -> None:
                 weights=ray.put(weights),
                 class_weights=class_weights(config.loss, card.classes, counts(dataset, "train")),
                 train=source,
-                validation=ingest.decoded(dataset, "val", config.input),
+                validation=image_source.decoded(dataset, "val", config.input),
                 plan=plan,
                 placement=placement,
                 checkpoints=folder.checkpoints,

@@ -16,7 +16,8 @@ from overlay.sources.reader import Reader
 from overlay.storage import object_store
 from overlay.storage.parquet import open_parquet
 from overlay.storage.path import Place
-from pipelines import check, ingest, predict, prepare
+from pipelines import check, predict, prepare
+from pipelines.training import image_source
 from tests.pipelines.test_archives import folder_predictions, pack, predictions, random_model
 
 __all__ = ["folder_predictions", "random_model"]  # fixtures
@@ -87,7 +88,7 @@ def test_training_and_evaluation_read_it(in_bucket: PreparedDataset, dataset: Pr
 
     opened = open_dataset(in_bucket.path)
     assert opened == in_bucket
-    samples, local = (ingest.decoded(each, "val", Input(size=32)) for each in (opened, dataset))
+    samples, local = (image_source.decoded(each, "val", Input(size=32)) for each in (opened, dataset))
     everything = np.arange(len(local))
     assert samples.labels.tolist() == local.labels.tolist()
     assert np.array_equal(samples.gather(everything), local.gather(everything))

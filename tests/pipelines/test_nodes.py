@@ -21,7 +21,7 @@ from overlay.cli.parser import to_words
 from overlay.config import Augment, EarlyStopping, Input, Loop, Model, Optimizer, Train
 from overlay.dataset.prepared import PreparedDataset
 from overlay.training import checkpoint
-from pipelines.interruptions import ASK_EVERY
+from pipelines.training.preemption import ASK_EVERY
 
 pytestmark = [pytest.mark.nodes, pytest.mark.slow]
 

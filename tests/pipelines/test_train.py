@@ -23,8 +23,9 @@ from overlay.models import model_file
 from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD
 from overlay.training import checkpoint
 from overlay.training.history import Epoch
-from pipelines import ingest, shards, train
-from pipelines.train_loop import validate
+from pipelines import train
+from pipelines.training import image_source, shard_source
+from pipelines.training.worker import validate
 from tests.pipelines.conftest import Trained
 
 
@@ -64,7 +65,7 @@ def test_the_model_file_says_all_that_using_it_needs(trained: Trained) -> None:
 
 
 def test_the_reported_validation_is_that_of_the_checkpoint(trained: Trained) -> None:
-    validation = ingest.decoded(trained.dataset, "val", trained.config.input)
+    validation = image_source.decoded(trained.dataset, "val", trained.config.input)
     last = checkpoint.newest(trained.folder / "checkpoints")
     assert last is not None
     file = model_file.load(trained.folder)
@@ -127,7 +128,7 @@ def test_a_dry_run_tries_everything_and_keeps_nothing(
 def test_images_beyond_memory_are_read_from_the_shards(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(shards, "STORE_SHARE", 0)
+    monkeypatch.setattr(shard_source, "STORE_SHARE", 0)
     once = Loop(epochs=1, batch_size=8, precision="fp32", shuffle_window=16)
     config = replace(trained.config, out=str(tmp_path / "run"), train=once, tracking=Tracking(mode="disabled"))
     train.run(config)

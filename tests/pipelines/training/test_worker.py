@@ -12,8 +12,8 @@ from torch.multiprocessing.spawn import spawn
 from overlay.models import model_file
 from overlay.models.device import use_all_cores
 from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, build
-from pipelines.ingest import Samples
-from pipelines.train_loop import VALIDATION_BATCH, validate
+from pipelines.training.image_source import Samples
+from pipelines.training.worker import VALIDATION_BATCH, validate
 
 SAMPLES = 3 * VALIDATION_BATCH + 5  # 101: a prime number, so no count of workers divides it
 CARD = model_file.ModelCard(

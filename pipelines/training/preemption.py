@@ -13,7 +13,7 @@ import ray.train.collective
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
-from pipelines.tracker import Board
+from pipelines.training.monitor import Board
 
 ASK_EVERY = 8
 """steps; with several workers asking costs a message to an actor and back"""

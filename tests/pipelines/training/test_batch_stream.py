@@ -12,8 +12,11 @@ from overlay.dataset.prepared import PreparedDataset
 from overlay.images.augment import augment, generator
 from overlay.training.sampler import Plan
 from overlay.training.windowed_sampler import WindowedPlan
-from pipelines import ingest, prepare, shards
-from pipelines.ingest import Batch, Samples, Source, stream
+from pipelines import prepare
+from pipelines.runtime import dataset_rows
+from pipelines.training import batch_stream, image_source, shard_source
+from pipelines.training.batch_stream import Batch, stream
+from pipelines.training.image_source import Samples, Source
 
 INPUT = Input(size=32)
 
@@ -27,12 +30,12 @@ def small_shards(dataset: PreparedDataset, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def in_memory(dataset: PreparedDataset) -> Samples:
-    return ingest.decoded(dataset, "train", INPUT)
+    return image_source.decoded(dataset, "train", INPUT)
 
 
 @pytest.fixture(scope="module")
-def on_disk(small_shards: PreparedDataset) -> shards.Shards:
-    return shards.open_shards(small_shards, "train", INPUT)
+def on_disk(small_shards: PreparedDataset) -> shard_source.Shards:
+    return shard_source.open_shards(small_shards, "train", INPUT)
 
 
 def batches(
@@ -88,7 +91,7 @@ def test_rare_classes_come_more_often_and_never_alike(in_memory: Samples) -> Non
     assert len({image.tobytes() for batch in streamed for image in batch.images}) == len(in_memory)
 
 
-def test_images_in_shards_come_as_planned(on_disk: shards.Shards, small_shards: PreparedDataset) -> None:
+def test_images_in_shards_come_as_planned(on_disk: shard_source.Shards, small_shards: PreparedDataset) -> None:
     sizes = tuple(len(rows) for rows in on_disk.rows)
     assert len(sizes) == 7  # one shard of the eight has no image of this split
     assert small_shards.card.parts == 8
@@ -99,15 +102,15 @@ def test_images_in_shards_come_as_planned(on_disk: shards.Shards, small_shards: 
 
         table = pq.read_table(file.path).to_pylist()
         assert all(table[row]["split"] == "train" for row in rows)
-        images += [ingest.decode_one("", table[row]["image"]["bytes"], INPUT) for row in rows]
+        images += [dataset_rows.decode_one("", table[row]["image"]["bytes"], INPUT) for row in rows]
     check(batches(on_disk, plan), plan, on_disk.labels, lambda sample: images[sample])
 
 
 @pytest.mark.parametrize("kind", ["in_memory", "on_disk"])
 def test_neither_tasks_nor_workers_nor_a_restart_change_what_comes(
-    kind: str, in_memory: Samples, on_disk: shards.Shards, monkeypatch: pytest.MonkeyPatch
+    kind: str, in_memory: Samples, on_disk: shard_source.Shards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest, "TASK_IMAGES", 12)  # two steps
+    monkeypatch.setattr(batch_stream, "TASK_IMAGES", 12)  # two steps
     source: Source = in_memory if kind == "in_memory" else on_disk
     sizes = tuple(len(rows) for rows in on_disk.rows)
     plan = (
@@ -142,7 +145,7 @@ class Noted(Samples):
 def test_the_tasks_are_no_further_ahead_than_is_asked_for(
     in_memory: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest, "TASK_IMAGES", 12)  # a step, of which there are 20
+    monkeypatch.setattr(batch_stream, "TASK_IMAGES", 12)  # a step, of which there are 20
     source = Noted(in_memory.labels, in_memory.size, in_memory.blocks, in_memory.places, tmp_path)
     plan = Plan(24, batch_size=12, epochs=10, seed=1)
     ahead_bytes = 6 * 12 * INPUT.size**2 * 3
@@ -158,12 +161,12 @@ def test_the_tasks_are_no_further_ahead_than_is_asked_for(
 
 
 def test_a_limit_takes_so_many(dataset: PreparedDataset) -> None:
-    assert len(ingest.decoded(dataset, "train", INPUT, limit=7)) == 7
+    assert len(image_source.decoded(dataset, "train", INPUT, limit=7)) == 7
 
 
 def test_what_fits_into_memory() -> None:
     from cluster.session import Resources
 
     store = Resources(cpus=2, gpus=0, node_cpus=2, store_bytes=2 * 100 * 32 * 32 * 3)
-    assert shards.fits(100, INPUT, store)
-    assert not shards.fits(101, INPUT, store)
+    assert shard_source.fits(100, INPUT, store)
+    assert not shard_source.fits(101, INPUT, store)

@@ -14,7 +14,7 @@ from overlay.storage.parquet import open_parquet
 from overlay.storage.path import Place
 from overlay.training.sampler import Plan
 from overlay.training.windowed_sampler import WindowedPlan
-from pipelines.ingest import decode_one
+from pipelines.runtime.dataset_rows import decode_one
 
 STORE_SHARE = 0.5
 """largest share of a node's object store that decoded images may take"""

@@ -16,11 +16,11 @@ from overlay.training.learner import Learner
 from overlay.training.losses import class_weights
 from overlay.training.run_folder import RunFolder
 from overlay.training.sampler import Plan
-from pipelines import ingest
-from pipelines.fitting import card_of, counts, fit
 from pipelines.runtime.placement import Placement
-from pipelines.tracker import Tracker
-from pipelines.train_loop import VALIDATION_BATCH, Job
+from pipelines.training import image_source
+from pipelines.training.monitor import Tracker
+from pipelines.training.trainer import card_of, counts, fit
+from pipelines.training.worker import VALIDATION_BATCH, Job
 
 CPU_BATCH = 32
 LARGEST_BATCH = 1024
@@ -89,7 +89,7 @@ def dry_run(
     """
     steps = config.train.dry_run
     once = replace(config, train=replace(config.train, epochs=1), tracking=Tracking(mode="disabled"))
-    source = ingest.decoded(dataset, "train", config.input, limit=steps * batch_size)
+    source = image_source.decoded(dataset, "train", config.input, limit=steps * batch_size)
     plan = Plan(len(source.labels), batch_size, epochs=1, seed=config.train.seed)
     tried = RunFolder(folder)
     tried.begin(once, dataset.card.fingerprint, batch_size)
@@ -100,7 +100,7 @@ def dry_run(
             weights=ray.put(weights),
             class_weights=class_weights(config.loss, dataset.card.classes, counts(dataset, "train")),
             train=source,
-            validation=ingest.decoded(dataset, "val", config.input, limit=VALIDATION_BATCH),
+            validation=image_source.decoded(dataset, "val", config.input, limit=VALIDATION_BATCH),
             plan=plan,
             placement=placement,
             checkpoints=tried.checkpoints,

@@ -32,10 +32,10 @@ from overlay.training.epoch_metrics import Tally
 from overlay.training.history import Epoch
 from overlay.training.learner import Learner
 from overlay.training.sampler import Plan
-from pipelines import ingest
-from pipelines.interruptions import Interruptions
 from pipelines.runtime.placement import Placement
-from pipelines.tracker import Board, Posted
+from pipelines.training import batch_stream, image_source
+from pipelines.training.monitor import Board, Posted
+from pipelines.training.preemption import Interruptions
 
 VALIDATION_BATCH = 32
 POST_SECONDS = 1.0
@@ -52,8 +52,8 @@ class Job:
     weights: ray.ObjectRef[Weights]
     class_weights: Tensor | None
     """float32 (classes,)"""
-    train: ingest.Source
-    validation: ingest.Samples
+    train: image_source.Source
+    validation: image_source.Samples
     plan: Plan
     placement: Placement
     checkpoints: Path
@@ -113,7 +113,7 @@ def train_worker(config: dict[str, Job]) -> None:
 
     learner.begin_epoch(plan.epoch(step))
     cluster = session.resources()
-    batches = ingest.stream(
+    batches = batch_stream.stream(
         job.train,
         plan,
         settings.augment,
@@ -179,7 +179,7 @@ def train_worker(config: dict[str, Job]) -> None:
 
 def validate(
     network: nn.Module,
-    samples: ingest.Samples,
+    samples: image_source.Samples,
     card: model_file.ModelCard,
     precision: torch.autocast,
     rank: int,

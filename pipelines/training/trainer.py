@@ -14,8 +14,8 @@ from overlay.models import model_file
 from overlay.models.pretrained import Weights
 from overlay.training.sampler import Plan
 from overlay.training.windowed_sampler import WindowedPlan
-from pipelines import ingest, shards
-from pipelines.train_loop import Job, train_worker
+from pipelines.training import image_source, shard_source
+from pipelines.training.worker import Job, train_worker
 
 RAY_FOLDER = "ray"
 """where Ray Train keeps its own notes, beside the checkpoints; nothing is read from there"""
@@ -36,7 +36,7 @@ def counts(dataset: PreparedDataset, split: str) -> list[int]:
     return [dataset.card.counts[name][split] for name in dataset.card.classes]
 
 
-def plan_of(config: Train, dataset: PreparedDataset, batch_size: int) -> tuple[ingest.Source, Plan]:
+def plan_of(config: Train, dataset: PreparedDataset, batch_size: int) -> tuple[image_source.Source, Plan]:
     """Find the training images, and plan when which of them comes.
 
     Raises:
@@ -48,8 +48,8 @@ def plan_of(config: Train, dataset: PreparedDataset, batch_size: int) -> tuple[i
     smallest = Plan(samples, batch_size, loop.epochs, loop.seed).smallest_batch
     check_share(smallest, loop.most_workers, loop.accumulate)
     images = samples + sum(counts(dataset, "val"))
-    if shards.fits(images, config.input, session.resources()):
-        decoded = ingest.decoded(dataset, "train", config.input)
+    if shard_source.fits(images, config.input, session.resources()):
+        decoded = image_source.decoded(dataset, "train", config.input)
         labels = tuple(decoded.labels.tolist()) if loop.balanced else None
         return decoded, Plan(samples, batch_size, loop.epochs, loop.seed, labels)
     if loop.balanced:
@@ -57,7 +57,7 @@ def plan_of(config: Train, dataset: PreparedDataset, batch_size: int) -> tuple[i
             f"train.balanced needs the images in memory, and {images} of input.size {config.input.size} are too many "
             "for the cluster's; use loss.class_weights instead"
         )
-    source = shards.open_shards(dataset, "train", config.input)
+    source = shard_source.open_shards(dataset, "train", config.input)
     sizes = tuple(map(len, source.rows))
     window = max(1, loop.shuffle_window // batch_size)
     plan = WindowedPlan(samples, batch_size, loop.epochs, loop.seed, shards=sizes, window=window)
