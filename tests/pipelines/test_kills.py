@@ -1,4 +1,4 @@
-"""A short fault campaign; the long one is scripts/kill_predict.py."""
+"""A short fault campaign; the long one is scripts/fault_injection/predict.py."""
 
 import subprocess
 import sys

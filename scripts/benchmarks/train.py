@@ -1,7 +1,7 @@
-"""How much of the training step's own speed is left end to end: ``uv run python scripts/bench_train.py``.
+"""How much of the training step's own speed is left end to end: ``uv run python scripts/benchmarks/train.py``.
 
-    uv run python scripts/bench_train.py --size 128
-    uv run python scripts/bench_train.py --size 224 --batch 16 --images 800 --epochs 3 --rounds 3
+    uv run python scripts/benchmarks/train.py --size 128
+    uv run python scripts/benchmarks/train.py --size 224 --batch 16 --images 800 --epochs 3 --rounds 3
 
 In one run, on one machine, on phantoms: (a) the bare step on images that lie on the device, (b) decoding and augmenting
 alone, on one core, (c) `overlay train` as a process of its own, start-up told apart, from the end of its first epoch

@@ -1,8 +1,9 @@
-"""What others need for the same images, each a process of its own: ``python scripts/others.py timm IMAGES MODEL``.
+"""What others need for the same images, each a process of its own: ``python scripts/benchmarks/baselines.py timm IMAGES
+MODEL``.
 
 timm: the steps of timm's inference.py with --model-dtype bfloat16 --channels-last and a CSV, by its own functions,
 since its package holds no scripts. daft: Daft's documented pipeline, download, decode and resize as expressions, the
-network in a class. Neither is a dependency: ``uv run --with timm --with daft python scripts/bench_predict.py``.
+network in a class. Neither is a dependency: ``uv run --with timm --with daft python scripts/benchmarks/predict.py``.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """Seconds to find and group the near-duplicates among many hashes, beside a comparison of all with all.
 
-    python scripts/bench_duplicates.py
-    python scripts/bench_duplicates.py --hashes 1000000
+    python scripts/benchmarks/duplicates.py
+    python scripts/benchmarks/duplicates.py --hashes 1000000
 
 Four sets: unrelated hashes with planted copies; the same with a tenth of them one black frame; the same with 3,000, and
 with a tenth, frames of one video, all near-duplicates of each other. The comparison of all with all is timed on a

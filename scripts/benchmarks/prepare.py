@@ -1,4 +1,4 @@
-"""How well `overlay prepare` uses the cores: ``uv run python scripts/bench_prepare.py [FOLDER]``.
+"""How well `overlay prepare` uses the cores: ``uv run python scripts/benchmarks/prepare.py [FOLDER]``.
 
 In one run, on one machine, on phantoms or a folder in BUSI's layout, as PNG and as JPEG: images a second of a plain
 loop in one process that does the same work on each image (decode, unite, draw, hash, encode), and of `overlay prepare`:

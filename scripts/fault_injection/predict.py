@@ -1,7 +1,7 @@
 """A fault campaign: predict 5,000 small images while something is killed 30 times, and compare with an undisturbed run.
 
-    python scripts/kill_predict.py --images 5000 --kills 30 --seed 0
-    python scripts/kill_predict.py --images 1000 --kills 10 --here
+    python scripts/fault_injection/predict.py --images 5000 --kills 30 --seed 0
+    python scripts/fault_injection/predict.py --images 1000 --kills 10 --here
 
 At random moments a SIGKILL ends the driver, the actor that holds the model, a worker that decodes, or the raylet. A
 command that died is given again, unchanged, until it succeeds. "writer" is the driver, killed while a file that it
@@ -24,7 +24,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from scripts.campaigns import Command, descendants, end, kill_one, start, wait
+from scripts.fault_injection.processes import Command, descendants, end, kill_one, start, wait
 
 VICTIMS = ("driver", "writer", "actor", "worker", "raylet")
 _TITLES = {"actor": "ray::MapWorker", "worker": "ray::"}

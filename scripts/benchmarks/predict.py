@@ -1,4 +1,4 @@
-"""How much of the model's own speed `overlay predict` leaves: ``uv run python scripts/bench_predict.py``.
+"""How much of the model's own speed `overlay predict` leaves: ``uv run python scripts/benchmarks/predict.py``.
 
 In one run, on one machine, on the same phantoms as PNG and the same ResNet at 224 pixels with random weights: (a) the
 bare forward pass of each engine, (b) decoding alone, on one core, (c) `overlay predict` on Ray, as a process of its
@@ -11,7 +11,7 @@ stands between two (a), of which the mean counts. On CPUs (a) and (b) share the 
 
 A second table is of a small job, 200 of these images, each row a process from its start to its end: `overlay predict`
 as it is, which starts no Ray for so few, and beside it, in turn, timm and Daft (`others.py`) where they are installed:
-``uv run --with timm --with daft python scripts/bench_predict.py``.
+``uv run --with timm --with daft python scripts/benchmarks/predict.py``.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """A fault campaign: train a small network while something is killed 20 times, and compare with an undisturbed run.
 
-    python scripts/kill_train.py --kills 20 --seed 0
+    python scripts/fault_injection/train.py --kills 20 --seed 0
 
 At random moments a SIGKILL ends the driver, the training worker, a data task's worker, Ray Train's controller, the
 board, any other of Ray's processes, or the raylet. A command that died is given again, unchanged, until it succeeds.
@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 
-from scripts.campaigns import Command, descendants, end, kill_one, start, wait
+from scripts.fault_injection.processes import Command, descendants, end, kill_one, start, wait
 
 VICTIMS = {
     "worker": "ray::RayTrainWorker",

@@ -1,6 +1,6 @@
 """How long it takes to freeze the inputs of a prediction, and how much memory: a tree of empty files.
 
-    python scripts/bench_listing.py --files 1000000
+    python scripts/benchmarks/listing.py --files 1000000
 
 Makes the tree in a temporary folder, a thousand files in each folder, and deletes it afterwards.
 """

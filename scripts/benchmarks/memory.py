@@ -1,4 +1,5 @@
-"""Whether a prediction's memory and the cost of an image stay what they are: ``uv run python scripts/bench_memory.py``.
+"""Whether a prediction's memory and the cost of an image stay what they are: ``uv run python
+scripts/benchmarks/memory.py``.
 
 Small PNGs, a small network, `overlay predict` on Ray as a process of its own. Every second its processes are looked at:
 the memory that each has for itself, and the processor time of all. Prints both for each tenth of the images, as the
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from scripts.kill_predict import make_images, make_model
+from scripts.fault_injection.predict import make_images, make_model
 
 TENTHS = 10
 
