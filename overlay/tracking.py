@@ -18,13 +18,13 @@ from urllib.parse import urlparse
 from overlay.config import Predict, Tracking, Train
 from overlay.errors import RequestError, WorkError
 from overlay.evaluation.metrics import Evaluation
-from overlay.storage.path import Place
+from overlay.storage.path import StoragePath
 from overlay.training.history import Epoch
 
-Mode = Literal["online", "offline", "disabled"]
+TrackingMode = Literal["online", "offline", "disabled"]
 
 
-def resolve(config: Tracking) -> Mode:
+def resolve(config: Tracking) -> TrackingMode:
     """Turn ``auto`` into online where a key is known and disabled where none is; only looks, and asks nobody.
 
     Raises:
@@ -37,14 +37,14 @@ def resolve(config: Tracking) -> Mode:
     return config.mode
 
 
-def describe(config: Tracking, mode: Mode) -> str:
+def describe(config: Tracking, mode: TrackingMode) -> str:
     """Say in one line whether the run is tracked, and why."""
     if mode == "disabled":
         return "tracking: disabled" + (", since there is no key of Weights & Biases" if config.mode == "auto" else "")
     return f"tracking: Weights & Biases, {mode}, project {config.project}"
 
 
-class Run:
+class WandbRun:
     """A run of W&B, from one command's start to its end; a later command with the same id goes on in it.
 
     What an earlier command logged shortly before it was killed may never have reached W&B, which keeps rows in the
@@ -54,7 +54,7 @@ class Run:
         WorkError: W&B can't be reached, or refuses the key.
     """
 
-    def __init__(self, config: Train, mode: Mode, run_id: str, folder: Path) -> None:
+    def __init__(self, config: Train, mode: TrackingMode, run_id: str, folder: Path) -> None:
         import wandb
 
         logged = _epochs_on_disk(folder, run_id) if mode == "offline" else set[int]()
@@ -119,7 +119,7 @@ class Run:
         self._run.finish(exit_code=int(failed))
 
 
-def log_prediction(config: Predict, mode: Mode, folder: Path, values: Mapping[str, float]) -> None:
+def log_prediction(config: Predict, mode: TrackingMode, folder: Path, values: Mapping[str, float]) -> None:
     """Make a run of W&B that holds the options and the numbers of a finished prediction.
 
     Raises:
@@ -132,7 +132,7 @@ def log_prediction(config: Predict, mode: Mode, folder: Path, values: Mapping[st
         with wandb.init(
             project=config.tracking.project,
             entity=config.tracking.entity,
-            name=config.tracking.name or Place.of(config.out).name,
+            name=config.tracking.name or StoragePath.of(config.out).name,
             job_type="predict",
             mode=mode,
             dir=folder,

@@ -22,7 +22,7 @@ from rich.table import Table
 from cluster import session
 from overlay.config import SPLITS, Prepare
 from overlay.dataset.prepared import is_dataset
-from overlay.duplicates.near_duplicates import Duplicates, Leaks, find, leaks
+from overlay.duplicates.near_duplicates import Leakage, NearDuplicates, find, leaks
 from overlay.errors import ImageError, RequestError, WorkError, faults_end_the_work, one_line
 from overlay.images.codec import decode
 from overlay.images.hashing import digest_of, perceptual_hash
@@ -30,7 +30,7 @@ from overlay.preparation.splits import deviation, groups_of
 from overlay.preparation.staging import DIGEST
 from overlay.sources.listing import locate
 from overlay.storage.parquet import open_parquet
-from overlay.storage.path import Place
+from overlay.storage.path import StoragePath
 from pipelines.runtime.progress import progress
 from pipelines.runtime.tasks import in_parallel
 
@@ -96,7 +96,7 @@ def run(config: Prepare) -> None:
     print(f"{folder} is clean: nothing lies on two sides of the split")
 
 
-def describe(file: Place, name: str, group: int, columns: Sequence[str], max_pixels: int) -> pa.Table:
+def describe(file: StoragePath, name: str, group: int, columns: Sequence[str], max_pixels: int) -> pa.Table:
     """Hash the images of one row group; runs in a worker.
 
     Returns the columns of `DESCRIBED_SCHEMA`; a row has a ``reason`` where its image can't be read.
@@ -126,7 +126,7 @@ def describe(file: Place, name: str, group: int, columns: Sequence[str], max_pix
     return pa.Table.from_pylist(described, schema=DESCRIBED_SCHEMA)
 
 
-def _files(folder: Place) -> list[tuple[Place, str]]:
+def _files(folder: StoragePath) -> list[tuple[StoragePath, str]]:
     """Return the Parquet files of a dataset, with their names in it, after a look at their columns."""
     if folder.is_file():
         files = [(folder, folder.name)]
@@ -152,7 +152,7 @@ def _files(folder: Place) -> list[tuple[Place, str]]:
     return files
 
 
-def _described(files: Sequence[tuple[Place, str]], max_pixels: int, ours: bool) -> pa.Table:
+def _described(files: Sequence[tuple[StoragePath, str]], max_pixels: int, ours: bool) -> pa.Table:
     # Our own perceptual hash is that of the image before its overlay was drawn.
     wanted = [*NEEDED, "id", "group", *(["phash"] if ours else [])]
     calls = []
@@ -173,7 +173,7 @@ def _described(files: Sequence[tuple[Place, str]], max_pixels: int, ours: bool) 
     return table
 
 
-def _identical_before_overlays(duplicates: Duplicates, folder: Place) -> NDArray[np.bool_]:
+def _identical_before_overlays(duplicates: NearDuplicates, folder: StoragePath) -> NDArray[np.bool_]:
     """Return which pairs `prepare` found identical, since two masks on one image make two images of it."""
     listed = open_parquet(folder / "duplicates.parquet").read(columns=["id_a", "id_b", "identical_pixels"])
     listed = listed.filter(listed["identical_pixels"])
@@ -198,7 +198,7 @@ def _shares(labels: Sequence[str], splits: Sequence[str]) -> Table:
     return table
 
 
-def _counts(duplicates: Duplicates, found: Leaks, groups: int) -> Table:
+def _counts(duplicates: NearDuplicates, found: Leakage, groups: int) -> Table:
     table = Table("", "all", "on two sides")
     for column in table.columns[1:]:
         column.justify = "right"
@@ -209,7 +209,7 @@ def _counts(duplicates: Duplicates, found: Leaks, groups: int) -> Table:
     return table
 
 
-def _torn(duplicates: Duplicates, splits: Sequence[str]) -> list[int]:
+def _torn(duplicates: NearDuplicates, splits: Sequence[str]) -> list[int]:
     """Return the pairs on two sides, the nearest first."""
     order = (int(pair) for pair in duplicates.pairs.distance.argsort(kind="stable"))
     return [pair for pair in order if len({splits[i] for i in duplicates.ends(pair)}) > 1]

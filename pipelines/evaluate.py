@@ -27,7 +27,7 @@ from overlay.evaluation.report import ReportData, write_report
 from overlay.evaluation.report_data import _mask_only, _mistakes, _protocol
 from overlay.images.codec import decode, decode_target, resize
 from overlay.models import model_file
-from overlay.prediction.schema import schema
+from overlay.prediction.schema import prediction_schema
 from overlay.storage.atomic import write_atomically
 from pipelines.inference.model_actors import Engine, score
 from pipelines.runtime.dataset_rows import decoded_rows
@@ -148,7 +148,9 @@ def _scored(loaded: model_file.ModelFile, dataset: PreparedDataset, split: str, 
         }
         row |= {"label": classes[best], "confidence": float(probabilities[best])}
         predicted.append(row | {f"prob_{n}": float(p) for n, p in zip(classes, probabilities, strict=True)})
-    return pa.Table.from_pylist(predicted, schema=schema(classes).append(pa.field("true_label", pa.string())))
+    return pa.Table.from_pylist(
+        predicted, schema=prediction_schema(classes).append(pa.field("true_label", pa.string()))
+    )
 
 
 def _calibration(dataset: PreparedDataset, card: model_file.ModelCard) -> Pixels:

@@ -23,14 +23,14 @@ from overlay.engines.base import Pixels
 from overlay.errors import WorkError, faults_end_the_work
 from overlay.models import model_file
 from overlay.prediction.decode import Columns, sample
-from overlay.prediction.manifest import Listing, Manifest, write
-from overlay.prediction.output_folder import PredictionFolder, Request
-from overlay.prediction.row_writer import Results
-from overlay.prediction.schema import Layout
-from overlay.prediction.summary import Stages, summarise
-from overlay.sources.read_plan import Unit
+from overlay.prediction.manifest import Manifest, ManifestListing, write
+from overlay.prediction.output_folder import PredictionFolder, PredictionRequest
+from overlay.prediction.row_writer import PredictionWriter
+from overlay.prediction.schema import PredictionColumns
+from overlay.prediction.summary import StageTimes, summarise_predictions
+from overlay.sources.read_plan import ReadUnit
 from overlay.sources.resolve import collect
-from overlay.storage.path import Place
+from overlay.storage.path import StoragePath
 from pipelines.runtime.progress import progress
 
 SMALL = 1000
@@ -48,7 +48,7 @@ class Classifier(Protocol):
     def processes(self) -> Mapping[str, float]:
         """Stage -> processes or threads that work at it, where these are more than one."""
 
-    def classify(self, manifest: Manifest, units: Sequence[Unit]) -> Iterator[Columns]:
+    def classify(self, manifest: Manifest, units: Sequence[ReadUnit]) -> Iterator[Columns]:
         """Yield the scored rows of all units, some at a time, in whatever order."""
 
 
@@ -62,10 +62,10 @@ def run(config: Predict) -> None:
     """
     tracked = tracking.resolve(config.tracking)
     loaded = model_file.load(config.model, config.legacy)
-    folder, stages = PredictionFolder(Place.of(config.out)), Stages()
+    folder, stages = PredictionFolder(StoragePath.of(config.out)), StageTimes()
     with tempfile.TemporaryDirectory(prefix="overlay-") as temporary:
         listing = _freeze(config, loaded, Path(temporary), stages)
-        request = Request.of(config, loaded.sha256, listing)
+        request = PredictionRequest.of(config, loaded.sha256, listing)
         state = folder.check(request, listing.manifest, overwrite=config.overwrite, retry_errors=config.retry_errors)
         if state == "complete" and not config.retry_errors:
             print(f"{folder.path} holds these predictions already; nothing to do")
@@ -79,8 +79,10 @@ def run(config: Predict) -> None:
         manifest = folder.begin(request, listing, anew=state == "new")
     overlay_missing = _say_what_was_found(listing, loaded.card)
 
-    layout = Layout(loaded.card.classes, loaded.sha256, config.top_k, config.entropy, loaded.card.uncertain_below)
-    results = Results(folder, manifest, layout, retry_errors=config.retry_errors)
+    layout = PredictionColumns(
+        loaded.card.classes, loaded.sha256, config.top_k, config.entropy, loaded.card.uncertain_below
+    )
+    results = PredictionWriter(folder, manifest, layout, retry_errors=config.retry_errors)
     units = results.left(listing.units)
     if results.done:
         print(f"going on: {results.done} of {manifest.rows} images are done already")
@@ -88,7 +90,7 @@ def run(config: Predict) -> None:
         _work(classifier.classify(manifest, units), results, manifest, stages)
     if results.done < manifest.rows:
         raise WorkError(f"{manifest.rows - results.done} images have no row; the same command goes on with them")
-    summary = summarise(folder, manifest, loaded.card.classes, overlay_missing)
+    summary = summarise_predictions(folder, manifest, loaded.card.classes, overlay_missing)
     values = summary.values(stages)
     folder.commit(request, values)
     print("\n".join(summary.lines(stages)))
@@ -98,13 +100,13 @@ def run(config: Predict) -> None:
         tracking.log_prediction(config, tracked, own, {name: value for name, (value, _) in values.items()})
 
 
-def _freeze(config: Predict, loaded: model_file.ModelFile, folder: Path, stages: Stages) -> Listing:
+def _freeze(config: Predict, loaded: model_file.ModelFile, folder: Path, stages: StageTimes) -> ManifestListing:
     """List the inputs into a folder, and show how many there are so far."""
     began = time.monotonic()
     with progress("listing", None) as meter:
         images = 0
         for found in write(collect(config.inputs, loaded.card.classes, config.limits), folder, config.part_rows):
-            if isinstance(found, Listing):
+            if isinstance(found, ManifestListing):
                 listing = found
             else:
                 meter.advance(found - images)
@@ -113,7 +115,7 @@ def _freeze(config: Predict, loaded: model_file.ModelFile, folder: Path, stages:
     return listing
 
 
-def _say_what_was_found(listing: Listing, card: model_file.ModelCard) -> int:
+def _say_what_was_found(listing: ManifestListing, card: model_file.ModelCard) -> int:
     """Print it; returns how many images lack the overlay that the model was trained on."""
     others = f"; {listing.passed_over} other files passed over" if listing.passed_over else ""
     print(f"{listing.manifest.rows} images to classify{others}")
@@ -126,7 +128,7 @@ def _say_what_was_found(listing: Listing, card: model_file.ModelCard) -> int:
     return missing
 
 
-def _work(blocks: Iterator[Columns], results: Results, manifest: Manifest, stages: Stages) -> None:
+def _work(blocks: Iterator[Columns], results: PredictionWriter, manifest: Manifest, stages: StageTimes) -> None:
     began = time.monotonic()
     with progress("classifying", manifest.rows, done=results.done) as meter:
         for block in blocks:
@@ -137,7 +139,7 @@ def _work(blocks: Iterator[Columns], results: Results, manifest: Manifest, stage
     stages.elapsed = time.monotonic() - began
 
 
-def _is_small(config: Predict, listing: Listing) -> bool:
+def _is_small(config: Predict, listing: ManifestListing) -> bool:
     wants_a_cluster = bool(os.environ.get("RAY_ADDRESS")) or config.actors is not None
     return listing.manifest.rows <= SMALL and not wants_a_cluster
 

@@ -23,9 +23,9 @@ import pyarrow.parquet as pq
 from cluster import session
 from overlay.archives.entries import Span
 from overlay.config import SPLITS, Prepare, table_column
-from overlay.dataset.card import FORMAT, Card, Request, fingerprint, package_versions, write_card
+from overlay.dataset.card import DATASET_FORMAT, DatasetCard, DatasetRequest, fingerprint, package_versions, write_card
 from overlay.dataset.prepared import PreparedDataset, open_dataset
-from overlay.dataset.schema import MANIFEST_SCHEMA, REJECTED_SCHEMA
+from overlay.dataset.schema import DATASET_MANIFEST_SCHEMA, REJECTED_SCHEMA
 from overlay.duplicates.near_duplicates import find, settle
 from overlay.errors import RequestError, WorkError, faults_end_the_work
 from overlay.preparation.contact_sheets import draw_classes, draw_duplicates
@@ -36,10 +36,10 @@ from overlay.preparation.staging import assemble_shard, read_staged, stage_part,
 from overlay.preparation.summary import found, print_summary, reasons
 from overlay.sources.labelled import Record, Rejected, collect
 from overlay.sources.listing import locate
-from overlay.sources.read_plan import Unit, plan, without
+from overlay.sources.read_plan import ReadUnit, plan, without
 from overlay.storage.atomic import write_atomically
 from overlay.storage.parquet import open_parquet
-from overlay.storage.path import Place
+from overlay.storage.path import StoragePath
 from pipelines.runtime.progress import progress
 from pipelines.runtime.tasks import Pace, in_parallel, readings
 
@@ -73,7 +73,7 @@ def run(config: Prepare) -> PreparedDataset:
     collection = collect(config.sources, config.limits)
     listed = _with_groups(collection.records, config)
     request = _request(config, listed)
-    out = Place.of(config.out)
+    out = StoragePath.of(config.out)
     if already_prepared(out, request, config.overwrite):
         print(f"{out} is prepared already, from these files with these options; nothing to do")
         return open_dataset(out)
@@ -116,8 +116,8 @@ def run(config: Prepare) -> PreparedDataset:
     _in_parallel(assemble_shard, calls, "writing", divided.num_rows)
 
     number = Counter(zip(divided["label"].to_pylist(), divided["split"].to_pylist(), strict=True))
-    card = Card(
-        format=FORMAT,
+    card = DatasetCard(
+        format=DATASET_FORMAT,
         overlay_version=version("overlay"),
         fingerprint=fingerprint(divided),
         classes=classes,
@@ -154,13 +154,13 @@ def _with_groups(records: Sequence[Record], config: Prepare) -> list[Listed]:
     return [Listed(*row) for row in zip(records, groups, splits, strict=True)]
 
 
-def _request(config: Prepare, listed: Sequence[Listed]) -> Request:
+def _request(config: Prepare, listed: Sequence[Listed]) -> DatasetRequest:
     names, tables = hashlib.sha256(), hashlib.sha256()
     for record, *told in listed:
-        names.update(json.dumps([record.id, [Place(mask).name for mask in record.masks]]).encode() + b"\n")
+        names.update(json.dumps([record.id, [StoragePath(mask).name for mask in record.masks]]).encode() + b"\n")
         tables.update(json.dumps(told).encode() + b"\n")
     from_table = config.split.column or table_column(config.split.group_by or "")
-    return Request(
+    return DatasetRequest(
         [str(locate(source, "source")) for source in config.sources],
         config.overlay,
         config.split,
@@ -172,7 +172,7 @@ def _request(config: Prepare, listed: Sequence[Listed]) -> Request:
     )
 
 
-def _write_manifest(path: Place, listed: Sequence[Listed], rows: int) -> list[Unit]:
+def _write_manifest(path: StoragePath, listed: Sequence[Listed], rows: int) -> list[ReadUnit]:
     """Write the manifest in groups of at most ``rows``, and return what a task is to read of it.
 
     Files and members that can be read in any order are mixed, by a hash of their ids: each shard then holds some of
@@ -180,17 +180,17 @@ def _write_manifest(path: Place, listed: Sequence[Listed], rows: int) -> list[Un
     """
     mixed = sorted(listed, key=lambda each: hashlib.sha256(each.record.id.encode()).digest())
     reading = plan(mixed, rows)
-    own = [name for name in MANIFEST_SCHEMA.names if name not in ("group", "split", "spans")]
-    with write_atomically(path) as temporary, pq.ParquetWriter(temporary, MANIFEST_SCHEMA) as writer:
+    own = [name for name in DATASET_MANIFEST_SCHEMA.names if name not in ("group", "split", "spans")]
+    with write_atomically(path) as temporary, pq.ParquetWriter(temporary, DATASET_MANIFEST_SCHEMA) as writer:
         for part in reading.groups:
             columns: dict[str, list[Any]] = {name: [getattr(each.record, name) for each in part] for name in own}
             columns["group"], columns["split"] = [each.group for each in part], [each.split for each in part]
             columns["spans"] = [each.spans and [asdict(span) for span in each.spans] for each in part]
-            writer.write_table(pa.table(columns, schema=MANIFEST_SCHEMA))
+            writer.write_table(pa.table(columns, schema=DATASET_MANIFEST_SCHEMA))
     return reading.units
 
 
-def _stage(manifest: Place, units: list[Unit], staged: Place, config: Prepare) -> None:
+def _stage(manifest: StoragePath, units: list[ReadUnit], staged: StoragePath, config: Prepare) -> None:
     file = open_parquet(manifest)
     sizes = [file.metadata.row_group(part).num_rows for part in range(file.num_row_groups)]
     there = set(staged.children())
@@ -224,7 +224,7 @@ def _in_parallel(
         raise WorkError(f"{error}; the same command goes on where it stopped") from error
 
 
-def _write_rejected(path: Place, tables: Sequence[pa.Table], unusable: Sequence[Rejected]) -> pa.Table:
+def _write_rejected(path: StoragePath, tables: Sequence[pa.Table], unusable: Sequence[Rejected]) -> pa.Table:
     listed = pa.Table.from_pylist([asdict(row) for row in unusable], schema=REJECTED_SCHEMA)
     rejected = pa.concat_tables([listed, *(table.select(REJECTED_SCHEMA.names) for table in tables)]).sort_by("id")
     with write_atomically(path) as temporary:

@@ -21,7 +21,7 @@ from overlay.archives.stream import ArchiveError, Stream
 from overlay.config import Limits
 from overlay.errors import ImageError
 from overlay.storage.filenames import OTHER_ARCHIVES, is_archive, is_hidden, is_image, safe_name, sample_key
-from overlay.storage.path import Place
+from overlay.storage.path import StoragePath
 
 _STREAM_BUFFER = 8 * 2**20  # bytes of one request to a bucket, where all of an archive is read
 
@@ -37,7 +37,7 @@ SPAN_TYPE = pa.struct(
 
 
 @dataclass(frozen=True)
-class Listing:
+class ArchiveListing:
     """What an archive holds."""
 
     members: dict[str, Span] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class Listing:
     """members that are no images by their names"""
 
 
-def list_archive(place: Place, limits: Limits) -> Listing:
+def list_archive(place: StoragePath, limits: Limits) -> ArchiveListing:
     """List the images of an archive; the content decides its kind, not the name.
 
     Raises:
@@ -83,7 +83,7 @@ def list_archive(place: Place, limits: Limits) -> Listing:
                     passed_over += 1
     except ArchiveError as error:
         troubles.append((None, str(error)))
-    return Listing(members, troubles, labels, passed_over)
+    return ArchiveListing(members, troubles, labels, passed_over)
 
 
 def read_member(file: BinaryIO, span: Span) -> bytes:
@@ -116,7 +116,7 @@ def read_member(file: BinaryIO, span: Span) -> bytes:
     return data
 
 
-def read_members_in_order(place: Place, records: Sequence[Sequence[Span]]) -> Iterator[tuple[int, list[bytes]]]:
+def read_members_in_order(place: StoragePath, records: Sequence[Sequence[Span]]) -> Iterator[tuple[int, list[bytes]]]:
     """Read members of a tar that is compressed as a whole, in one pass.
 
     Yields the index of a record, and its members' bytes, as soon as the last of them has come; so what is held in

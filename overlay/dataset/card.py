@@ -12,16 +12,16 @@ import pyarrow as pa
 from overlay.config import Duplicates, OverlayStyle, Split, dotted
 from overlay.errors import RequestError
 from overlay.storage.atomic import write_atomically
-from overlay.storage.path import Place
+from overlay.storage.path import StoragePath
 
-FORMAT = 1
+DATASET_FORMAT = 1
 """format of the dataset that this version writes, and the newest that it reads"""
-CARD = "dataset.json"
+CARD_FILE = "dataset.json"
 _BATCH = 10_000
 
 
 @dataclass(frozen=True)
-class Request:
+class DatasetRequest:
     """What a dataset was made from, and how; the same request gives the same dataset."""
 
     sources: list[str]
@@ -35,7 +35,7 @@ class Request:
     tables: str = ""
     """sha256 over what the tables of split.group_by and split.column said; empty without one"""
 
-    def difference(self, other: "Request") -> str | None:
+    def difference(self, other: "DatasetRequest") -> str | None:
         """Say how another request differs, in the words of the options; None where it doesn't."""
         mine, others = dotted(asdict(self)), dotted(asdict(other))
         for option, value in mine.items():
@@ -49,7 +49,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Card:
+class DatasetCard:
     """What ``dataset.json`` says."""
 
     format: int
@@ -78,50 +78,52 @@ class Card:
     """pairs, identical pairs and groups that a split of the user's own tears apart"""
     rejected: int
     parts: int
-    request: Request
+    request: DatasetRequest
     versions: dict[str, str]
     """the packages that read, drew and wrote the images"""
 
 
-def read_card(path: str | Path | Place) -> Card:
+def read_card(path: str | Path | StoragePath) -> DatasetCard:
     """Read the card of a dataset.
 
     Raises:
         RequestError: as `open_dataset`, except that no other file is looked at.
     """
-    file = Place.of(path) / CARD
-    if not Place.of(path).exists():
+    file = StoragePath.of(path) / CARD_FILE
+    if not StoragePath.of(path).exists():
         raise RequestError(f"dataset {path} is not there; make it with `overlay prepare SOURCE --out {path}`")
     if not file.is_file():
-        raise RequestError(f"{path} is not a prepared dataset (it has no {CARD}); make one with `overlay prepare`")
+        raise RequestError(f"{path} is not a prepared dataset (it has no {CARD_FILE}); make one with `overlay prepare`")
     try:
         values = json.loads(file.read_bytes())
-        newer = values["format"] > FORMAT
+        newer = values["format"] > DATASET_FORMAT
         written_by = values["overlay_version"]
         if not newer:
             request = request_from(values["request"])
-            return Card(**{field.name: values[field.name] for field in fields(Card)} | {"request": request})
+            return DatasetCard(
+                **{field.name: values[field.name] for field in fields(DatasetCard)} | {"request": request}
+            )
     except (ValueError, KeyError, TypeError) as error:
         raise RequestError(f"{file} is damaged, or no card of a dataset of ours; name another folder") from error
     raise RequestError(
         f"dataset {path} was written in format {values['format']} by overlay {written_by}; this is overlay "
-        f"{version('overlay')}, which reads up to format {FORMAT}: install overlay {written_by} or newer"
+        f"{version('overlay')}, which reads up to format {DATASET_FORMAT}: install overlay {written_by} or newer"
     )
 
 
-def write_card(folder: Path | Place, card: Card) -> None:
+def write_card(folder: Path | StoragePath, card: DatasetCard) -> None:
     """Write ``dataset.json``, which makes the folder a dataset."""
-    with write_atomically(folder / CARD) as temporary:
+    with write_atomically(folder / CARD_FILE) as temporary:
         temporary.write_text(json.dumps(asdict(card), indent=2) + "\n")
 
 
-def request_from(fields_of_request: dict[str, Any]) -> Request:
+def request_from(fields_of_request: dict[str, Any]) -> DatasetRequest:
     """Build a request from its JSON."""
     values = dict(fields_of_request)
     values["overlay"] = OverlayStyle(**values["overlay"])
     values["split"] = Split(**values["split"])
     values["duplicates"] = Duplicates(**values["duplicates"])
-    return Request(**values)
+    return DatasetRequest(**values)
 
 
 def package_versions() -> dict[str, str]:

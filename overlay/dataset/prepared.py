@@ -11,11 +11,11 @@ from typing import TypeVar
 
 from pyarrow.fs import FileSystem
 
-from overlay.dataset.card import CARD, Card, read_card
+from overlay.dataset.card import CARD_FILE, DatasetCard, read_card
 from overlay.errors import RequestError
-from overlay.storage.path import Place
+from overlay.storage.path import StoragePath
 
-_Folder = TypeVar("_Folder", Path, Place)
+_Folder = TypeVar("_Folder", Path, StoragePath)
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,12 @@ class PreparedDataset:
     """A dataset that is complete."""
 
     path: str
-    card: Card
+    card: DatasetCard
 
     @property
-    def place(self) -> Place:
+    def place(self) -> StoragePath:
         """The folder."""
-        return Place.of(self.path)
+        return StoragePath.of(self.path)
 
     @property
     def filesystem(self) -> FileSystem | None:
@@ -40,12 +40,12 @@ class PreparedDataset:
         return [part_path(self.place, part).path for part in range(self.card.parts)]
 
 
-def is_dataset(path: str | Path | Place) -> bool:
+def is_dataset(path: str | Path | StoragePath) -> bool:
     """Whether a folder holds a dataset that is complete, of whatever version."""
-    return (Place.of(path) / CARD).is_file()
+    return (StoragePath.of(path) / CARD_FILE).is_file()
 
 
-def open_dataset(path: str | Path | Place) -> PreparedDataset:
+def open_dataset(path: str | Path | StoragePath) -> PreparedDataset:
     """Open a prepared dataset; reads the card only.
 
     Raises:

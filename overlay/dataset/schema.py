@@ -35,11 +35,11 @@ def _hugging_face() -> dict[str, str]:
     return {"huggingface": json.dumps({"info": {"features": values | {"image": {"_type": "Image"}}}})}
 
 
-SCHEMA = pa.schema(_COLUMNS, metadata=_hugging_face())
+DATASET_SCHEMA = pa.schema(_COLUMNS, metadata=_hugging_face())
 """a row of ``data/``; the mask's numbers are null where there was no mask, and so is the fold without folds"""
 
 
-MANIFEST_SCHEMA = pa.schema(
+DATASET_MANIFEST_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("uri", pa.string()),

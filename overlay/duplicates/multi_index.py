@@ -32,7 +32,7 @@ _SAMPLE = 200
 
 
 @dataclass(frozen=True)
-class Chunk:
+class HashChunk:
     """Some of the bits, and how far two hashes may be apart in them to be candidates."""
 
     bits: NDArray[np.int64]
@@ -52,7 +52,7 @@ class Chunk:
         return [sum(1 << place for place in flips) for n in range(self.radius + 1) for flips in combinations(places, n)]
 
 
-def chunks(distance: int) -> list[Chunk]:
+def chunks(distance: int) -> list[HashChunk]:
     """Deal the bits out.
 
     Two hashes that are further apart than its radius in every chunk differ in at least the sum of (radius + 1) bits,
@@ -63,13 +63,13 @@ def chunks(distance: int) -> list[Chunk]:
     spare = number * (_RADIUS + 1) - (distance + 1)
     dealt = np.array_split(np.random.default_rng(0).permutation(BITS), number)
     return [
-        Chunk(bits[:_KEY_BITS], _RADIUS - spare // number - (place < spare % number))
+        HashChunk(bits[:_KEY_BITS], _RADIUS - spare // number - (place < spare % number))
         for place, bits in enumerate(dealt)
     ]
 
 
 @dataclass(frozen=True)
-class Sample:
+class HashSample:
     """Some of the hashes, compared with all."""
 
     places: Indices
@@ -83,7 +83,7 @@ class Sample:
         return counts >= _CROWD
 
 
-def take_sample(hashes: Hashes, distance: int) -> Sample:
+def take_sample(hashes: Hashes, distance: int) -> HashSample:
     """Compare a few of the hashes, (n, 4), with all."""
     places = np.sort(np.random.default_rng(0).choice(len(hashes), min(_SAMPLE, len(hashes)), replace=False))
     found = []
@@ -92,10 +92,10 @@ def take_sample(hashes: Hashes, distance: int) -> Sample:
         apart[places[places <= place]] = BITS + 1  # itself, and what was compared with it
         near = np.flatnonzero(apart <= distance)
         found.append(ordered(np.full(len(near), place), near, apart[near].astype(np.uint8)))
-    return Sample(places, joined(found))
+    return HashSample(places, joined(found))
 
 
-def candidates(hashes: Hashes, chunks: list[Chunk], sample: Sample) -> float:
+def candidates(hashes: Hashes, chunks: list[HashChunk], sample: HashSample) -> float:
     """Estimate how many candidates the index would give."""
     places = sample.places
     if len(sample.near) / len(places) * len(hashes) / 2 > MOST_PAIRS:
@@ -108,7 +108,7 @@ def candidates(hashes: Hashes, chunks: list[Chunk], sample: Sample) -> float:
     return found * len(hashes) / len(sample.places) / 2
 
 
-def search(hashes: Hashes, distance: int, chunks: list[Chunk], sample: Sample, gathered: Gathered) -> None:
+def search(hashes: Hashes, distance: int, chunks: list[HashChunk], sample: HashSample, gathered: Gathered) -> None:
     """Find the pairs of hashes, (n, 4), within a distance."""
     keys = [chunk.keys(hashes) for chunk in chunks]
     for number, chunk in enumerate(chunks):

@@ -34,7 +34,7 @@ DUPLICATES_SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class Duplicates:
+class NearDuplicates:
     """The near-duplicates among the images of a table."""
 
     ids: pa.StringArray
@@ -82,7 +82,7 @@ class Duplicates:
         return reasons
 
 
-def find(images: pa.Table, distance: int) -> Duplicates:
+def find(images: pa.Table, distance: int) -> NearDuplicates:
     """Find the near-duplicates in a table, sorted by ``id``, with ``label``, ``phash`` and ``pixels``, digests both.
 
     Every pair within the distance is found. Beyond 5 million pairs only some are listed, which link the same groups
@@ -92,7 +92,7 @@ def find(images: pa.Table, distance: int) -> Duplicates:
     labels, pixels = codes(images["label"]), codes(images["pixels"])
     identical, agree = (code[pairs.first] == code[pairs.second] for code in (pixels, labels))
     ids, names = (pa.concat_arrays(images[name].chunks or [pa.array([], pa.string())]) for name in ("id", "label"))
-    return Duplicates(ids, names, pairs, identical, ~agree)
+    return NearDuplicates(ids, names, pairs, identical, ~agree)
 
 
 def join(own: pa.ChunkedArray, pairs: Pairs) -> pa.Array:
@@ -113,7 +113,7 @@ def join(own: pa.ChunkedArray, pairs: Pairs) -> pa.Array:
 
 
 @dataclass(frozen=True)
-class Leaks:
+class Leakage:
     """What lies on two sides of a split and should not."""
 
     pairs: int
@@ -125,7 +125,7 @@ class Leaks:
         return self.pairs + self.groups > 0
 
 
-def leaks(sides: Texts, groups: Texts, duplicates: Duplicates) -> Leaks:
+def leaks(sides: Texts, groups: Texts, duplicates: NearDuplicates) -> Leakage:
     """Count what a split tears apart, given the side and the group of each image of ``duplicates``.
 
     An image whose side is None takes no part; it needs no group.
@@ -136,7 +136,7 @@ def leaks(sides: Texts, groups: Texts, duplicates: Duplicates) -> Leaks:
     present = side >= 0
     both = np.unique(np.stack([group[present], side[present]]), axis=1)
     several = int((np.bincount(both[0]) > 1).sum()) if both.size else 0
-    return Leaks(int(torn.sum()), int((torn & duplicates.identical).sum()), several)
+    return Leakage(int(torn.sum()), int((torn & duplicates.identical).sum()), several)
 
 
 def codes(values: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
@@ -148,7 +148,7 @@ def codes(values: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
 
 
 def settle(
-    images: pa.Table, duplicates: Duplicates, conflicts: Literal["keep", "drop", "stop"]
+    images: pa.Table, duplicates: NearDuplicates, conflicts: Literal["keep", "drop", "stop"]
 ) -> tuple[pa.Table, pa.Table]:
     """Join the groups of a table with its near-duplicates; return the rows that stay and those that are dropped.
 

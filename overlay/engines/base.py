@@ -37,7 +37,7 @@ class OpenVinoModel:
 
 
 @dataclass(frozen=True)
-class Plan:
+class EnginePlan:
     """A model, ready to be opened by an engine in this process or another."""
 
     kind: Literal["torch", "compile", "openvino"]

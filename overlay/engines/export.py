@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from overlay.engines.inference_module import Classifier
+from overlay.engines.inference_module import InferenceModule
 from overlay.errors import RequestError, WorkError
 from overlay.models import model_file
 from overlay.models.model_file import ModelFile
@@ -49,7 +49,7 @@ def write_onnx(loaded: ModelFile, file: Path) -> float:
 
     pixels, expected = _batch(loaded)
     exported = torch.onnx.export(
-        Classifier(loaded).eval(),
+        InferenceModule(loaded).eval(),
         (torch.from_numpy(pixels),),
         dynamo=True,
         input_names=["pixels"],

@@ -10,7 +10,7 @@ from overlay.errors import RequestError
 
 if TYPE_CHECKING:
     from overlay.models.model_file import ModelFile  # which imports torch, and OpenVINO computes without it
-from overlay.engines.base import Engine, Forward, OpenVinoModel, Pixels, Plan
+from overlay.engines.base import Engine, EnginePlan, Forward, OpenVinoModel, Pixels
 
 CHUNK = 4
 """images that one CPU core takes at a time: enough to read the weights seldom, and few enough for its cache"""
@@ -22,7 +22,7 @@ def prepare(
     device: Literal["cpu", "cuda"] = "cpu",
     precision: Precision = "auto",
     calibration: Pixels | None = None,
-) -> Plan:
+) -> EnginePlan:
     """Choose the engine, and convert the model for it.
 
     ``auto`` takes openvino on CPUs where it is installed, and torch elsewhere. int8 needs ``calibration``: images as
@@ -39,7 +39,7 @@ def prepare(
     if precision == "int8" and chosen != "openvino":
         raise RequestError(f"precision is int8 and device is {device}; int8 is for CPUs")
     if chosen != "openvino":
-        return Plan(chosen, device, precision, file, len(file.card.classes))
+        return EnginePlan(chosen, device, precision, file, len(file.card.classes))
     if device != "cpu":
         raise RequestError(f"engine is openvino and device is {device}; OpenVINO is for CPUs here")
     for package in ("openvino", *(("nncf",) if precision == "int8" else ())):
@@ -53,10 +53,10 @@ def prepare(
         raise RequestError("precision is int8, and there are no images to calibrate it with")
     else:
         converted = openvino_engine.quantise(file, calibration)
-    return Plan("openvino", device, precision, converted, len(file.card.classes))
+    return EnginePlan("openvino", device, precision, converted, len(file.card.classes))
 
 
-def open_engine(plan: Plan, *, batch_size: int = 32, share: int = 1, flips: bool = False) -> "Engine":
+def open_engine(plan: EnginePlan, *, batch_size: int = 32, share: int = 1, flips: bool = False) -> "Engine":
     """Load a model onto its device.
 
     ``batch_size``: images in one call, mostly. ``share``: engines on this machine, which divide its cores.

@@ -9,7 +9,7 @@ from overlay.models.model_file import ModelFile
 from overlay.models.network import head_name, normalise
 
 
-class Classifier(nn.Module):
+class InferenceModule(nn.Module):
     """Takes pixels uint8 (n, size, size, 3), and gives probabilities (n, classes) and embeddings (n, d), both float32.
 
     An embedding is what the network's last layer sees. Batch normalisation is folded into the convolutions before it

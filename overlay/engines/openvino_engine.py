@@ -97,12 +97,12 @@ class OpenVinoForward(Forward):
 def _converted(file: "ModelFile") -> ov.Model:
     import torch
 
-    from overlay.engines.inference_module import Classifier
+    from overlay.engines.inference_module import InferenceModule
 
     pixels = torch.zeros(2, file.card.size, file.card.size, 3, dtype=torch.uint8)
     with torch.no_grad():
         exported = torch.export.export(
-            Classifier(file).eval(), (pixels,), dynamic_shapes=({0: torch.export.Dim("images", min=1, max=4096)},)
+            InferenceModule(file).eval(), (pixels,), dynamic_shapes=({0: torch.export.Dim("images", min=1, max=4096)},)
         )
         return ov.convert_model(exported)
 

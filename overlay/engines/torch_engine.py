@@ -9,7 +9,7 @@ import torch
 
 from overlay.config import Precision
 from overlay.engines.base import Floats, Forward, Pixels
-from overlay.engines.inference_module import Classifier
+from overlay.engines.inference_module import InferenceModule
 from overlay.models.device import has_bf16
 from overlay.models.model_file import ModelFile
 
@@ -35,7 +35,7 @@ class TorchForward(Forward):
         self.precision = automatic if precision == "auto" else precision
         if self.precision == "fp32":
             torch.backends.cudnn.allow_tf32 = False  # else a GPU's convolutions would be TF32
-        classifier = Classifier(file, _TYPES[self.precision]).eval()
+        classifier = InferenceModule(file, _TYPES[self.precision]).eval()
         self.embedding_size = classifier.embedding_size
         classifier = classifier.to(device=self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         # A thread that starts with its own number of threads leaves that of the others alone.

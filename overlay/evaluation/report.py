@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from overlay.evaluation.metrics import Evaluation
 
-THUMBNAIL = 240  # pixels, the longer side: sharp at the 150 CSS pixels that the page shows
+THUMBNAIL_PIXELS = 240  # pixels, the longer side: sharp at the 150 CSS pixels that the page shows
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def _thumbnail(image: NDArray[np.uint8]) -> str:
     from PIL import Image
 
     picture = Image.fromarray(image)
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
     buffer = io.BytesIO()
     picture.save(buffer, format="JPEG", quality=90)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -17,8 +17,8 @@ from PIL import Image
 
 from overlay.images.codec import encode_png
 
-Class = Literal["benign", "malignant", "normal"]
-CLASSES: tuple[Class, ...] = ("benign", "malignant", "normal")
+PhantomClass = Literal["benign", "malignant", "normal"]
+PHANTOM_CLASSES: tuple[PhantomClass, ...] = ("benign", "malignant", "normal")
 Field = NDArray[np.float32]
 """(height, width), or (1, width): brightness from about 0 (black) to 1 (white), or something that is added to it"""
 
@@ -52,8 +52,10 @@ def write(folder: Path, *, images_per_class: int | Mapping[str, int], seed: int)
 
     ``images_per_class``: one number for the three classes, or a number for each class by its name.
     """
-    counts = images_per_class if isinstance(images_per_class, Mapping) else dict.fromkeys(CLASSES, images_per_class)
-    for name in CLASSES:
+    counts = (
+        images_per_class if isinstance(images_per_class, Mapping) else dict.fromkeys(PHANTOM_CLASSES, images_per_class)
+    )
+    for name in PHANTOM_CLASSES:
         if counts.get(name, 0) > 0:
             (folder / name).mkdir(parents=True, exist_ok=True)
         for index in range(1, counts.get(name, 0) + 1):
@@ -64,9 +66,9 @@ def write(folder: Path, *, images_per_class: int | Mapping[str, int], seed: int)
                 (folder / name / f"{name} ({index}){suffix}.png").write_bytes(encode_png(mask))
 
 
-def phantom(name: Class, *, seed: int, index: int) -> tuple[NDArray[np.uint8], list[NDArray[np.bool_]]]:
+def phantom(name: PhantomClass, *, seed: int, index: int) -> tuple[NDArray[np.uint8], list[NDArray[np.bool_]]]:
     """Return a phantom of a class, (height, width, 3), and its masks, (height, width): at least one, maybe empty."""
-    random = np.random.default_rng((seed, CLASSES.index(name), index))
+    random = np.random.default_rng((seed, PHANTOM_CLASSES.index(name), index))
     height, width = int(random.integers(300, 400)), int(random.integers(340, 480))
     tissue = _tissue(random, height, width)
     masks = []
@@ -114,7 +116,7 @@ def _tissue(random: np.random.Generator, height: int, width: int) -> Field:
     return darkened
 
 
-def _lesions(name: Class, random: np.random.Generator, height: int, width: int) -> list[Lesion]:
+def _lesions(name: PhantomClass, random: np.random.Generator, height: int, width: int) -> list[Lesion]:
     angles = np.linspace(-math.pi, math.pi, 721)
     outline = np.ones_like(angles)
     if name == "normal":

@@ -16,7 +16,7 @@ from overlay.images.codec import decode, encode_png
 from overlay.images.hashing import digest_of, perceptual_hash
 from overlay.images.masks import decode_mask, draw, measure, unite
 from overlay.sources.reader import read_file
-from overlay.storage.path import Place, Read
+from overlay.storage.path import Read, StoragePath
 
 
 def render(
@@ -71,7 +71,7 @@ def overlaid(
 
 
 def _mask(path: str, shape: tuple[int, ...], max_pixels: int, read: Read) -> NDArray[np.bool_]:
-    name = Place(path).name
+    name = StoragePath(path).name
     try:
         mask = decode_mask(read(path), max_pixels=max_pixels)
     except ImageError as error:

@@ -16,7 +16,7 @@ from overlay.errors import ImageError, one_line
 from overlay.images.codec import decode_target, resize
 from overlay.images.render import overlaid
 from overlay.prediction.manifest import Manifest
-from overlay.sources.read_plan import Unit
+from overlay.sources.read_plan import ReadUnit
 from overlay.sources.reader import UNREADABLE, GroupReader, Reader, rows_of
 from overlay.storage.path import Read
 
@@ -80,7 +80,7 @@ def decode_group(wanted: dict[str, Any], first_row: int, manifest: GroupReader, 
 
 
 def sample(
-    manifest: Manifest, units: Sequence[Unit], card: Look, max_pixels: int, count: int = 128
+    manifest: Manifest, units: Sequence[ReadUnit], card: Look, max_pixels: int, count: int = 128
 ) -> NDArray[np.uint8]:
     """Decode at most ``count`` images from all over the inputs, (n, size, size, 3); broken ones are left out."""
     several = units[:: max(1, len(units) // _SAMPLED_UNITS)]

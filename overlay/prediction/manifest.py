@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from overlay.sources.inputs import MANIFEST_SCHEMA, Input, Portion
 from overlay.sources.parquet_images import GROUP_ROWS
-from overlay.sources.read_plan import Unit, cut
+from overlay.sources.read_plan import ReadUnit, cut
 from overlay.storage.atomic import write_atomically
 from overlay.storage.parquet import open_parquet
-from overlay.storage.path import Place
+from overlay.storage.path import StoragePath
 
 _IDENTITY = ["id", "uri", "member", "masks", "size", "version"]
 
@@ -31,7 +31,7 @@ _IDENTITY = ["id", "uri", "member", "masks", "size", "version"]
 class Manifest:
     """Where the rows of a manifest are; small, so that each task can have it."""
 
-    folder: Place
+    folder: StoragePath
     part_rows: int
     starts: NDArray[np.int64]
     """(groups + 1,) the first row of each group, and then the number of rows"""
@@ -71,17 +71,17 @@ class Manifest:
         with open_parquet(self.file(part)) as file:
             return file.read(columns=columns)
 
-    def file(self, part: int) -> Place:
+    def file(self, part: int) -> StoragePath:
         """Return the file of a part."""
         return self.folder / part_name(part)
 
 
 @dataclass(frozen=True, eq=False)
-class Listing:
+class ManifestListing:
     """A manifest as it was just written, and what there is to say of it."""
 
     manifest: Manifest
-    units: list[Unit]
+    units: list[ReadUnit]
     """what one task reads"""
     fingerprint: str
     """sha256 over the rows' ids, places, sizes and versions"""
@@ -124,10 +124,10 @@ class _Writer:
             self._file = None
 
 
-def write(portions: Iterable[Portion], folder: Path, part_rows: int) -> Iterator[Listing | int]:
+def write(portions: Iterable[Portion], folder: Path, part_rows: int) -> Iterator[ManifestListing | int]:
     """Write inputs as they come; yields how many there are after each portion, and in the end the listing."""
     writer = _Writer(folder, part_rows)
-    units: list[Unit] = []
+    units: list[ReadUnit] = []
     digest = hashlib.sha256()
     waiting: list[Input] = []
     passed_over = bare = 0
@@ -135,7 +135,7 @@ def write(portions: Iterable[Portion], folder: Path, part_rows: int) -> Iterator
     def write_waiting(least: int) -> None:
         nonlocal waiting
         while len(waiting) >= least:
-            units.extend(Unit((group,), in_order=False) for group in writer.write(waiting[:GROUP_ROWS]))
+            units.extend(ReadUnit((group,), in_order=False) for group in writer.write(waiting[:GROUP_ROWS]))
             waiting = waiting[GROUP_ROWS:]
 
     for portion in portions:
@@ -145,18 +145,18 @@ def write(portions: Iterable[Portion], folder: Path, part_rows: int) -> Iterator
             bare += not image.drawn and image.reason is None
         if portion.in_order:
             groups = cut(portion.images, portion.group_rows)
-            units.append(Unit(tuple(number for group in groups for number in writer.write(group)), in_order=True))
+            units.append(ReadUnit(tuple(number for group in groups for number in writer.write(group)), in_order=True))
         else:
             waiting += portion.images
             write_waiting(GROUP_ROWS)
         yield writer.starts[-1] + len(waiting)
     write_waiting(1)
     writer.close()
-    manifest = Manifest(Place.of(folder), part_rows, np.array(writer.starts))
-    yield Listing(manifest, units, digest.hexdigest(), passed_over, bare)
+    manifest = Manifest(StoragePath.of(folder), part_rows, np.array(writer.starts))
+    yield ManifestListing(manifest, units, digest.hexdigest(), passed_over, bare)
 
 
-def publish(manifest: Manifest, folder: Place, *, replace: bool) -> Manifest:
+def publish(manifest: Manifest, folder: StoragePath, *, replace: bool) -> Manifest:
     """Copy a manifest to where it stays; without ``replace``, files that are there already are the same."""
     folder.make_folder()
     there = set() if replace else set(folder.children())
@@ -167,7 +167,7 @@ def publish(manifest: Manifest, folder: Place, *, replace: bool) -> Manifest:
     return Manifest(folder, manifest.part_rows, manifest.starts)
 
 
-def first_difference(manifest: Manifest, other: Place, *, appeared: bool = False) -> str | None:
+def first_difference(manifest: Manifest, other: StoragePath, *, appeared: bool = False) -> str | None:
     """Say where a manifest first differs from another that was published; None where it doesn't.
 
     ``appeared``: a file may be there now that was not there then.

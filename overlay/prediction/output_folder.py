@@ -15,20 +15,20 @@ import pyarrow.parquet as pq
 
 from overlay.config import Predict, dotted
 from overlay.errors import RequestError
-from overlay.prediction.manifest import Listing, Manifest, first_difference, part_name, publish
+from overlay.prediction.manifest import Manifest, ManifestListing, first_difference, part_name, publish
 from overlay.storage.atomic import write_atomically, write_text_atomically
 from overlay.storage.parquet import open_parquet
-from overlay.storage.path import Place
+from overlay.storage.path import StoragePath
 
-FILES = {"request.json", "manifest", "predictions", ".work", "metrics.parquet", "_SUCCESS.json", "wandb"}
+PREDICTION_FILES = {"request.json", "manifest", "predictions", ".work", "metrics.parquet", "_SUCCESS.json", "wandb"}
 """all that a folder of predictions holds"""
 ELSEWHERE = ("model", "inputs", "out", "tracking", "batch_size", "device", "actors", "retry_errors", "overwrite")
 """options that don't change the rows, or are in the request by other names"""
-State = Literal["new", "begun", "complete"]
+FolderState = Literal["new", "begun", "complete"]
 
 
 @dataclass(frozen=True)
-class Request:
+class PredictionRequest:
     """What predictions are made from; the same request gives the same rows."""
 
     model: str
@@ -42,7 +42,7 @@ class Request:
     """the engine and the device that "auto" came to"""
 
     @classmethod
-    def of(cls, config: Predict, model_sha256: str, listing: Listing) -> "Request":
+    def of(cls, config: Predict, model_sha256: str, listing: ManifestListing) -> "PredictionRequest":
         """Sum up a request."""
         options = {name: value for name, value in asdict(config).items() if name not in ELSEWHERE}
         return cls(model_sha256, listing.fingerprint, listing.manifest.rows, dotted(options))
@@ -52,26 +52,28 @@ class Request:
 class PredictionFolder:
     """Where predictions are written, and read only once ``_SUCCESS.json`` is there."""
 
-    path: Place
+    path: StoragePath
 
     @property
-    def manifest(self) -> Place:
+    def manifest(self) -> StoragePath:
         """The folder of the inputs, one row each."""
         return self.path / "manifest"
 
     @property
-    def _success(self) -> Place:
+    def _success(self) -> StoragePath:
         return self.path / "_SUCCESS.json"
 
     @property
-    def _request(self) -> Place:
+    def _request(self) -> StoragePath:
         return self.path / "request.json"
 
     @property
-    def _work(self) -> Place:
+    def _work(self) -> StoragePath:
         return self.path / ".work"
 
-    def check(self, request: Request, listed: Manifest, *, overwrite: bool, retry_errors: bool = False) -> State:
+    def check(
+        self, request: PredictionRequest, listed: Manifest, *, overwrite: bool, retry_errors: bool = False
+    ) -> FolderState:
         """Say how far this request is; writes nothing.
 
         With ``retry_errors``, inputs may be there now that were missing.
@@ -84,7 +86,7 @@ class PredictionFolder:
         # Without what a killed process left.
         there = {name for name in self.path.children() if not (name.startswith(".") and name.endswith(".tmp"))}
         # Without its request, nothing here would be known for ours.
-        if strange := there - FILES if self._request.is_file() else there:
+        if strange := there - PREDICTION_FILES if self._request.is_file() else there:
             raise RequestError(f"--out {self.path} holds something else ({min(strange)}); choose an empty folder")
         if overwrite or not there:
             return "new"
@@ -95,7 +97,7 @@ class PredictionFolder:
             )
         return "complete" if self._success.is_file() else "begun"
 
-    def begin(self, request: Request, listing: Listing, *, anew: bool) -> Manifest:
+    def begin(self, request: PredictionRequest, listing: ManifestListing, *, anew: bool) -> Manifest:
         """Write the request and the manifest, and clear away what is not complete or is to be replaced.
 
         Raises:
@@ -128,7 +130,7 @@ class PredictionFolder:
         """Return the parts that are complete."""
         return {int(name[5:-8]) for name in (self.path / "predictions").children() if name.startswith("part-")}
 
-    def part(self, part: int) -> Place:
+    def part(self, part: int) -> StoragePath:
         """Return the file of a part."""
         return self.path / "predictions" / part_name(part)
 
@@ -153,7 +155,7 @@ class PredictionFolder:
                 with open_parquet(self._work / name) as file:
                     yield int(name[5:-8]), file.read()
 
-    def commit(self, request: Request, summary: Mapping[str, tuple[float, str]]) -> None:
+    def commit(self, request: PredictionRequest, summary: Mapping[str, tuple[float, str]]) -> None:
         """Write metrics.parquet, and then ``_SUCCESS.json``."""
         names, values, units = zip(
             *((name, float(value), unit) for name, (value, unit) in summary.items()), strict=True
@@ -164,13 +166,13 @@ class PredictionFolder:
         files = [part_name(part) for part in sorted(self.committed())]
         write_text_atomically(self._success, json.dumps({"files": files, **asdict(request)}, indent=2) + "\n")
 
-    def _saved(self, number: int) -> Place:
+    def _saved(self, number: int) -> StoragePath:
         return self._work / f"rows-{number:06d}.parquet"
 
-    def _before(self) -> Request:
-        return Request(**json.loads(self._request.read_bytes()))
+    def _before(self) -> PredictionRequest:
+        return PredictionRequest(**json.loads(self._request.read_bytes()))
 
-    def _difference(self, now: Request, listed: Manifest, retry_errors: bool) -> str | None:
+    def _difference(self, now: PredictionRequest, listed: Manifest, retry_errors: bool) -> str | None:
         before = self._before()
         if before.model != now.model:
             return f"the model's sha256 is {before.model[:12]} there and {now.model[:12]} here"
@@ -185,5 +187,5 @@ class PredictionFolder:
         return f"the inputs were {before.rows} and are {now.rows}, and the first that differs: {first}"
 
 
-def _json(request: Request) -> str:
+def _json(request: PredictionRequest) -> str:
     return json.dumps(asdict(request), indent=2) + "\n"

@@ -18,7 +18,7 @@ from overlay.images.codec import decode, decode_target, resize, to_array
 from overlay.models import model_file
 from overlay.sources.reader import read_file
 
-Picture = str | Path | bytes | Image.Image | NDArray[np.uint8]
+ImageInput = str | Path | bytes | Image.Image | NDArray[np.uint8]
 """a path or an address in a bucket, the bytes of an image file, a Pillow image, or RGB pixels (height, width, 3)"""
 
 
@@ -59,7 +59,7 @@ class Predictor:
         self.precision = self._engine.precision
         """what the model computes in: bf16, fp16 or fp32"""
 
-    def predict(self, images: Sequence[Picture], *, max_pixels: int = 50_000_000) -> list[Prediction]:
+    def predict(self, images: Sequence[ImageInput], *, max_pixels: int = 50_000_000) -> list[Prediction]:
         """Classify images; the result has one entry for each, in their order.
 
         Raises:
@@ -77,7 +77,7 @@ class Predictor:
         rows = iter(self._engine(np.stack(pixels) if pixels else empty).probabilities)
         return [self._prediction(next(rows)) if error is None else Prediction(error=error) for error in errors]
 
-    def _pixels(self, image: Picture, max_pixels: int) -> NDArray[np.uint8]:
+    def _pixels(self, image: ImageInput, max_pixels: int) -> NDArray[np.uint8]:
         if isinstance(image, str | Path):
             image = read_file(str(image))
         if isinstance(image, bytes):

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 from overlay.prediction.decode import Columns
 from overlay.prediction.manifest import Manifest
 from overlay.prediction.output_folder import PredictionFolder
-from overlay.prediction.schema import Layout
-from overlay.sources.read_plan import Unit
+from overlay.prediction.schema import PredictionColumns
+from overlay.sources.read_plan import ReadUnit
 from overlay.sources.reader import UNREADABLE
 from overlay.storage.parquet import open_parquet
 
@@ -24,10 +24,12 @@ SAVE_SECONDS = 5.0
 """longest time for which finished rows are in memory only"""
 
 
-class Results:
+class PredictionWriter:
     """Takes rows as they come, commits parts, and knows what is left."""
 
-    def __init__(self, folder: PredictionFolder, manifest: Manifest, layout: Layout, *, retry_errors: bool) -> None:
+    def __init__(
+        self, folder: PredictionFolder, manifest: Manifest, layout: PredictionColumns, *, retry_errors: bool
+    ) -> None:
         self._folder, self._manifest, self._layout = folder, manifest, layout
         self._done = np.zeros(manifest.rows, np.bool_)
         self._waiting: dict[int, list[pa.Table]] = {}
@@ -50,7 +52,7 @@ class Results:
         """Number of rows that are there."""
         return int(self._done.sum())
 
-    def left(self, units: Sequence[Unit]) -> list[Unit]:
+    def left(self, units: Sequence[ReadUnit]) -> list[ReadUnit]:
         """Return the units without what is done."""
         found = []
         for unit in units:
@@ -64,7 +66,7 @@ class Results:
                     if done.any():
                         partly[group] = tuple(np.flatnonzero(~done).tolist())
             if groups:
-                found.append(Unit(tuple(groups), unit.in_order, partly))
+                found.append(ReadUnit(tuple(groups), unit.in_order, partly))
         return found
 
     def add(self, block: Columns) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from overlay.prediction.decode import Columns
 
 
-def schema(classes: Sequence[str]) -> pa.Schema:
+def prediction_schema(classes: Sequence[str]) -> pa.Schema:
     """Return the columns that every prediction has; ``member`` is null outside archives and tables, label and numbers
     in an error.
     """
@@ -31,7 +31,7 @@ def schema(classes: Sequence[str]) -> pa.Schema:
 
 
 @dataclass(frozen=True)
-class Layout:
+class PredictionColumns:
     """The columns of the output."""
 
     classes: Sequence[str]
@@ -78,7 +78,7 @@ class Layout:
         for name in ("member", "uri", "id"):
             table = table.add_column(0, name, inputs[name])
         table = table.append_column("model", pa.array([self.model] * len(table)))
-        known = schema(self.classes)
+        known = prediction_schema(self.classes)
         return table.cast(
             pa.schema([known.field(name) if name in known.names else table.field(name) for name in table.column_names])
         )

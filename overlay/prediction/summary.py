@@ -21,7 +21,7 @@ STAGES = ("listing", "read", "decode", "forward", "write")
 
 
 @dataclass
-class Stages:
+class StageTimes:
     """Where the time of one run went."""
 
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
@@ -64,7 +64,7 @@ class Stages:
 
 
 @dataclass(frozen=True)
-class Summary:
+class PredictionSummary:
     """What all rows say."""
 
     classes: Sequence[str]
@@ -79,7 +79,7 @@ class Summary:
     """(classes, classes), rows true, of the images whose label is known"""
     overlay_missing: int
 
-    def values(self, stages: Stages) -> dict[str, tuple[float, str]]:
+    def values(self, stages: StageTimes) -> dict[str, tuple[float, str]]:
         """Return the rows of metrics.parquet: name -> value and unit."""
         values: dict[str, tuple[float, str]] = {
             "images": (self.images, "images"),
@@ -104,7 +104,7 @@ class Summary:
             values["macro_f1"] = (metrics.macro_f1(self.confusion), "1")
         return values
 
-    def lines(self, stages: Stages) -> list[str]:
+    def lines(self, stages: StageTimes) -> list[str]:
         """Say the same in a few lines."""
         counts = ", ".join(f"{self.predicted[name]} {name}" for name in self.classes)
         lines = [f"{self.images} images: {counts}, {self.errors.total()} errors"]
@@ -121,7 +121,9 @@ class Summary:
         return [*lines, f"bottleneck: {stage} ({share:.0%} of the stages' time: {times})"]
 
 
-def summarise(folder: PredictionFolder, manifest: Manifest, classes: Sequence[str], overlay_missing: int) -> Summary:
+def summarise_predictions(
+    folder: PredictionFolder, manifest: Manifest, classes: Sequence[str], overlay_missing: int
+) -> PredictionSummary:
     """Count what is committed, part by part.
 
     Raises:
@@ -146,4 +148,4 @@ def summarise(folder: PredictionFolder, manifest: Manifest, classes: Sequence[st
         both = pa.table({"true": manifest.read_part(part, ["true_label"])["true_label"], "label": table["label"]})
         for row in both.drop_null().group_by(["true", "label"]).aggregate([([], "count_all")]).to_pylist():
             confusion[position[row["true"]], position[row["label"]]] += row["count_all"]
-    return Summary(classes, images, errors, passing, predicted, uncertain, confusion, overlay_missing)
+    return PredictionSummary(classes, images, errors, passing, predicted, uncertain, confusion, overlay_missing)

@@ -12,13 +12,13 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFont
 
-from overlay.duplicates.near_duplicates import Duplicates
+from overlay.duplicates.near_duplicates import NearDuplicates
 from overlay.images.codec import decode
 from overlay.storage.atomic import write_atomically
 from overlay.storage.parquet import open_parquet
-from overlay.storage.path import Place
+from overlay.storage.path import StoragePath
 
-FileOf = Callable[[int], Path | Place]
+FileOf = Callable[[int], Path | StoragePath]
 
 _CELL_WIDTH, _CELL_HEIGHT = 168, 132
 _GAP = 8
@@ -27,7 +27,7 @@ _PAPER, _INK, _SOFT, _WARNING, _FRAME = "#ffffff", "#1a1a1a", "#6b6b6b", "#c6282
 
 
 @dataclass(frozen=True)
-class Picture:
+class Thumbnail:
     """One image file and its caption."""
 
     data: bytes
@@ -35,16 +35,16 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Pair:
+class ThumbnailPair:
     """Two images that are near-duplicates."""
 
-    first: Picture
-    second: Picture
+    first: Thumbnail
+    second: Thumbnail
     title: str
     conflict: bool
 
 
-def contact_sheet(classes: Mapping[str, Sequence[Picture]], across: int = 8) -> bytes:
+def contact_sheet(classes: Mapping[str, Sequence[Thumbnail]], across: int = 8) -> bytes:
     """Return a PNG with the pictures of each class, given by its heading, in rows of ``across``."""
     heading = _LINE + 14
     rows = {name: -(-len(pictures) // across) for name, pictures in classes.items()}
@@ -61,7 +61,7 @@ def contact_sheet(classes: Mapping[str, Sequence[Picture]], across: int = 8) -> 
     return _png(sheet)
 
 
-def duplicates_sheet(pairs: Sequence[Pair], heading: str, across: int = 3) -> bytes:
+def duplicates_sheet(pairs: Sequence[ThumbnailPair], heading: str, across: int = 3) -> bytes:
     """Return a PNG with the pairs side by side, ``across`` pairs in a row; those with different labels are marked."""
     width, height = 2 * _CELL_WIDTH + 3 * _GAP, _CELL_HEIGHT + 2 * _LINE + 3 * _GAP
     top = _LINE + 2 * _GAP + 4
@@ -79,7 +79,7 @@ def duplicates_sheet(pairs: Sequence[Pair], heading: str, across: int = 3) -> by
     return _png(sheet)
 
 
-def draw_duplicates(duplicates: Duplicates, file_of: FileOf, place: Path | Place, most: int = 30) -> None:
+def draw_duplicates(duplicates: NearDuplicates, file_of: FileOf, place: Path | StoragePath, most: int = 30) -> None:
     """Write ``duplicates.png``: the pairs with different labels first, then others, evenly over the distances.
 
     ``file_of`` tells by its place in ``duplicates`` which Parquet file holds an image. Nothing is written where there
@@ -96,17 +96,17 @@ def draw_duplicates(duplicates: Duplicates, file_of: FileOf, place: Path | Place
     pairs = []
     for pair in chosen:
         first, second = (
-            Picture(images[ids[i]], f"{duplicates.labels[i]}: {PurePosixPath(ids[i]).name}")
+            Thumbnail(images[ids[i]], f"{duplicates.labels[i]}: {PurePosixPath(ids[i]).name}")
             for i in duplicates.ends(pair)
         )
         conflict = bool(duplicates.conflicts[pair])
         title = duplicates.apart(int(pair)) + (", different labels" if conflict else "")
-        pairs.append(Pair(first, second, title, conflict))
+        pairs.append(ThumbnailPair(first, second, title, conflict))
     heading = f"{len(chosen)} of {len(duplicates.pairs)} pairs of near-duplicates; {conflicts} have different labels"
     _write_picture(duplicates_sheet(pairs, heading), place)
 
 
-def draw_classes(images: pa.Table, file_of: FileOf, place: Path | Place, most: int = 16) -> None:
+def draw_classes(images: pa.Table, file_of: FileOf, place: Path | StoragePath, most: int = 16) -> None:
     """Write ``contact_sheet.png``: images of each class, drawn at random, the same each time.
 
     ``file_of`` tells by its place in the table, which has ``id`` and ``label``, which Parquet file holds an image.
@@ -121,13 +121,13 @@ def draw_classes(images: pa.Table, file_of: FileOf, place: Path | Place, most: i
     data = _read_images({ids[i]: file_of(i) for members in chosen.values() for i in members})
     headings = {label: f"{label}: {len(members)} of {sizes[label]} images" for label, members in chosen.items()}
     rows = {
-        headings[label]: [Picture(data[ids[i]], PurePosixPath(ids[i]).name) for i in members]
+        headings[label]: [Thumbnail(data[ids[i]], PurePosixPath(ids[i]).name) for i in members]
         for label, members in chosen.items()
     }
     _write_picture(contact_sheet(rows), place)
 
 
-def _read_images(files: Mapping[str, Path | Place]) -> dict[str, bytes]:
+def _read_images(files: Mapping[str, Path | StoragePath]) -> dict[str, bytes]:
     images = {}
     for file in sorted(set(files.values()), key=str):
         for batch in open_parquet(file).iter_batches(batch_size=8, columns=["id", "image"]):
@@ -137,12 +137,12 @@ def _read_images(files: Mapping[str, Path | Place]) -> dict[str, bytes]:
     return images
 
 
-def _write_picture(data: bytes, place: Path | Place) -> None:
+def _write_picture(data: bytes, place: Path | StoragePath) -> None:
     with write_atomically(place) as temporary:
         temporary.write_bytes(data)
 
 
-def _paste(sheet: Image.Image, left: int, top: int, picture: Picture) -> None:
+def _paste(sheet: Image.Image, left: int, top: int, picture: Thumbnail) -> None:
     image = Image.fromarray(decode(picture.data, target=_CELL_WIDTH))
     image.thumbnail((_CELL_WIDTH, _CELL_HEIGHT))
     ImageDraw.Draw(sheet).rectangle((left, top, left + _CELL_WIDTH - 1, top + _CELL_HEIGHT - 1), _FRAME)

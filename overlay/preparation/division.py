@@ -9,26 +9,26 @@ import pyarrow as pa
 
 from overlay.config import Prepare
 from overlay.dataset.folds import side_of_fold
-from overlay.duplicates.near_duplicates import Duplicates, Leaks, leaks
+from overlay.duplicates.near_duplicates import Leakage, NearDuplicates, leaks
 from overlay.errors import RequestError
 from overlay.preparation.splits import assign, assign_folds, deviation
 
 
 @dataclass(frozen=True)
-class Division:
+class DatasetSplit:
     """What was divided, and how well."""
 
     groups: int
     largest_group: int
     deviation: dict[str, float]
     """split, or fold -> largest difference, in points, of a class's share there from its share of the whole"""
-    leaks: Leaks
+    leaks: Leakage
     """what a split of the user's own tears apart; nothing where the split is ours"""
 
 
 def divide(
-    images: pa.Table, classes: Sequence[str], config: Prepare, duplicates: Duplicates
-) -> tuple[pa.Table, Division]:
+    images: pa.Table, classes: Sequence[str], config: Prepare, duplicates: NearDuplicates
+) -> tuple[pa.Table, DatasetSplit]:
     """Return the rows with ``split``, ``fold``, and ``side``, as `overlay.dataset.card.fingerprint` takes it.
 
     The table is one that `settle` made. A split of the user's own, in ``given_split``, is kept even where it tears
@@ -61,4 +61,4 @@ def divide(
     split_of[places], group_of[places] = splits, groups
     torn = leaks(split_of, group_of, duplicates)
     sizes = Counter(groups)
-    return images, Division(len(sizes), max(sizes.values()), deviation(labels, sides), torn)
+    return images, DatasetSplit(len(sizes), max(sizes.values()), deviation(labels, sides), torn)

@@ -3,11 +3,11 @@
 import json
 from dataclasses import asdict
 
-from overlay.dataset.card import CARD, Request, read_card, request_from
+from overlay.dataset.card import CARD_FILE, DatasetRequest, read_card, request_from
 from overlay.dataset.prepared import is_dataset
 from overlay.errors import RequestError
 from overlay.storage.atomic import write_text_atomically
-from overlay.storage.path import Place
+from overlay.storage.path import StoragePath
 
 WORK = ".prepare"
 """folder within the dataset's for what is half done; gone once the dataset is complete"""
@@ -16,7 +16,7 @@ LISTS = ("manifest.parquet", "rejected.parquet", "duplicates.parquet")
 PICTURES = ("contact_sheet.png", "duplicates.png")
 
 
-def already_prepared(out: Place, request: Request, overwrite: bool) -> bool:
+def already_prepared(out: StoragePath, request: DatasetRequest, overwrite: bool) -> bool:
     """Whether ``out`` holds the dataset that is asked for; where not, it may be written to. Changes nothing.
 
     Raises:
@@ -39,7 +39,7 @@ def already_prepared(out: Place, request: Request, overwrite: bool) -> bool:
     return is_dataset(out)
 
 
-def begin(out: Place, request: Request, overwrite: bool) -> Place:
+def begin(out: StoragePath, request: DatasetRequest, overwrite: bool) -> StoragePath:
     """Make ``out`` ready for this request, keep what an interrupted run of it staged, and return the staging folder.
 
     Call it only where `already_prepared` was false. The order matters: at every moment the folder can be told for
@@ -51,7 +51,7 @@ def begin(out: Place, request: Request, overwrite: bool) -> Place:
         work.make_folder()
         staged.remove()
         write_text_atomically(work / "request.json", json.dumps(asdict(request)))
-    for name in (CARD, *LISTS, *PICTURES, "data"):
+    for name in (CARD_FILE, *LISTS, *PICTURES, "data"):
         (out / name).remove()
     for folder in (staged, out / "data"):
         folder.make_folder()
@@ -62,10 +62,10 @@ def begin(out: Place, request: Request, overwrite: bool) -> Place:
     return staged
 
 
-def _earlier(out: Place) -> Request | None:
+def _earlier(out: StoragePath) -> DatasetRequest | None:
     return read_card(out).request if is_dataset(out) else _half_done(out)
 
 
-def _half_done(out: Place) -> Request | None:
+def _half_done(out: StoragePath) -> DatasetRequest | None:
     file = out / WORK / "request.json"
     return request_from(json.loads(file.read_bytes())) if file.is_file() else None

@@ -15,18 +15,20 @@ import pyarrow.parquet as pq
 
 from overlay.config import Prepare
 from overlay.dataset.prepared import part_path
-from overlay.dataset.schema import REJECTED_SCHEMA, SCHEMA
+from overlay.dataset.schema import DATASET_SCHEMA, REJECTED_SCHEMA
 from overlay.errors import ImageError
 from overlay.images.render import render
 from overlay.sources.reader import Reader
 from overlay.storage.atomic import write_atomically
 from overlay.storage.parquet import open_parquet, write_rows
-from overlay.storage.path import Place
+from overlay.storage.path import StoragePath
 
 _ON_THE_WAY = ("uri", "sha256", "pixels", "reason")
-STAGED_SCHEMA = pa.schema([*SCHEMA.remove_metadata(), *((name, pa.string()) for name in _ON_THE_WAY)])
+STAGED_SCHEMA = pa.schema([*DATASET_SCHEMA.remove_metadata(), *((name, pa.string()) for name in _ON_THE_WAY)])
 """a row on its way into ``data/``; split, fold and group are null, and with a reason all that comes from the pixels"""
-INDEX_SCHEMA = pa.schema([("part", pa.int32()), *(SCHEMA.field(name) for name in ("id", "split", "fold", "group"))])
+INDEX_SCHEMA = pa.schema(
+    [("part", pa.int32()), *(DATASET_SCHEMA.field(name) for name in ("id", "split", "fold", "group"))]
+)
 """which staged file holds a row that survived, and where it goes; one row group is one shard"""
 DIGEST = pa.binary(32)
 USABLE_SCHEMA = pa.schema(
@@ -55,13 +57,13 @@ def staged_rows(images: int, shard_rows: int) -> int:
     return min(shard_rows, 256, max(32, images // 1000))
 
 
-def staged_path(staged: Place, part: int) -> Place:
+def staged_path(staged: StoragePath, part: int) -> StoragePath:
     """Return the path of one staged file."""
     return staged / f"part-{part:05d}.parquet"
 
 
 def stage_part(
-    read: tuple[int, Sequence[Sequence[bytes]] | None], manifest: Place, staged: Place, config: Prepare
+    read: tuple[int, Sequence[Sequence[bytes]] | None], manifest: StoragePath, staged: StoragePath, config: Prepare
 ) -> tuple[int, int]:
     """Render one row group of the manifest into a staged file; returns how many images, and how many were rejected.
 
@@ -86,7 +88,7 @@ def stage_part(
     return len(sources), rejected
 
 
-def read_staged(staged: Place, manifest: Place) -> tuple[pa.Table, pa.Table]:
+def read_staged(staged: StoragePath, manifest: StoragePath) -> tuple[pa.Table, pa.Table]:
     """Return the rows that can be used, as `USABLE_SCHEMA`, and the rejected ones, both in the order of their ids.
 
     Raises:
@@ -108,7 +110,7 @@ def read_staged(staged: Place, manifest: Place) -> tuple[pa.Table, pa.Table]:
     return _sorted(usable), _sorted(rejected)
 
 
-def write_index(staged: Place, divided: pa.Table, shard_rows: int) -> int:
+def write_index(staged: StoragePath, divided: pa.Table, shard_rows: int) -> int:
     """Write the index from rows with the columns of `INDEX_SCHEMA`; returns the number of shards."""
     # A shard is put together from few staged files.
     index = divided.select(INDEX_SCHEMA.names).sort_by([("part", "ascending"), ("id", "ascending")])
@@ -117,14 +119,14 @@ def write_index(staged: Place, divided: pa.Table, shard_rows: int) -> int:
     return math.ceil(len(divided) / shard_rows)
 
 
-def assemble_shard(shard: int, staged: Place, out: Place) -> tuple[int, int]:
+def assemble_shard(shard: int, staged: StoragePath, out: StoragePath) -> tuple[int, int]:
     """Put one row group of the index, with split and group, into a shard; returns how many images, and 0.
 
     Raises:
         OSError: something can't be read or written.
     """
     index = open_parquet(_index_path(staged)).read_row_group(shard)
-    with write_rows(part_path(out, shard), SCHEMA) as rows:
+    with write_rows(part_path(out, shard), DATASET_SCHEMA) as rows:
         for part in pc.unique(index["part"]).to_pylist():
             places = index.filter(pc.equal(index["part"], part))
             for batch in open_parquet(staged_path(staged, part)).iter_batches(batch_size=_BATCH):
@@ -132,7 +134,7 @@ def assemble_shard(shard: int, staged: Place, out: Place) -> tuple[int, int]:
                 kept = pa.Table.from_batches([batch]).filter(pc.is_valid(found))
                 divided = places.take(pc.drop_null(found))
                 for name in ("split", "fold", "group"):
-                    kept = kept.set_column(kept.schema.get_field_index(name), SCHEMA.field(name), divided[name])
+                    kept = kept.set_column(kept.schema.get_field_index(name), DATASET_SCHEMA.field(name), divided[name])
                 if kept.num_rows:
                     rows.write_table(kept)
     return index.num_rows, 0
@@ -149,5 +151,5 @@ def _sorted(tables: list[pa.Table]) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _index_path(staged: Place) -> Place:
+def _index_path(staged: StoragePath) -> StoragePath:
     return staged.parent / "index.parquet"

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from overlay.config import SPLITS
-from overlay.dataset.card import Card
+from overlay.dataset.card import DatasetCard
 from overlay.dataset.prepared import PreparedDataset
-from overlay.duplicates.near_duplicates import Duplicates
+from overlay.duplicates.near_duplicates import NearDuplicates
 from overlay.sources.labelled import Collection
 
 
@@ -28,7 +28,7 @@ def reasons(rejected: pa.Table) -> dict[str, int]:
     return dict(Counter(kinds.to_pylist()).most_common())
 
 
-def print_summary(dataset: PreparedDataset, rejected: pa.Table, duplicates: Duplicates) -> None:
+def print_summary(dataset: PreparedDataset, rejected: pa.Table, duplicates: NearDuplicates) -> None:
     """Print the classes and splits, and what a user should know before training."""
     card = dataset.card
     table = Table("class", *SPLITS, "all")
@@ -48,7 +48,7 @@ def print_summary(dataset: PreparedDataset, rejected: pa.Table, duplicates: Dupl
     console.print(f"prepared dataset: {dataset.path} (fingerprint {card.fingerprint[:12]})", markup=False)
 
 
-def _findings(card: Card, duplicates: Duplicates) -> list[str]:
+def _findings(card: DatasetCard, duplicates: NearDuplicates) -> list[str]:
     """Say what was found out about the division and the near-duplicates."""
     torn = card.leaks
     more = "" if card.all_pairs else "more than "

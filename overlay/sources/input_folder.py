@@ -7,13 +7,13 @@ from overlay.errors import RequestError, one_line
 from overlay.sources.input_table import from_table, holds_images
 from overlay.sources.inputs import Input, Naming, Portion, from_archive, from_names, portions
 from overlay.storage.filenames import escaped, is_archive, is_image, is_table
-from overlay.storage.path import Place
+from overlay.storage.path import StoragePath
 from overlay.storage.walk import walk
 
 _ARCHIVES_AT_ONCE = 8  # decompression and requests to a bucket wait outside Python's lock
 
 
-def from_folder(place: Place, naming: Naming) -> Iterator[Portion]:
+def from_folder(place: StoragePath, naming: Naming) -> Iterator[Portion]:
     """List a folder and all folders in it; an archive or a table in it is listed as if it were a folder.
 
     A table of paths is passed over: most likely it tells of the images beside it. One that can't be read may have held

@@ -16,13 +16,13 @@ from overlay.errors import RequestError, one_line
 from overlay.sources.inputs import Input, Naming, Portion, too_large
 from overlay.sources.parquet_images import BYTES, PATHS, group_rows, image_column
 from overlay.storage.filenames import escaped
-from overlay.storage.path import Place
+from overlay.storage.path import StoragePath
 from overlay.storage.walk import stamp_of
 
 _BATCH = 1024
 
 
-def from_table(place: Place, naming: Naming) -> Iterator[Portion]:
+def from_table(place: StoragePath, naming: Naming) -> Iterator[Portion]:
     """List the rows of a Parquet table; those of one of its row groups are read by one task.
 
     Raises:
@@ -68,7 +68,7 @@ def from_table(place: Place, naming: Naming) -> Iterator[Portion]:
             yield Portion(images, in_order=True, group_rows=group_rows(file, number, column))
 
 
-def from_dataset(place: Place, naming: Naming) -> Iterator[Portion]:
+def from_dataset(place: StoragePath, naming: Naming) -> Iterator[Portion]:
     """List the rows of a prepared dataset.
 
     Raises:
@@ -79,7 +79,7 @@ def from_dataset(place: Place, naming: Naming) -> Iterator[Portion]:
         yield from from_table(place / "data" / f"part-{part:05d}.parquet", naming)
 
 
-def holds_images(place: Place) -> bool:
+def holds_images(place: StoragePath) -> bool:
     """Whether a table has a column of images' bytes.
 
     Raises:
@@ -88,18 +88,18 @@ def holds_images(place: Place) -> bool:
     return (image_column(_opened(place).schema_arrow) or ("", False))[1]
 
 
-def _file(image: Input, path: str | None, table: Place, most: int) -> Input:
+def _file(image: Input, path: str | None, table: StoragePath, most: int) -> Input:
     if path is None:
         return image._replace(reason="the row names no file")
     try:
-        place = Place.of(path) if "://" in path or path.startswith("/") else table.parent / path
+        place = StoragePath.of(path) if "://" in path or path.startswith("/") else table.parent / path
     except RequestError as error:
         return image._replace(reason=one_line(error))
     size, version = (None, None) if place.in_bucket else stamp_of(place)
     return image._replace(uri=str(place), size=size, version=version, reason=too_large(size, most))
 
 
-def _texts(batch: pa.RecordBatch, name: str | None, place: Place) -> list[str | None]:
+def _texts(batch: pa.RecordBatch, name: str | None, place: StoragePath) -> list[str | None]:
     try:
         texts: list[str | None] = batch.column(name).cast(pa.string()).to_pylist()
     except pa.ArrowException as error:
@@ -109,7 +109,7 @@ def _texts(batch: pa.RecordBatch, name: str | None, place: Place) -> list[str | 
     return texts
 
 
-def _check_unique(file: pq.ParquetFile, place: Place, key: str) -> None:
+def _check_unique(file: pq.ParquetFile, place: StoragePath, key: str) -> None:
     values = file.read(columns=[key]).column(0)
     if pc.count_distinct(values, mode="all").as_py() < len(values):
         counts = pc.value_counts(values)
@@ -117,7 +117,7 @@ def _check_unique(file: pq.ParquetFile, place: Place, key: str) -> None:
         raise RequestError(f"table {place} has {twice!r} twice in its column {key}; give each row an id of its own")
 
 
-def _opened(place: Place) -> pq.ParquetFile:
+def _opened(place: StoragePath) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(place.path, filesystem=place.filesystem)
     except (OSError, pa.ArrowException) as error:

@@ -22,7 +22,7 @@ from overlay.sources.mask_pairing import is_mask, pair
 from overlay.sources.parquet_images import GROUP_ROWS
 from overlay.sources.read_plan import passes
 from overlay.storage.filenames import escaped, sample_key
-from overlay.storage.path import Place
+from overlay.storage.path import StoragePath
 from overlay.storage.walk import Stamp, stamp_of
 
 MANIFEST_SCHEMA = pa.schema(
@@ -93,7 +93,7 @@ class Naming(NamedTuple):
         return next((names[text.lower()] for text in told if text.lower() in names), None)
 
 
-def from_files(names: Sequence[str], root: Place, naming: Naming) -> Iterator[Portion]:
+def from_files(names: Sequence[str], root: StoragePath, naming: Naming) -> Iterator[Portion]:
     """Take files that were named one by one, by their paths relative to ``root``; a mask goes to its image.
 
     Raises:
@@ -109,7 +109,7 @@ def from_files(names: Sequence[str], root: Place, naming: Naming) -> Iterator[Po
     yield from portions(from_names(ordered, root, stamp, naming))
 
 
-def from_archive(place: Place, naming: Naming) -> list[Portion]:
+def from_archive(place: StoragePath, naming: Naming) -> list[Portion]:
     """List an archive; whatever is wrong with it or a member becomes an input with the reason.
 
     Raises:
@@ -154,7 +154,7 @@ def from_archive(place: Place, naming: Naming) -> list[Portion]:
     ]
 
 
-def from_names(names: list[str], root: Place, stamp: Callable[[str], Stamp], naming: Naming) -> Iterator[Input]:
+def from_names(names: list[str], root: StoragePath, stamp: Callable[[str], Stamp], naming: Naming) -> Iterator[Input]:
     """Make inputs of files that may belong together, by their paths relative to ``root``."""
     masks_of, rejected = _pairing(names)
     labels: dict[str, str | None] = {}
@@ -205,7 +205,7 @@ def _pairing(names: list[str]) -> tuple[dict[str, tuple[str, ...]], dict[str, st
     return images, rejected
 
 
-def _uri(root: Place, name: str) -> str:
+def _uri(root: StoragePath, name: str) -> str:
     return str(root / name) if root.in_bucket else f"{root.text.rstrip('/')}/{name}"
 
 

@@ -12,7 +12,7 @@ from overlay.errors import RequestError
 from overlay.sources.listing import Holding, locate, look, name_places
 from overlay.sources.mask_pairing import IMAGE_FOLDERS, MASK_FOLDERS, is_mask, masked, pair, wrapper
 from overlay.storage.filenames import escaped, is_archive, is_image, safe_name, sample_key
-from overlay.storage.path import Place
+from overlay.storage.path import StoragePath
 
 LAYOUT = "give a folder with one subfolder for each class, such as benign/ and malignant/"
 
@@ -170,7 +170,7 @@ def _label(path: str) -> str:
     return escaped(path.split("/", 1)[0])
 
 
-def _place_of(source: str) -> Place:
+def _place_of(source: str) -> StoragePath:
     place = locate(source, "source")
     if not place.is_folder() and not is_archive(place.name):
         raise RequestError(f"source {source} is a file and no archive (.zip, .tar, .tar.gz, .tar.zst); {LAYOUT}")

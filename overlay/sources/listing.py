@@ -10,7 +10,7 @@ from overlay.archives.index import list_archive
 from overlay.config import Limits
 from overlay.errors import RequestError, one_line
 from overlay.storage.filenames import is_archive, is_image, stem
-from overlay.storage.path import Place
+from overlay.storage.path import StoragePath
 
 _THREADS = 8  # decompression and requests to a bucket wait outside Python's lock
 
@@ -19,7 +19,7 @@ _THREADS = 8  # decompression and requests to a bucket wait outside Python's loc
 class Holding:
     """What one folder or one archive holds."""
 
-    place: Place
+    place: StoragePath
     names: list[str]
     """relative names, with slashes, of images and masks"""
     spans: Mapping[str, Span] | None = None
@@ -40,13 +40,13 @@ class Holding:
         return None if self.spans is None else tuple(self.spans[name] for name in names)
 
 
-def locate(given: str, what: str) -> Place:
+def locate(given: str, what: str) -> StoragePath:
     """Return the place that a user named, with links resolved.
 
     Raises:
         RequestError: there is nothing, or it can't be reached.
     """
-    place = Place.of(given) if "://" in given else Place(str(Path(given).expanduser().resolve()))
+    place = StoragePath.of(given) if "://" in given else StoragePath(str(Path(given).expanduser().resolve()))
     try:
         if not place.exists():
             raise RequestError(f"{what} {given} is not there; check the path")
@@ -57,7 +57,7 @@ def locate(given: str, what: str) -> Place:
     return place
 
 
-def look(place: Place, limits: Limits) -> list[Holding]:
+def look(place: StoragePath, limits: Limits) -> list[Holding]:
     """List a folder, or an archive. A folder that holds archives and no image stands for its archives.
 
     Raises:
@@ -77,7 +77,7 @@ def look(place: Place, limits: Limits) -> list[Holding]:
         raise RequestError(f"{place} can't be read: {one_line(error)}; check it and its permissions") from error
 
 
-def name_places(places: Sequence[Place]) -> list[str]:
+def name_places(places: Sequence[StoragePath]) -> list[str]:
     """Name each place by its folder or archive; equal names are numbered in the order in which they were given."""
     names: list[str] = []
     for place in places:
@@ -89,7 +89,7 @@ def name_places(places: Sequence[Place]) -> list[str]:
     return names
 
 
-def in_archive(place: Place, limits: Limits) -> Holding:
+def in_archive(place: StoragePath, limits: Limits) -> Holding:
     """List an archive.
 
     Raises:

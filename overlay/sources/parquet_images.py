@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from overlay.errors import one_line
-from overlay.storage.path import Place
+from overlay.storage.path import StoragePath
 
 BYTES = ("image", "bytes", "image_bytes")
 PATHS = ("uri", "path", "image_path")
@@ -37,7 +37,7 @@ def group_rows(file: pq.ParquetFile, number: int, column: str) -> int:
     return max(1, min(GROUP_ROWS, _GROUP_BYTES * rows // max(total, 1)))
 
 
-def contents(place: Place, rows: list[int]) -> Iterator[bytes | None]:
+def contents(place: StoragePath, rows: list[int]) -> Iterator[bytes | None]:
     """Yield the bytes of the images in some rows of a table, ascending; None where a row has none.
 
     What is held is a batch of few rows, however large the table's row groups are.
@@ -51,7 +51,7 @@ def contents(place: Place, rows: list[int]) -> Iterator[bytes | None]:
         raise OSError(f"{place} is damaged: {one_line(error)}") from error
 
 
-def _contents(place: Place, rows: list[int]) -> Iterator[bytes | None]:
+def _contents(place: StoragePath, rows: list[int]) -> Iterator[bytes | None]:
     # Pages come as they are needed, not a whole row group before its first row.
     with pq.ParquetFile(place.path, filesystem=place.filesystem, pre_buffer=False, buffer_size=2**20) as file:
         column, _ = image_column(file.schema_arrow) or ("", True)

@@ -28,7 +28,7 @@ _Record = TypeVar("_Record", bound=Readable)
 
 
 @dataclass(frozen=True)
-class Unit:
+class ReadUnit:
     """What one task reads."""
 
     groups: tuple[int, ...]
@@ -39,15 +39,15 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Plan(Generic[_Record]):
+class ReadPlan(Generic[_Record]):
     """The records in the order of reading."""
 
     groups: list[list[_Record]]
     """the row groups of the manifest"""
-    units: list[Unit]
+    units: list[ReadUnit]
 
 
-def plan(records: Sequence[_Record], rows: int) -> Plan[_Record]:
+def plan(records: Sequence[_Record], rows: int) -> ReadPlan[_Record]:
     """Divide records into groups of at most ``rows``, and groups among the tasks that read them."""
     at_once: list[_Record] = []
     in_order: dict[str, list[_Record]] = {}
@@ -57,16 +57,16 @@ def plan(records: Sequence[_Record], rows: int) -> Plan[_Record]:
         else:
             at_once.append(record)
     groups = [at_once[start : start + rows] for start in range(0, len(at_once), rows)]
-    units = [Unit((group,), in_order=False) for group in range(len(groups))]
+    units = [ReadUnit((group,), in_order=False) for group in range(len(groups))]
     for of_one_archive in in_order.values():
         for one_pass in passes(of_one_archive):
             more = list(cut(one_pass, rows))
-            units.append(Unit(tuple(range(len(groups), len(groups) + len(more))), in_order=True))
+            units.append(ReadUnit(tuple(range(len(groups), len(groups) + len(more))), in_order=True))
             groups += more
-    return Plan(groups, units)
+    return ReadPlan(groups, units)
 
 
-def joined(units: Sequence[Unit], at_least: int, most: int) -> list[Unit]:
+def joined(units: Sequence[ReadUnit], at_least: int, most: int) -> list[ReadUnit]:
     """Join up to ``most`` groups that any task can read into one unit, where ``at_least`` units are left all the same.
 
     A task costs several milliseconds, whatever it does.
@@ -77,13 +77,13 @@ def joined(units: Sequence[Unit], at_least: int, most: int) -> list[Unit]:
     for start in range(0, len(free), together):
         several = free[start : start + together]
         left = {group: positions for unit in several for group, positions in unit.left.items()}
-        found.append(Unit(tuple(group for unit in several for group in unit.groups), False, left))
+        found.append(ReadUnit(tuple(group for unit in several for group in unit.groups), False, left))
     return found
 
 
-def without(units: Sequence[Unit], done: set[int]) -> list[Unit]:
+def without(units: Sequence[ReadUnit], done: set[int]) -> list[ReadUnit]:
     """Return the units without groups that are done."""
-    left = [Unit(tuple(group for group in unit.groups if group not in done), unit.in_order) for unit in units]
+    left = [ReadUnit(tuple(group for group in unit.groups if group not in done), unit.in_order) for unit in units]
     return [unit for unit in left if unit.groups]
 
 

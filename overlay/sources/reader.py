@@ -16,9 +16,9 @@ from overlay.archives.entries import Span
 from overlay.archives.index import read_member, read_members_in_order
 from overlay.errors import ImageError, one_line
 from overlay.sources import parquet_images
-from overlay.sources.read_plan import Unit
+from overlay.sources.read_plan import ReadUnit
 from overlay.storage.parquet import open_parquet
-from overlay.storage.path import Place, Read
+from overlay.storage.path import Read, StoragePath
 
 UNREADABLE = "file that can't be read"
 """what a reason says that may pass, unlike those of the image itself"""
@@ -35,7 +35,7 @@ class GroupReader(Protocol):
 class OneFile:
     """A manifest that is one file."""
 
-    place: Place
+    place: StoragePath
 
     def read_group(self, group: int, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """Read the rows of a row group."""
@@ -43,7 +43,7 @@ class OneFile:
         return rows
 
 
-def rows_of(unit: Unit, manifest: GroupReader) -> Iterator[dict[str, Any]]:
+def rows_of(unit: ReadUnit, manifest: GroupReader) -> Iterator[dict[str, Any]]:
     """Yield each group of a unit: its number, the ``positions`` that are wanted, and the ``contents`` where it is read
     in order; a ``fault`` stands in place of contents that can't be read.
     """
@@ -58,7 +58,7 @@ def rows_of(unit: Unit, manifest: GroupReader) -> Iterator[dict[str, Any]]:
         yield blank | {"group": group, "positions": positions}
 
 
-def read_in_order(manifest: GroupReader, unit: Unit) -> Iterator[tuple[int, list[list[bytes]]]]:
+def read_in_order(manifest: GroupReader, unit: ReadUnit) -> Iterator[tuple[int, list[list[bytes]]]]:
     """Read an archive or a table in order, and yield each group's number with the bytes of its images and masks.
 
     Raises:
@@ -70,7 +70,9 @@ def read_in_order(manifest: GroupReader, unit: Unit) -> Iterator[tuple[int, list
         groups[group] = [rows[position] for position in unit.left.get(group, range(len(rows)))]
     uri = next(iter(groups.values()))[0]["uri"]
     if next(iter(groups.values()))[0]["spans"] is None:
-        images = parquet_images.contents(Place(uri), [int(row["member"]) for rows in groups.values() for row in rows])
+        images = parquet_images.contents(
+            StoragePath(uri), [int(row["member"]) for rows in groups.values() for row in rows]
+        )
         for group, rows in groups.items():
             yield group, [[data or b""] for data in islice(images, len(rows))]
         return
@@ -79,7 +81,7 @@ def read_in_order(manifest: GroupReader, unit: Unit) -> Iterator[tuple[int, list
     left = {group: len(rows) for group, rows in groups.items()}
     first = dict(zip(groups, accumulate(left.values(), initial=0), strict=False))
     read: dict[int, list[bytes]] = {}
-    for index, contents in read_members_in_order(Place(uri), records):
+    for index, contents in read_members_in_order(StoragePath(uri), records):
         read[index] = contents
         group = group_of[index]
         left[group] -= 1
@@ -116,7 +118,7 @@ class Reader:
         if self._archive is None or self._archive[0] != uri:
             self.__exit__(None, None, None)
             try:
-                self._archive = (uri, Place(uri).open())
+                self._archive = (uri, StoragePath(uri).open())
             except FileNotFoundError as error:
                 raise ImageError(f"{UNREADABLE}: {error.strerror}") from error
         return self._archive[1]
@@ -130,6 +132,6 @@ def read_file(uri: str) -> bytes:
         OSError: it can't be read for a cause that may pass.
     """
     try:
-        return Place(uri).read_bytes()
+        return StoragePath(uri).read_bytes()
     except (FileNotFoundError, PermissionError) as error:
         raise ImageError(f"{UNREADABLE}: {error.strerror}") from error

@@ -20,11 +20,11 @@ from overlay.sources.input_table import from_dataset, from_table
 from overlay.sources.inputs import Naming, Portion, from_archive, from_files
 from overlay.sources.listing import locate, name_places
 from overlay.storage.filenames import is_archive, is_image, is_table
-from overlay.storage.path import Place
+from overlay.storage.path import StoragePath
 from overlay.storage.walk import walk
 
 _PATTERN = re.compile(r"[*?[]")
-_Source = tuple[Place, Callable[[Naming], Iterator[Portion]]]
+_Source = tuple[StoragePath, Callable[[Naming], Iterator[Portion]]]
 
 
 def collect(inputs: Sequence[str], classes: Sequence[str], limits: Limits) -> Iterator[Portion]:
@@ -51,8 +51,8 @@ def collect(inputs: Sequence[str], classes: Sequence[str], limits: Limits) -> It
 
 
 def _sources(inputs: Sequence[str]) -> list[_Source]:
-    sources: dict[Place, Callable[[Naming], Iterator[Portion]]] = {}
-    files: list[Place] = []
+    sources: dict[StoragePath, Callable[[Naming], Iterator[Portion]]] = {}
+    files: list[StoragePath] = []
     for place in _places(inputs):
         if is_archive(place.name):
             sources[place] = partial(_archive, place)
@@ -69,9 +69,9 @@ def _sources(inputs: Sequence[str]) -> list[_Source]:
     return [*sources.items(), *_of_files(rest)]
 
 
-def _of_files(files: Sequence[Place]) -> Iterator[_Source]:
+def _of_files(files: Sequence[StoragePath]) -> Iterator[_Source]:
     """Make one source of all files on the disk, and one of those of each bucket."""
-    stores: dict[str, list[Place]] = {}
+    stores: dict[str, list[StoragePath]] = {}
     for file in files:
         stores.setdefault(file.text.split("/")[2] if file.in_bucket else "", []).append(file)
     for together in stores.values():
@@ -83,11 +83,11 @@ def _of_files(files: Sequence[Place]) -> Iterator[_Source]:
         yield root, partial(from_files, names, root)
 
 
-def _archive(place: Place, naming: Naming) -> Iterator[Portion]:
+def _archive(place: StoragePath, naming: Naming) -> Iterator[Portion]:
     return iter(from_archive(place, naming))
 
 
-def _places(inputs: Sequence[str]) -> Iterator[Place]:
+def _places(inputs: Sequence[str]) -> Iterator[StoragePath]:
     for given in inputs:
         if given == "-":
             yield from (_listed(line.rstrip("\r\n")) for line in sys.stdin if line.strip())
@@ -97,12 +97,12 @@ def _places(inputs: Sequence[str]) -> Iterator[Place]:
             yield locate(given, "input")
 
 
-def _listed(line: str) -> Place:
+def _listed(line: str) -> StoragePath:
     """Return the place of a line of a list; what isn't there becomes a row that says so."""
-    return Place.of(line) if not _is_local(line) else Place(os.path.abspath(os.path.expanduser(line)))  # noqa: PTH100, PTH111
+    return StoragePath.of(line) if not _is_local(line) else StoragePath(os.path.abspath(os.path.expanduser(line)))  # noqa: PTH100, PTH111
 
 
-def _matches(pattern: str) -> Iterator[Place]:
+def _matches(pattern: str) -> Iterator[StoragePath]:
     """Return the images, archives and tables that match a pattern, and the folders, unless it has a ``**``.
 
     Raises:
@@ -114,18 +114,18 @@ def _matches(pattern: str) -> Iterator[Place]:
     yield from places
 
 
-def _on_disk(pattern: str) -> list[Place]:
+def _on_disk(pattern: str) -> list[StoragePath]:
     # Path.glob would want to know where the pattern begins.
     paths = map(Path, sorted(glob.iglob(str(Path(pattern).expanduser()), recursive=True)))  # noqa: PTH207
     return [
-        Place(str(path.resolve()))
+        StoragePath(str(path.resolve()))
         for path in paths
         if (path.is_file() and _usable(path.name)) or (path.is_dir() and "**" not in pattern)
     ]
 
 
-def _in_bucket(pattern: str) -> list[Place]:
-    place = Place.of(pattern)
+def _in_bucket(pattern: str) -> list[StoragePath]:
+    place = StoragePath.of(pattern)
     wanted = re.compile(_expression(place.path))
     root = place
     while _PATTERN.search(root.path):
@@ -157,4 +157,4 @@ def _is_local(given: str) -> bool:
 
 def _path(given: str) -> str:
     """Return what of an input may be a pattern: not the query of an address."""
-    return given if _is_local(given) else Place.of(given).path
+    return given if _is_local(given) else StoragePath.of(given).path

@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 
 from overlay.errors import one_line
 from overlay.storage.atomic import write_atomically
-from overlay.storage.path import Place
+from overlay.storage.path import StoragePath
 
 ROW_GROUP_ROWS = 64
 ROW_GROUP_BYTES = 64 * 2**20
 
 
 @contextmanager
-def write_rows(path: Path | Place, schema: pa.Schema) -> Iterator["RowWriter"]:
+def write_rows(path: Path | StoragePath, schema: pa.Schema) -> Iterator["RowWriter"]:
     """Write a Parquet file of images atomically, holding one row group in memory.
 
     Row groups are small, so that a reader streams and seeks; the images' bytes, compressed already, are stored as they
@@ -82,13 +82,13 @@ class RowWriter:
             self.flush()
 
 
-def open_parquet(place: Path | Place) -> pq.ParquetFile:
+def open_parquet(place: Path | StoragePath) -> pq.ParquetFile:
     """Open a Parquet file.
 
     Raises:
         OSError: it can't be read.
     """
-    place = Place.of(place)
+    place = StoragePath.of(place)
     try:
         return pq.ParquetFile(place.path, filesystem=place.filesystem)
     except pa.ArrowInvalid as error:

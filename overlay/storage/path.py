@@ -26,20 +26,20 @@ SCHEMES = ("s3", "gs")
 
 
 @dataclass(frozen=True, order=True)
-class Place:
+class StoragePath:
     """A file or a folder. Pickles, prints and compares as its text."""
 
     text: str
     """absolute path on a disk, or URI of a bucket, its query at the end"""
 
     @classmethod
-    def of(cls, given: "str | Path | Place") -> "Place":
+    def of(cls, given: "str | Path | StoragePath") -> "StoragePath":
         """Take a path or URI as a user writes it.
 
         Raises:
             RequestError: a URI of a kind that is not known, or one with credentials in it.
         """
-        if isinstance(given, Place):
+        if isinstance(given, StoragePath):
             return given
         text = str(given)
         if "://" not in text:
@@ -69,12 +69,12 @@ class Place:
         return _divide(self.text)[0].rpartition("/")[2] if self.in_bucket else Path(self.text).name
 
     @property
-    def parent(self) -> "Place":
+    def parent(self) -> "StoragePath":
         """The folder that it lies in."""
         if not self.in_bucket:
-            return Place(str(Path(self.text).parent))
+            return StoragePath(str(Path(self.text).parent))
         path, query = _divide(self.text)
-        return Place(path.rpartition("/")[0] + query)
+        return StoragePath(path.rpartition("/")[0] + query)
 
     @property
     def filesystem(self) -> FileSystem | None:
@@ -89,11 +89,11 @@ class Place:
     def __str__(self) -> str:
         return self.text
 
-    def __truediv__(self, name: str) -> "Place":
+    def __truediv__(self, name: str) -> "StoragePath":
         if not self.in_bucket:
-            return Place(str(Path(self.text, name)))
+            return StoragePath(str(Path(self.text, name)))
         path, query = _divide(self.text)
-        return Place(f"{path}/{name}{query}")
+        return StoragePath(f"{path}/{name}{query}")
 
     def is_file(self) -> bool:
         """Whether there is such a file."""

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 
 from pyarrow.fs import FileInfo, FileSelector
 
-from overlay.storage.path import Place
+from overlay.storage.path import StoragePath
 
 TRANSPARENT = frozenset({"image", "images", "mask", "masks"})
 """names of folders that set images and masks apart, in lower case"""
@@ -21,7 +21,7 @@ Stamp = tuple[int | None, str | None]
 
 
 @dataclass(frozen=True)
-class Folder:
+class WalkedFolder:
     """Files that may belong together."""
 
     names: list[str]
@@ -30,7 +30,7 @@ class Folder:
     """from such a path to what would tell another file of the same name"""
 
 
-def walk(folder: Place) -> Iterator[Folder]:
+def walk(folder: StoragePath) -> Iterator[WalkedFolder]:
     """Go through a folder and all folders in it, always in the same order; a link to a folder is followed once.
 
     Only regular files, and links to such, come: a pipe or a device would have no end.
@@ -41,7 +41,7 @@ def walk(folder: Place) -> Iterator[Folder]:
     return _walk_bucket(folder) if folder.in_bucket else _walk_disk(folder.text)
 
 
-def stamp_of(place: Place) -> Stamp:
+def stamp_of(place: StoragePath) -> Stamp:
     """Return the stamp of a file on a disk or in a bucket.
 
     Raises:
@@ -61,7 +61,7 @@ def _stamp(path: str) -> Stamp:
     return status.st_size, str(status.st_mtime_ns)
 
 
-def _walk_disk(root: str) -> Iterator[Folder]:
+def _walk_disk(root: str) -> Iterator[WalkedFolder]:
     def stamp(name: str) -> Stamp:
         return _stamp(f"{root}/{name}")
 
@@ -91,10 +91,10 @@ def _walk_disk(root: str) -> Iterator[Folder]:
         waiting += [below[name] for name in sorted(below, reverse=True)]
         if names:
             names.sort()
-            yield Folder(names, stamp)
+            yield WalkedFolder(names, stamp)
 
 
-def _walk_bucket(root: Place) -> Iterator[Folder]:
+def _walk_bucket(root: StoragePath) -> Iterator[WalkedFolder]:
     # One request lists a thousand objects of all folders; asking folder by folder could take a request for each.
     assert root.filesystem is not None
     infos: list[FileInfo] = root.filesystem.get_file_info(FileSelector(root.path, recursive=True))
@@ -106,4 +106,4 @@ def _walk_bucket(root: Place) -> Iterator[Folder]:
         above = PurePosixPath(name).parts[:-1]
         folders.setdefault(tuple(part for part in above if part.lower() not in TRANSPARENT), []).append(name)
     for place in sorted(folders):
-        yield Folder(folders[place], stamps.__getitem__)
+        yield WalkedFolder(folders[place], stamps.__getitem__)

@@ -63,7 +63,7 @@ def load(folder: Path, file: str, *, mmap: bool = True) -> dict[str, Any]:
     return content
 
 
-class Writer:
+class CheckpointWriter:
     """Writes checkpoints in a thread of its own, one after the other; the training waits for copies in memory only."""
 
     def __init__(self, checkpoints: Path) -> None:

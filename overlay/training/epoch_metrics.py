@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
-class Tally:
+class EpochMetrics:
     """Sums that stay on the device: adding a batch never waits for it.
 
     Each worker adds what it saw; `sums` then gives all of them the same totals. Means are taken of totals, never of

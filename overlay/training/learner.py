@@ -20,10 +20,10 @@ from overlay.models.pretrained import Weights, initialise
 from overlay.training import freezing
 from overlay.training.ema import Ema
 from overlay.training.losses import per_sample, soft_targets
-from overlay.training.lr_schedule import Schedule
+from overlay.training.lr_schedule import LearningRateSchedule
 from overlay.training.mixup import mix
 from overlay.training.optimizer import build_optimizer
-from overlay.training.sampler import Plan
+from overlay.training.sampler import SamplePlan
 
 
 class Learner:
@@ -37,7 +37,7 @@ class Learner:
         config: Train,
         classes: int,
         weights: Weights,
-        plan: Plan,
+        plan: SamplePlan,
         device: torch.device,
         *,
         rank: int = 0,
@@ -55,7 +55,7 @@ class Learner:
         self.network: nn.Module = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._ema = Ema(self.network, config.train.ema) if config.train.ema else None
         self._optimizer = build_optimizer(self.network, config.optimizer)
-        self._schedule = Schedule(self._optimizer, config.optimizer, plan.steps, plan.steps_per_epoch)
+        self._schedule = LearningRateSchedule(self._optimizer, config.optimizer, plan.steps, plan.steps_per_epoch)
         self._scaler = torch.GradScaler(device.type, enabled=config.train.precision == "fp16")
         self._autocast = autocast(device, config.train.precision)
         self._mean = torch.tensor(weights.mean, device=device)

@@ -8,7 +8,7 @@ from torch.optim import Optimizer as TorchOptimizer
 from overlay.config import Optimizer
 
 
-def share(config: Optimizer, step: int, steps: int, steps_per_epoch: int) -> float:
+def learning_rate_share(config: Optimizer, step: int, steps: int, steps_per_epoch: int) -> float:
     """Return the share of the highest learning rate that a step of a run of ``steps`` has, in 0..1.
 
     The rate rises over ``config.warmup`` of the steps; the step after the rise has the full rate, and there always is
@@ -30,7 +30,7 @@ def share(config: Optimizer, step: int, steps: int, steps_per_epoch: int) -> flo
     return _drops(config, step // steps_per_epoch)
 
 
-class Schedule:
+class LearningRateSchedule:
     """Sets the learning rates of an optimizer's groups, each of which keeps its share of the highest rate."""
 
     def __init__(self, optimizer: TorchOptimizer, config: Optimizer, steps: int, steps_per_epoch: int) -> None:
@@ -51,7 +51,7 @@ class Schedule:
 
     @property
     def _share(self) -> float:
-        return self._factor * share(self._config, self._step, self._steps, self._steps_per_epoch)
+        return self._factor * learning_rate_share(self._config, self._step, self._steps, self._steps_per_epoch)
 
     def step(self) -> None:
         """Set the learning rates of the next step."""

@@ -17,7 +17,7 @@ def spread(total: int, parts: int, part: int) -> slice:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SamplePlan:
     """The batches of a run: every sample once an epoch, in a new random order each time.
 
     With ``balanced``, the labels of all samples, an epoch is as long but each class comes equally often in it (give or

@@ -10,11 +10,11 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from overlay.training.sampler import Plan, spread
+from overlay.training.sampler import SamplePlan, spread
 
 
 @dataclass(frozen=True)
-class WindowedPlan(Plan):
+class WindowedSamplePlan(SamplePlan):
     """The batches of a run over shards: as `Plan`, every sample once an epoch.
 
     Samples are numbered as they lie in the shards, one shard after the other.
@@ -41,7 +41,7 @@ class WindowedPlan(Plan):
 
 
 @lru_cache(maxsize=2)
-def _windowed(plan: WindowedPlan, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _windowed(plan: WindowedSamplePlan, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     random = np.random.default_rng((plan.seed, epoch))
     starts = np.concatenate([[0], np.cumsum(plan.shards)])
     order = np.concatenate(

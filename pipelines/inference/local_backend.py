@@ -18,7 +18,7 @@ from overlay.errors import RequestError
 from overlay.models.model_file import ModelFile
 from overlay.prediction.decode import Columns, decode_group
 from overlay.prediction.manifest import Manifest
-from overlay.sources.read_plan import Unit
+from overlay.sources.read_plan import ReadUnit
 from overlay.sources.reader import rows_of
 
 
@@ -41,7 +41,7 @@ class InThisProcess:
         self.processes: Mapping[str, float] = {"read": self._cores, "decode": self._cores}
         """stage -> threads that work at it, where these are more than one"""
 
-    def classify(self, manifest: Manifest, units: Sequence[Unit]) -> Iterator[Columns]:
+    def classify(self, manifest: Manifest, units: Sequence[ReadUnit]) -> Iterator[Columns]:
         """Yield the scored rows of all units, a group at a time."""
         with ThreadPoolExecutor(self._cores) as threads:
             ahead = deque[Future[Columns]]()

@@ -10,7 +10,7 @@ from ray.data import ActorPoolStrategy
 
 from cluster.session import Resources
 from overlay.config import EngineKind, Precision
-from overlay.engines.base import Columns, Pixels, Plan, score_rows
+from overlay.engines.base import Columns, EnginePlan, Pixels, score_rows
 from overlay.engines.factory import open_engine, prepare
 from pipelines.runtime.placement import actor_cpus
 
@@ -50,7 +50,7 @@ def score(rows: ray.data.Dataset, loaded: "ModelFile", engine: Engine, cluster: 
     return score_by(plan_of(loaded, engine), rows, engine, cluster)
 
 
-def plan_of(loaded: "ModelFile", engine: Engine) -> Plan:
+def plan_of(loaded: "ModelFile", engine: Engine) -> EnginePlan:
     """Convert a model for an engine, before anything is written.
 
     Raises:
@@ -59,7 +59,7 @@ def plan_of(loaded: "ModelFile", engine: Engine) -> Plan:
     return prepare(loaded, engine.kind, engine.device, engine.precision, engine.calibration)
 
 
-def score_by(plan: Plan, rows: ray.data.Dataset, engine: Engine, cluster: Resources) -> ray.data.Dataset:
+def score_by(plan: EnginePlan, rows: ray.data.Dataset, engine: Engine, cluster: Resources) -> ray.data.Dataset:
     """Do what `score` does, with a model that is converted already."""
     actors = actors_of(engine, cluster)
     return rows.map_batches(
@@ -86,7 +86,7 @@ def share_of(actors: int, engine: Engine, cluster: Resources) -> int:
 class Scorer:
     """An actor that holds the model."""
 
-    def __init__(self, plan: "ray.ObjectRef[Plan]", engine: Engine, share: int) -> None:
+    def __init__(self, plan: "ray.ObjectRef[EnginePlan]", engine: Engine, share: int) -> None:
         self._engine = open_engine(ray.get(plan), batch_size=engine.batch_size, share=share, flips=engine.flips)
         self._embeddings = engine.embeddings
 

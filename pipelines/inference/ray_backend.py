@@ -14,7 +14,7 @@ from overlay.errors import WorkError
 from overlay.models.model_file import ModelCard, ModelFile
 from overlay.prediction.decode import Columns, decode_group
 from overlay.prediction.manifest import Manifest
-from overlay.sources.read_plan import Unit, joined
+from overlay.sources.read_plan import ReadUnit, joined
 from pipelines.inference.model_actors import Engine, actors_of, plan_of, score_by
 from pipelines.inference.read_groups import read_groups
 from pipelines.runtime.placement import device
@@ -51,7 +51,7 @@ class OnRay:
         }
         """stage -> processes that work at it"""
 
-    def classify(self, manifest: Manifest, units: Sequence[Unit]) -> Iterator[Columns]:
+    def classify(self, manifest: Manifest, units: Sequence[ReadUnit]) -> Iterator[Columns]:
         """Yield the scored rows of all units, a batch at a time, in whatever order.
 
         Raises:

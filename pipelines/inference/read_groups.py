@@ -13,7 +13,7 @@ import pyarrow as pa
 import ray.data
 from numpy.typing import NDArray
 
-from overlay.sources.read_plan import Unit
+from overlay.sources.read_plan import ReadUnit
 from overlay.sources.reader import GroupReader, rows_of
 
 GROUP_SCHEMA = pa.schema(
@@ -42,7 +42,7 @@ class Groups:
     """what to reserve for the task that decodes a group"""
 
 
-def read_groups(manifest: GroupReader, units: Sequence[Unit]) -> Groups:
+def read_groups(manifest: GroupReader, units: Sequence[ReadUnit]) -> Groups:
     """Plan the reading of groups; each arrives once, in whatever order."""
     in_order = any(unit.in_order for unit in units)
     rows = ray.data.range(len(units), override_num_blocks=len(units)).map_batches(
@@ -58,9 +58,9 @@ def read_groups(manifest: GroupReader, units: Sequence[Unit]) -> Groups:
 
 
 def read_unit(
-    batch: dict[str, NDArray[np.int64]], manifest: GroupReader, units: "ray.ObjectRef[Sequence[Unit]]"
+    batch: dict[str, NDArray[np.int64]], manifest: GroupReader, units: "ray.ObjectRef[Sequence[ReadUnit]]"
 ) -> Iterator[pa.Table]:
     """Hand on the groups of one unit; runs in a worker."""
-    unit: Unit = ray.get(units)[int(batch["id"][0])]
+    unit: ReadUnit = ray.get(units)[int(batch["id"][0])]
     for row in rows_of(unit, manifest):
         yield pa.Table.from_pylist([row], schema=GROUP_SCHEMA)

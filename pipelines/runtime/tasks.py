@@ -15,9 +15,9 @@ from ray.exceptions import RayError, RayTaskError
 
 from cluster import session
 from overlay.errors import WorkError, one_line
-from overlay.sources.read_plan import Unit
+from overlay.sources.read_plan import ReadUnit
 from overlay.sources.reader import OneFile, read_in_order
-from overlay.storage.path import Place
+from overlay.storage.path import StoragePath
 
 _Result = TypeVar("_Result")
 
@@ -51,7 +51,7 @@ def in_parallel(work: Callable[..., _Result], calls: Iterable[tuple[Any, ...]]) 
             ray.cancel(call)
 
 
-def readings(manifest: Place, units: Sequence[Unit]) -> Iterator[Any]:
+def readings(manifest: StoragePath, units: Sequence[ReadUnit]) -> Iterator[Any]:
     """Yield for each group of the units a first argument for `in_parallel`: (group, contents).
 
     Contents are the bytes of each row's image and masks, where the archive can only be read in order; else None.
@@ -73,7 +73,7 @@ def readings(manifest: Place, units: Sequence[Unit]) -> Iterator[Any]:
 class ArchivePass:
     """One pass over an archive that can only be read in order; hands on group after group, as they are asked for."""
 
-    def __init__(self, manifest: Place, unit: Unit) -> None:
+    def __init__(self, manifest: StoragePath, unit: ReadUnit) -> None:
         self._manifest, self._unit = manifest, unit
         self._begin()
 

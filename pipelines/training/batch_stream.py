@@ -25,7 +25,7 @@ from ray.data import TaskPoolStrategy
 
 from overlay.config import Augment
 from overlay.images.augment import augment, generator
-from overlay.training.sampler import Plan
+from overlay.training.sampler import SamplePlan
 from pipelines.training.image_source import TASK_IMAGES, Source
 
 LEAST_TASKS = 8
@@ -47,7 +47,7 @@ class Batch:
 
 def stream(
     source: Source,
-    plan: Plan,
+    plan: SamplePlan,
     config: Augment,
     *,
     rank: int,
@@ -92,7 +92,7 @@ class _Execution:
     """Some of a stream's tasks, each of which makes the batches of its steps."""
 
     source: Source
-    plan: Plan
+    plan: SamplePlan
     config: Augment
     rank: int
     world_size: int

@@ -15,7 +15,7 @@ from overlay.models.pretrained import Weights
 from overlay.training.learner import Learner
 from overlay.training.losses import class_weights
 from overlay.training.run_folder import RunFolder
-from overlay.training.sampler import Plan
+from overlay.training.sampler import SamplePlan
 from pipelines.runtime.placement import Placement
 from pipelines.training import image_source
 from pipelines.training.monitor import Tracker
@@ -63,7 +63,7 @@ def largest_batch(config: Train, classes: int, samples: int, weights: Weights) -
     least, fitting = 2 * config.train.accumulate, 0
     size = 1 << (least - 1).bit_length()
     while size <= min(samples, LARGEST_BATCH):
-        plan = Plan(samples=size, batch_size=size, epochs=2, seed=0)
+        plan = SamplePlan(samples=size, batch_size=size, epochs=2, seed=0)
         try:
             learner = Learner(config, classes, weights, plan, torch.device("cuda"))
             learner.begin_epoch(config.train.epochs)  # when most of the network is trained
@@ -90,7 +90,7 @@ def dry_run(
     steps = config.train.dry_run
     once = replace(config, train=replace(config.train, epochs=1), tracking=Tracking(mode="disabled"))
     source = image_source.decoded(dataset, "train", config.input, limit=steps * batch_size)
-    plan = Plan(len(source.labels), batch_size, epochs=1, seed=config.train.seed)
+    plan = SamplePlan(len(source.labels), batch_size, epochs=1, seed=config.train.seed)
     tried = RunFolder(folder)
     tried.begin(once, dataset.card.fingerprint, batch_size)
     with Tracker(once, tried, plan, placement, begin=0) as tracker:

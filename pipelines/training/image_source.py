@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from overlay.config import Input
 from overlay.dataset.prepared import PreparedDataset
-from overlay.training.sampler import Plan
+from overlay.training.sampler import SamplePlan
 from pipelines.runtime.dataset_rows import decoded_rows
 
 TASK_IMAGES = 256
@@ -31,10 +31,10 @@ class Source(Protocol):
     def labels(self) -> NDArray[np.int64]:
         """(samples,) positions in the dataset's classes."""
 
-    def tasks(self, plan: Plan, start: int) -> list[range]:
+    def tasks(self, plan: SamplePlan, start: int) -> list[range]:
         """Divide the steps from ``start`` on among tasks."""
 
-    def read(self, plan: Plan, steps: range, rank: int, world_size: int) -> Iterator[NDArray[np.uint8]]:
+    def read(self, plan: SamplePlan, steps: range, rank: int, world_size: int) -> Iterator[NDArray[np.uint8]]:
         """Yield the images (n, size, size, 3) of one worker's share of step after step."""
 
 
@@ -58,12 +58,12 @@ class Samples:
         blocks = dict(zip(needed, ray.get([self.blocks[b] for b in needed]), strict=True))
         return np.stack([blocks[block][row] for block, row in self.places[indices].tolist()])
 
-    def tasks(self, plan: Plan, start: int) -> list[range]:
+    def tasks(self, plan: SamplePlan, start: int) -> list[range]:
         """Divide the steps into equal parts of some images."""
         each = max(1, TASK_IMAGES // plan.batch_size)
         return [range(first, min(first + each, plan.steps)) for first in range(start, plan.steps, each)]
 
-    def read(self, plan: Plan, steps: range, rank: int, world_size: int) -> Iterator[NDArray[np.uint8]]:
+    def read(self, plan: SamplePlan, steps: range, rank: int, world_size: int) -> Iterator[NDArray[np.uint8]]:
         """Take the images out of the object store."""
         for step in steps:
             yield self.gather(plan.batch(step, rank, world_size))

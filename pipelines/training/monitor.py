@@ -30,7 +30,7 @@ from overlay.storage.atomic import write_atomically
 from overlay.training import history
 from overlay.training.history import Epoch
 from overlay.training.run_folder import RunFolder
-from overlay.training.sampler import Plan
+from overlay.training.sampler import SamplePlan
 from pipelines.runtime.placement import Placement
 from pipelines.runtime.progress import progress
 
@@ -101,7 +101,7 @@ class Tracker:
     ``begin`` is the step that the run goes on after.
     """
 
-    def __init__(self, config: Train, folder: RunFolder, plan: Plan, placement: Placement, begin: int) -> None:
+    def __init__(self, config: Train, folder: RunFolder, plan: SamplePlan, placement: Placement, begin: int) -> None:
         # On this node, which lives as long as the run; started again should it die, when it is told all anew.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         options = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": here}
@@ -113,13 +113,13 @@ class Tracker:
         self._follower = threading.Thread(target=self._follow, daemon=True)
         file = folder.history_file
         self._known = self._shown = pq.read_metadata(file).num_rows if file.exists() else 0
-        self._run: tracking.Run | None = None
+        self._run: tracking.WandbRun | None = None
 
     def __enter__(self) -> "Tracker":
         mode = tracking.resolve(self._config.tracking)
         print(tracking.describe(self._config.tracking, mode))
         if mode != "disabled":
-            self._run = tracking.Run(self._config, mode, self._folder.tracking_id, self._folder.path)
+            self._run = tracking.WandbRun(self._config, mode, self._folder.tracking_id, self._folder.path)
         # What kills a job politely: `ray job stop`, Kubernetes, a batch system. Ctrl-C is Ray Train's own.
         self._before = signal.signal(signal.SIGTERM, lambda *_: self._leaving.set())
         self._follower.start()

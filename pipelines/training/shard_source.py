@@ -11,9 +11,9 @@ from cluster.session import Resources
 from overlay.config import Input
 from overlay.dataset.prepared import PreparedDataset, part_path
 from overlay.storage.parquet import open_parquet
-from overlay.storage.path import Place
-from overlay.training.sampler import Plan
-from overlay.training.windowed_sampler import WindowedPlan
+from overlay.storage.path import StoragePath
+from overlay.training.sampler import SamplePlan
+from overlay.training.windowed_sampler import WindowedSamplePlan
 from pipelines.runtime.dataset_rows import decode_one
 
 STORE_SHARE = 0.5
@@ -29,7 +29,7 @@ def fits(images: int, config: Input, cluster: Resources) -> bool:
 class Shards:
     """The images of one split, in the shards, numbered as they lie there."""
 
-    files: list[Place]
+    files: list[StoragePath]
     rows: list[NDArray[np.int64]]
     """the rows of the split in each file"""
     labels: NDArray[np.int64]
@@ -40,12 +40,12 @@ class Shards:
         """Side of an image in pixels."""
         return self.input.size
 
-    def tasks(self, plan: Plan, start: int) -> list[range]:
+    def tasks(self, plan: SamplePlan, start: int) -> list[range]:
         """Give each window to one task."""
-        assert isinstance(plan, WindowedPlan)
+        assert isinstance(plan, WindowedSamplePlan)
         return plan.windows(start)
 
-    def read(self, plan: Plan, steps: range, rank: int, world_size: int) -> Iterator[NDArray[np.uint8]]:
+    def read(self, plan: SamplePlan, steps: range, rank: int, world_size: int) -> Iterator[NDArray[np.uint8]]:
         """Read the bytes of a window's images, shard after shard, and decode them step after step."""
         batches = [plan.batch(step, rank, world_size) for step in steps]
         encoded = self._bytes(np.sort(np.concatenate(batches)))

@@ -12,8 +12,8 @@ from overlay.dataset.prepared import PreparedDataset
 from overlay.errors import RequestError, WorkError
 from overlay.models import model_file
 from overlay.models.pretrained import Weights
-from overlay.training.sampler import Plan
-from overlay.training.windowed_sampler import WindowedPlan
+from overlay.training.sampler import SamplePlan
+from overlay.training.windowed_sampler import WindowedSamplePlan
 from pipelines.training import image_source, shard_source
 from pipelines.training.worker import Job, train_worker
 
@@ -36,7 +36,7 @@ def counts(dataset: PreparedDataset, split: str) -> list[int]:
     return [dataset.card.counts[name][split] for name in dataset.card.classes]
 
 
-def plan_of(config: Train, dataset: PreparedDataset, batch_size: int) -> tuple[image_source.Source, Plan]:
+def plan_of(config: Train, dataset: PreparedDataset, batch_size: int) -> tuple[image_source.Source, SamplePlan]:
     """Find the training images, and plan when which of them comes.
 
     Raises:
@@ -45,13 +45,13 @@ def plan_of(config: Train, dataset: PreparedDataset, batch_size: int) -> tuple[i
     """
     samples = sum(counts(dataset, "train"))
     loop = config.train
-    smallest = Plan(samples, batch_size, loop.epochs, loop.seed).smallest_batch
+    smallest = SamplePlan(samples, batch_size, loop.epochs, loop.seed).smallest_batch
     check_share(smallest, loop.most_workers, loop.accumulate)
     images = samples + sum(counts(dataset, "val"))
     if shard_source.fits(images, config.input, session.resources()):
         decoded = image_source.decoded(dataset, "train", config.input)
         labels = tuple(decoded.labels.tolist()) if loop.balanced else None
-        return decoded, Plan(samples, batch_size, loop.epochs, loop.seed, labels)
+        return decoded, SamplePlan(samples, batch_size, loop.epochs, loop.seed, labels)
     if loop.balanced:
         raise RequestError(
             f"train.balanced needs the images in memory, and {images} of input.size {config.input.size} are too many "
@@ -60,7 +60,7 @@ def plan_of(config: Train, dataset: PreparedDataset, batch_size: int) -> tuple[i
     source = shard_source.open_shards(dataset, "train", config.input)
     sizes = tuple(map(len, source.rows))
     window = max(1, loop.shuffle_window // batch_size)
-    plan = WindowedPlan(samples, batch_size, loop.epochs, loop.seed, shards=sizes, window=window)
+    plan = WindowedSamplePlan(samples, batch_size, loop.epochs, loop.seed, shards=sizes, window=window)
     print(f"{images} images are too many for the cluster's memory; they are read anew each epoch, and shuffled among")
     print(f"  the {window * batch_size} that follow each other in shards of random order (train.shuffle_window)")
     return source, plan

@@ -28,10 +28,10 @@ from overlay.models.device import autocast, use_all_cores
 from overlay.models.network import StateDict, normalise
 from overlay.models.pretrained import Weights
 from overlay.training import checkpoint, history
-from overlay.training.epoch_metrics import Tally
+from overlay.training.epoch_metrics import EpochMetrics
 from overlay.training.history import Epoch
 from overlay.training.learner import Learner
-from overlay.training.sampler import Plan
+from overlay.training.sampler import SamplePlan
 from pipelines.runtime.placement import Placement
 from pipelines.training import batch_stream, image_source
 from pipelines.training.monitor import Board, Posted
@@ -54,7 +54,7 @@ class Job:
     """float32 (classes,)"""
     train: image_source.Source
     validation: image_source.Samples
-    plan: Plan
+    plan: SamplePlan
     placement: Placement
     checkpoints: Path
     board: ActorHandle[Board]
@@ -81,10 +81,10 @@ def train_worker(config: dict[str, Job]) -> None:
         world_size=world_size,
         class_weights=job.class_weights,
     )
-    tally = Tally(len(job.card.classes), device)
+    tally = EpochMetrics(len(job.card.classes), device)
     precision = autocast(device, settings.train.precision)
     interruptions = Interruptions(job.board, rank, world_size)
-    writer = checkpoint.Writer(job.checkpoints)
+    writer = checkpoint.CheckpointWriter(job.checkpoints)
     step, epochs, trained_for = 0, list[Epoch](), 0.0
     previous = ray.train.collective.broadcast_from_rank_zero(checkpoint.newest(job.checkpoints))
     if previous is not None:
@@ -195,7 +195,7 @@ def validate(
         for buffer in network.buffers():
             torch.distributed.broadcast(buffer, src=0)
     mean, std = torch.tensor(card.mean, device=device), torch.tensor(card.std, device=device)
-    tally = Tally(len(card.classes), device)
+    tally = EpochMetrics(len(card.classes), device)
     network.eval()
     starts = range(0, len(samples), VALIDATION_BATCH)[rank::world_size]
     for start in starts:
@@ -228,7 +228,7 @@ def _peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _out_of_memory(config: Train, plan: Plan) -> str:
+def _out_of_memory(config: Train, plan: SamplePlan) -> str:
     free, total = torch.cuda.mem_get_info()
     half = plan.batch_size // 2
     return (

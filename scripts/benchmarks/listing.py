@@ -37,7 +37,7 @@ def main() -> None:
 def freeze(folder: Path) -> None:
     """List what was made."""
     from overlay.config import Limits
-    from overlay.prediction.manifest import Listing, write
+    from overlay.prediction.manifest import ManifestListing, write
     from overlay.sources.resolve import collect
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -46,7 +46,7 @@ def freeze(folder: Path) -> None:
     portions = collect([str(folder / "images")], ["benign", "malignant", "normal"], Limits())
     *_, listing = write(portions, folder / "manifest", 10_000)
     seconds, processor = time.perf_counter() - began, time.process_time() - processor
-    assert isinstance(listing, Listing)
+    assert isinstance(listing, ManifestListing)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     size = sum(file.stat().st_size for file in (folder / "manifest").iterdir()) / 2**20
     print(

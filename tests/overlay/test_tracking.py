@@ -16,7 +16,7 @@ import wandb
 from overlay.config import Tracking, Train
 from overlay.errors import RequestError, WorkError
 from overlay.evaluation import metrics
-from overlay.tracking import Run, describe, resolve
+from overlay.tracking import WandbRun, describe, resolve
 from overlay.training.history import Epoch
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -102,7 +102,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder.mkdir()
     model = folder / "Resnet_fineTuning.pth"
     model.write_bytes(b"weights")
-    run = Run(Train(dataset="ds", out=str(folder), tracking=Tracking(mode="offline")), "offline", "ab12cd34", folder)
+    run = WandbRun(
+        Train(dataset="ds", out=str(folder), tracking=Tracking(mode="offline")), "offline", "ab12cd34", folder
+    )
     run.log(EPOCHS[:1])
     run.log(EPOCHS)
     probabilities = np.array([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.25, 0.25, 0.5], [0.25, 0.25, 0.5]])
@@ -195,7 +197,7 @@ def test_what_was_logged_just_before_a_kill_is_logged_again_where_it_was_lost(tm
     assert before in ([1], [1, 2])
 
     later = Tracking(mode="offline")
-    run = Run(Train(dataset="ds", out=str(tmp_path), tracking=later), "offline", "ab12cd34", tmp_path)
+    run = WandbRun(Train(dataset="ds", out=str(tmp_path), tracking=later), "offline", "ab12cd34", tmp_path)
     run.log(EPOCHS)
     run.close(failed=False)
     wandb.teardown()
@@ -215,4 +217,4 @@ def test_what_wandb_refuses_is_said_in_one_line(tmp_path: Path, monkeypatch: pyt
         "--tracking.mode offline or disabled$"
     )
     with pytest.raises(WorkError, match=message):
-        Run(Train(dataset="ds", out=str(tmp_path)), "online", "ab12cd34", tmp_path)
+        WandbRun(Train(dataset="ds", out=str(tmp_path)), "online", "ab12cd34", tmp_path)

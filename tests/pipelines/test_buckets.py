@@ -15,7 +15,7 @@ from overlay.errors import RequestError, WorkError
 from overlay.sources.reader import Reader
 from overlay.storage import object_store
 from overlay.storage.parquet import open_parquet
-from overlay.storage.path import Place
+from overlay.storage.path import StoragePath
 from pipelines import check, predict, prepare
 from pipelines.training import image_source
 from tests.pipelines.test_archives import folder_predictions, pack, predictions, random_model
@@ -24,9 +24,9 @@ __all__ = ["folder_predictions", "random_model"]  # fixtures
 
 
 @pytest.fixture(scope="module")
-def bucket(new_bucket: Callable[[], str], phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
+def bucket(new_bucket: Callable[[], str], phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> StoragePath:
     """The phantoms as a folder and as archives."""
-    place = Place.of(new_bucket())
+    place = StoragePath.of(new_bucket())
     for file in phantoms.rglob("*.png"):
         upload(file, place / "set" / file.relative_to(phantoms).as_posix())
     for name in ("x.zip", "x.tar.gz"):
@@ -34,7 +34,7 @@ def bucket(new_bucket: Callable[[], str], phantoms: Path, tmp_path_factory: pyte
     return place
 
 
-def upload(file: Path, place: Place) -> None:
+def upload(file: Path, place: StoragePath) -> None:
     from overlay.storage.atomic import write_atomically
 
     with write_atomically(place) as temporary:
@@ -42,7 +42,7 @@ def upload(file: Path, place: Place) -> None:
 
 
 @pytest.fixture(scope="module")
-def in_bucket(bucket: Place, dataset: PreparedDataset) -> PreparedDataset:
+def in_bucket(bucket: StoragePath, dataset: PreparedDataset) -> PreparedDataset:
     """A dataset in a bucket, from a folder in a bucket."""
     return prepare.run(Prepare([str(bucket / "set")], str(bucket / "dataset")))
 
@@ -62,14 +62,14 @@ def test_a_bucket_gives_the_dataset_of_its_folder(
         prepare.run(Prepare(request.sources, str(in_bucket.place / "data")))
 
 
-def test_archives_in_a_bucket(bucket: Place, dataset: PreparedDataset, tmp_path: Path) -> None:
+def test_archives_in_a_bucket(bucket: StoragePath, dataset: PreparedDataset, tmp_path: Path) -> None:
     for name in ("x.zip", "x.tar.gz"):
         prepared = prepare.run(Prepare([str(bucket / name)], str(tmp_path / name)))
         assert prepared.card.fingerprint == dataset.card.fingerprint
 
 
 def test_a_run_that_was_ended_goes_on(
-    bucket: Place, dataset: PreparedDataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bucket: StoragePath, dataset: PreparedDataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = Prepare([str(bucket / "x.tar.gz")], str(bucket / "again"), shard_rows=8)
     with monkeypatch.context() as patch:
@@ -107,7 +107,7 @@ def test_a_dataset_in_a_bucket_can_be_checked(in_bucket: PreparedDataset, capsys
 
 
 def test_predictions_in_a_bucket(
-    bucket: Place, folder_predictions: list[Any], random_model: Path, tmp_path: Path
+    bucket: StoragePath, folder_predictions: list[Any], random_model: Path, tmp_path: Path
 ) -> None:
     rows = predictions([str(bucket / "set")], random_model, str(tmp_path / "out"))
     for row, other in zip(rows, folder_predictions, strict=True):

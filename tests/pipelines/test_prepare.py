@@ -21,7 +21,7 @@ from PIL import Image
 
 from overlay.config import Duplicates, OverlayStyle, Prepare, Split
 from overlay.dataset.prepared import PreparedDataset
-from overlay.dataset.schema import MANIFEST_SCHEMA, REJECTED_SCHEMA, SCHEMA
+from overlay.dataset.schema import DATASET_MANIFEST_SCHEMA, DATASET_SCHEMA, REJECTED_SCHEMA
 from overlay.errors import RequestError, WorkError
 from overlay.images.codec import decode
 from pipelines import prepare
@@ -67,9 +67,9 @@ def test_the_files_of_the_contract(prepared: PreparedDataset, source: Path) -> N
         "rejected.parquet",
     ]
     assert [pq.read_metadata(file).num_rows for file in prepared.data_files()] == [6, 6, 4]
-    assert all(pq.read_schema(file).equals(SCHEMA, check_metadata=True) for file in prepared.data_files())
+    assert all(pq.read_schema(file).equals(DATASET_SCHEMA, check_metadata=True) for file in prepared.data_files())
     manifest, rejected = pq.read_table(out / "manifest.parquet"), pq.read_table(out / "rejected.parquet")
-    assert manifest.schema == MANIFEST_SCHEMA
+    assert manifest.schema == DATASET_MANIFEST_SCHEMA
     assert rejected.schema == REJECTED_SCHEMA
     assert rejected.num_rows == 0
     assert manifest.filter(pc.equal(manifest["id"], "a/a (1).png")).to_pylist() == [

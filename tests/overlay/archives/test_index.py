@@ -18,7 +18,7 @@ from overlay.archives.entries import Span
 from overlay.archives.index import list_archive, read_member, read_members_in_order
 from overlay.config import Limits
 from overlay.errors import ImageError
-from overlay.storage.path import Place
+from overlay.storage.path import StoragePath
 
 FILES = {"a/1.png": b"one" * 300, "a/1_mask.png": b"two", "b/2.jpg": b"", "b/notes.txt": b"text"}
 IMAGES = ["a/1.png", "a/1_mask.png", "b/2.jpg"]
@@ -68,15 +68,15 @@ MAKERS: dict[str, Callable[[dict[str, bytes]], bytes]] = {
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Callable[[bytes], Place]:
-    def write(data: bytes, name: str = "archive") -> Place:
+def place(tmp_path: Path) -> Callable[[bytes], StoragePath]:
+    def write(data: bytes, name: str = "archive") -> StoragePath:
         (tmp_path / name).write_bytes(data)
-        return Place.of(tmp_path / name)
+        return StoragePath.of(tmp_path / name)
 
     return write
 
 
-def contents(archive: Place, members: dict[str, Span]) -> dict[str, bytes]:
+def contents(archive: StoragePath, members: dict[str, Span]) -> dict[str, bytes]:
     if any(span.in_order_only for span in members.values()):
         read = dict(read_members_in_order(archive, [[span] for span in members.values()]))
         return {name: read[index][0] for index, name in enumerate(members)}
@@ -85,7 +85,7 @@ def contents(archive: Place, members: dict[str, Span]) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_every_kind_gives_the_same_bytes(place: Callable[..., Place], name: str) -> None:
+def test_every_kind_gives_the_same_bytes(place: Callable[..., StoragePath], name: str) -> None:
     long = {f"{'deep/' * 30}long.png": b"long", "a/\u00fc \u8d85\u58f0.png": b"unicode"}
     archive = place(MAKERS[name](FILES | long))
     listing = list_archive(archive, LIMITS)
@@ -95,7 +95,7 @@ def test_every_kind_gives_the_same_bytes(place: Callable[..., Place], name: str)
     assert contents(archive, listing.members) == {name: (FILES | long)[name] for name in [*IMAGES, *long]}
 
 
-def test_zip64(place: Callable[..., Place], tmp_path: Path) -> None:
+def test_zip64(place: Callable[..., StoragePath], tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         for name in ("a/1.png", "b/2.png"):
             with archive.open(name, "w", force_zip64=True) as member:
@@ -113,7 +113,7 @@ def test_zip64(place: Callable[..., Place], tmp_path: Path) -> None:
     assert contents(archive64, listing.members) == {"a/1.png": b"a/1.png", "b/2.png": b"b/2.png"}
 
 
-def test_members_come_in_order_with_all_that_belongs_to_a_record(place: Callable[..., Place]) -> None:
+def test_members_come_in_order_with_all_that_belongs_to_a_record(place: Callable[..., StoragePath]) -> None:
     archive = place(MAKERS["x.tar.gz"]({"i/1.png": b"1", "i/2.png": b"2", "m/2.png": b"two", "m/1.png": b"one"}))
     spans = list_archive(archive, LIMITS).members
     records = [[spans["i/1.png"], spans["m/1.png"]], [spans["i/2.png"], spans["m/2.png"], spans["m/1.png"]]]
@@ -125,7 +125,7 @@ def test_members_come_in_order_with_all_that_belongs_to_a_record(place: Callable
     ]
 
 
-def test_an_archive_that_changed_is_an_error_of_the_job(place: Callable[..., Place]) -> None:
+def test_an_archive_that_changed_is_an_error_of_the_job(place: Callable[..., StoragePath]) -> None:
     spans = list_archive(place(MAKERS["x.tar.gz"](FILES)), LIMITS).members
     changed = place(gzip.compress(b"short"))
     with pytest.raises(OSError, match="has changed since it was listed: it is shorter now"):
@@ -136,7 +136,7 @@ NAMES = ["/etc/1.png", "../../2.png", "a/../../3.png", "C:/4.png", "__MACOSX/a/.
 
 
 @pytest.mark.parametrize("kind", ["x.zip", "x.tar", "x.tar.gz"])
-def test_names(place: Callable[..., Place], kind: str, tmp_path: Path) -> None:
+def test_names(place: Callable[..., StoragePath], kind: str, tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
     archive = place(MAKERS[kind](dict.fromkeys([*NAMES, "a/more.tar.bz2", "a/inner.zip"], b"x")))
     listing = list_archive(archive, LIMITS)
@@ -150,14 +150,14 @@ def test_names(place: Callable[..., Place], kind: str, tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*")) == [*before, tmp_path / "archive"]
 
 
-def test_names_written_on_windows_and_before_utf8(place: Callable[..., Place]) -> None:
+def test_names_written_on_windows_and_before_utf8(place: Callable[..., StoragePath]) -> None:
     data = zipped({"b|a|0.png": b"x", "a/AAA.png": b"y"}).replace(b"b|a|0", b"b\\a\\0").replace(b"AAA", b"\x84\x94\x81")
     listing = list_archive(place(data), LIMITS)
     assert list(listing.members) == ["b/a/0.png", "a/äöü.png"]
     assert listing.troubles == []
 
 
-def test_names_that_are_not_utf8(place: Callable[..., Place]) -> None:
+def test_names_that_are_not_utf8(place: Callable[..., StoragePath]) -> None:
     listing = list_archive(place(tar({"a/AAA.png": b"y"}, format=tarfile.USTAR_FORMAT)), LIMITS)
     assert list(listing.members) == ["a/AAA.png"]
     stream = io.BytesIO()
@@ -171,7 +171,7 @@ def test_names_that_are_not_utf8(place: Callable[..., Place]) -> None:
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
-def test_links_and_devices_in_a_tar(place: Callable[..., Place], pack: Callable[[bytes], bytes]) -> None:
+def test_links_and_devices_in_a_tar(place: Callable[..., StoragePath], pack: Callable[[bytes], bytes]) -> None:
     odd = {
         "a/soft.png": tarfile.SYMTYPE,
         "a/hard.png": tarfile.LNKTYPE,
@@ -185,7 +185,7 @@ def test_links_and_devices_in_a_tar(place: Callable[..., Place], pack: Callable[
     assert listing.troubles == [(name, "link or device within an archive: only regular files are read") for name in odd]
 
 
-def test_links_in_a_zip(place: Callable[..., Place]) -> None:
+def test_links_in_a_zip(place: Callable[..., StoragePath]) -> None:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         link = zipfile.ZipInfo("a/link.png")
@@ -198,7 +198,7 @@ def test_links_in_a_zip(place: Callable[..., Place]) -> None:
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("kind", ["zip", "tar"])
-def test_duplicate_names(place: Callable[..., Place], kind: str) -> None:
+def test_duplicate_names(place: Callable[..., StoragePath], kind: str) -> None:
     stream = io.BytesIO()
     if kind == "zip":
         with zipfile.ZipFile(stream, "w") as archive:
@@ -216,7 +216,7 @@ def test_duplicate_names(place: Callable[..., Place], kind: str) -> None:
     assert listing.troubles == [("a/1.png", "duplicate name: the first member of that name is used")]
 
 
-def test_encrypted_members_and_methods_that_are_not_read(place: Callable[..., Place]) -> None:
+def test_encrypted_members_and_methods_that_are_not_read(place: Callable[..., StoragePath]) -> None:
     data = bytearray(zipped({"a/1.png": b"x", "a/2.png": b"y", "a/note.txt": b"z"}))
     for name in (b"a/1.png", b"a/note.txt"):
         entry = data.rindex(b"PK\1\2", 0, data.rindex(name))
@@ -239,13 +239,13 @@ def test_encrypted_members_and_methods_that_are_not_read(place: Callable[..., Pl
         (b"PK\3\4" + b"x" * 1000, "damaged or cut off zip: File is not a zip file"),
     ],
 )
-def test_what_is_called_an_archive_and_is_none(place: Callable[..., Place], data: bytes, reason: str) -> None:
+def test_what_is_called_an_archive_and_is_none(place: Callable[..., StoragePath], data: bytes, reason: str) -> None:
     listing = list_archive(place(data), LIMITS)
     assert listing.members == {}
     assert listing.troubles == [(None, reason)]
 
 
-def test_the_content_decides_and_not_the_name(place: Callable[..., Place]) -> None:
+def test_the_content_decides_and_not_the_name(place: Callable[..., StoragePath]) -> None:
     assert list(list_archive(place(gzip.compress(tar(FILES)), "x.zip"), LIMITS).members) == IMAGES
     assert list(list_archive(place(zipped(FILES), "x.tar"), LIMITS).members) == IMAGES
 
@@ -266,7 +266,7 @@ def cuts() -> list[tuple[int, list[str], str]]:
 @pytest.mark.parametrize(("length", "members", "reason"), cuts())
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, zst])
 def test_cut_off_tars(
-    place: Callable[..., Place], length: int, members: list[str], reason: str, pack: Callable[[bytes], bytes]
+    place: Callable[..., StoragePath], length: int, members: list[str], reason: str, pack: Callable[[bytes], bytes]
 ) -> None:
     listing = list_archive(place(pack(tar(FILES)[:length])), LIMITS)
     assert list(listing.members) == members
@@ -274,7 +274,7 @@ def test_cut_off_tars(
 
 
 @pytest.mark.parametrize("name", ["x.tar.gz", "x.tar.zst"])
-def test_compressed_tars_that_are_cut_off_or_changed(place: Callable[..., Place], name: str) -> None:
+def test_compressed_tars_that_are_cut_off_or_changed(place: Callable[..., StoragePath], name: str) -> None:
     files = {f"a/{i}.png": bytes((i * 7 + j * j) % 251 for j in range(3000)) for i in range(9)}
     data = MAKERS[name](files)
     listing = list_archive(place(data[:-2]), LIMITS)
@@ -289,7 +289,7 @@ def test_compressed_tars_that_are_cut_off_or_changed(place: Callable[..., Place]
         assert listing.troubles == [(None, reason)]
 
 
-def test_limits(place: Callable[..., Place]) -> None:
+def test_limits(place: Callable[..., StoragePath]) -> None:
     for name, maker in MAKERS.items():
         archive = place(maker(FILES))
         listing = list_archive(archive, replace(LIMITS, members=2))
@@ -308,7 +308,7 @@ def test_limits(place: Callable[..., Place]) -> None:
 
 
 @pytest.mark.parametrize("name", ["x.zip", "x.tar.gz", "x.tar.zst"])
-def test_a_bomb_is_not_unpacked(place: Callable[..., Place], name: str) -> None:
+def test_a_bomb_is_not_unpacked(place: Callable[..., StoragePath], name: str) -> None:
     data = MAKERS[name]({"a/1.png": b"fine", "a/bomb.png": bytes(50_000_000)})
     assert len(data) < 60_000
     listing = list_archive(place(data), LIMITS)
@@ -316,7 +316,7 @@ def test_a_bomb_is_not_unpacked(place: Callable[..., Place], name: str) -> None:
     assert listing.troubles == [(None, "unpacks to more than 100 times its size (limits.ratio)")]
 
 
-def test_sizes_that_lie(place: Callable[..., Place]) -> None:
+def test_sizes_that_lie(place: Callable[..., StoragePath]) -> None:
     data = zipped({"a/1.png": bytes(50_000_000)})
     entry = data.rindex(b"PK\1\2")
     for declared in (10, 0):
@@ -335,7 +335,7 @@ def test_sizes_that_lie(place: Callable[..., Place]) -> None:
     ]
 
 
-def test_a_damaged_member_is_told_by_its_checksum(place: Callable[..., Place]) -> None:
+def test_a_damaged_member_is_told_by_its_checksum(place: Callable[..., StoragePath]) -> None:
     data = zipped(FILES, zipfile.ZIP_STORED).replace(b"one", b"0ne", 1)
     archive = place(data)
     spans = list_archive(archive, LIMITS).members
@@ -347,7 +347,7 @@ def test_a_damaged_member_is_told_by_its_checksum(place: Callable[..., Place]) -
             read_member(file, replace(spans["a/1.png"], offset=5))
 
 
-def test_a_header_that_asks_for_everything(place: Callable[..., Place]) -> None:
+def test_a_header_that_asks_for_everything(place: Callable[..., StoragePath]) -> None:
     huge = special("././@LongLink", tarfile.GNUTYPE_LONGNAME)
     huge.size = 2**40
     listing = list_archive(place(tar({"a/1.png": b""}, huge, format=tarfile.GNU_FORMAT)), LIMITS)
@@ -355,7 +355,7 @@ def test_a_header_that_asks_for_everything(place: Callable[..., Place]) -> None:
     assert listing.troubles == [(None, f"damaged archive: a header of {2**40} bytes")]
 
 
-def test_a_negative_size_does_not_go_round_for_ever(place: Callable[..., Place]) -> None:
+def test_a_negative_size_does_not_go_round_for_ever(place: Callable[..., StoragePath]) -> None:
     negative = tarfile.TarInfo("a/2.png")
     negative.size = -1024
     data = tar({"a/1.png": b"x"})[:1024] + negative.tobuf(tarfile.GNU_FORMAT) + bytes(1024)
@@ -364,7 +364,7 @@ def test_a_negative_size_does_not_go_round_for_ever(place: Callable[..., Place])
     assert listing.troubles == [(None, "damaged archive: a member of negative size")]
 
 
-def test_webdataset_labels(place: Callable[..., Place]) -> None:
+def test_webdataset_labels(place: Callable[..., StoragePath]) -> None:
     files = {"0001.png": b"x", "0001.cls": b"benign\n", "0002.seg.png": b"y", "0002.cls": b"1", "s/3.cls": b"2"}
     listing = list_archive(place(tar(files)), LIMITS)
     assert listing.labels == {"0001": "benign", "0002": "1", "s/3": "2"}
@@ -386,14 +386,14 @@ def test_webdataset_labels(place: Callable[..., Place]) -> None:
         (b'{"label": "benign", "more": "' + b"x" * 70_000 + b'"}', None),
     ],
 )
-def test_webdataset_labels_in_json(place: Callable[..., Place], text: bytes, label: str | None) -> None:
+def test_webdataset_labels_in_json(place: Callable[..., StoragePath], text: bytes, label: str | None) -> None:
     listing = list_archive(place(tar({"s/0001.png": b"x", "s/0001.json": text})), LIMITS)
     assert listing.labels == ({"s/0001": label} if label else {})
     assert list(listing.members) == ["s/0001.png"]
     assert listing.passed_over == (0 if label else 1)
 
 
-def test_a_webdatasets_cls_counts_before_its_json(place: Callable[..., Place]) -> None:
+def test_a_webdatasets_cls_counts_before_its_json(place: Callable[..., StoragePath]) -> None:
     files = {"1.cls": b"a", "1.json": b'{"cls": "x"}', "1.png": b"", "2.json": b'{"cls": "x"}', "2.cls": b"b"}
     assert list_archive(place(tar(files)), LIMITS).labels == {"1": "a", "2": "b"}
 
@@ -403,7 +403,7 @@ ARCHIVES = {name: maker(FILES) for name, maker in MAKERS.items()}
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(sorted(ARCHIVES)), damage=st.data())
-def test_damaged_bytes_end_in_rows(place: Callable[..., Place], name: str, damage: st.DataObject) -> None:
+def test_damaged_bytes_end_in_rows(place: Callable[..., StoragePath], name: str, damage: st.DataObject) -> None:
     data = bytearray(ARCHIVES[name])
     for _ in range(damage.draw(st.integers(1, 4))):
         at = damage.draw(st.integers(0, len(data) - 1))

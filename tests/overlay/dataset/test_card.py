@@ -7,12 +7,12 @@ import pyarrow as pa
 import pytest
 
 from overlay.config import Duplicates, OverlayStyle, Split
-from overlay.dataset.card import FORMAT, Card, Request, fingerprint, read_card, write_card
+from overlay.dataset.card import DATASET_FORMAT, DatasetCard, DatasetRequest, fingerprint, read_card, write_card
 from overlay.errors import RequestError
 
-REQUEST = Request(["/data/busi"], OverlayStyle(), Split(), 1000, 256, "ab" * 32)
-CARD = Card(
-    format=FORMAT,
+REQUEST = DatasetRequest(["/data/busi"], OverlayStyle(), Split(), 1000, 256, "ab" * 32)
+CARD = DatasetCard(
+    format=DATASET_FORMAT,
     overlay_version="0.1.0",
     fingerprint="cd" * 32,
     classes=["benign", "normal"],
@@ -64,8 +64,10 @@ def test_fingerprint_covers_every_column(column: int) -> None:
 
 
 def test_a_newer_dataset_names_both_versions(tmp_path: Path) -> None:
-    folder = changed(tmp_path, format=FORMAT + 1, overlay_version="7.1", request={"unknown": "shape"})
-    with pytest.raises(RequestError, match=rf"format {FORMAT + 1} by overlay 7\.1; this is overlay .* format {FORMAT}"):
+    folder = changed(tmp_path, format=DATASET_FORMAT + 1, overlay_version="7.1", request={"unknown": "shape"})
+    with pytest.raises(
+        RequestError, match=rf"format {DATASET_FORMAT + 1} by overlay 7\.1; this is overlay .* format {DATASET_FORMAT}"
+    ):
         read_card(folder)
 
 
@@ -81,27 +83,30 @@ def test_a_card_of_somebody_else(tmp_path: Path, text: str) -> None:
     [
         (REQUEST, None),
         (
-            Request(["/data/busi"], OverlayStyle(alpha=0.5), Split(), 1000, 256, "ab" * 32),
+            DatasetRequest(["/data/busi"], OverlayStyle(alpha=0.5), Split(), 1000, 256, "ab" * 32),
             "overlay.alpha is 0.35 there and 0.5 here",
         ),
         (
-            Request(["/x"], OverlayStyle(), Split(), 1000, 256, "ab" * 32),
+            DatasetRequest(["/x"], OverlayStyle(), Split(), 1000, 256, "ab" * 32),
             "sources is ['/data/busi'] there and ['/x'] here",
         ),
         (
-            Request(["/data/busi"], OverlayStyle(), Split(seed=3), 1000, 256, "ab" * 32),
+            DatasetRequest(["/data/busi"], OverlayStyle(), Split(seed=3), 1000, 256, "ab" * 32),
             "split.seed is 0 there and 3 here",
         ),
-        (Request(["/data/busi"], OverlayStyle(), Split(), 1000, 256, "cd" * 32), "the sources hold other files now"),
         (
-            Request(["/data/busi"], OverlayStyle(), Split(), 1000, 256, "ab" * 32, Duplicates(conflicts="drop")),
+            DatasetRequest(["/data/busi"], OverlayStyle(), Split(), 1000, 256, "cd" * 32),
+            "the sources hold other files now",
+        ),
+        (
+            DatasetRequest(["/data/busi"], OverlayStyle(), Split(), 1000, 256, "ab" * 32, Duplicates(conflicts="drop")),
             "duplicates.conflicts is 'keep' there and 'drop' here",
         ),
         (
-            Request(["/data/busi"], OverlayStyle(), Split(), 1000, 256, "ab" * 32, tables="ef" * 32),
+            DatasetRequest(["/data/busi"], OverlayStyle(), Split(), 1000, 256, "ab" * 32, tables="ef" * 32),
             "the table of split.group_by or split.column says something else now",
         ),
     ],
 )
-def test_difference_of_requests(other: Request, difference: str | None) -> None:
+def test_difference_of_requests(other: DatasetRequest, difference: str | None) -> None:
     assert REQUEST.difference(other) == difference

@@ -5,14 +5,14 @@ import pytest
 
 from overlay.dataset.card import write_card
 from overlay.dataset.prepared import is_dataset, open_dataset, part_path
-from overlay.dataset.schema import SCHEMA
+from overlay.dataset.schema import DATASET_SCHEMA
 from overlay.errors import RequestError
 from overlay.storage.parquet import write_rows
 from tests.overlay.dataset.test_card import CARD
 
 
 def test_columns_are_the_contract() -> None:
-    assert [(field.name, str(field.type)) for field in SCHEMA] == [
+    assert [(field.name, str(field.type)) for field in DATASET_SCHEMA] == [
         ("id", "string"),
         ("image", "struct<bytes: binary, path: string>"),
         ("label", "string"),
@@ -33,8 +33,8 @@ def test_columns_are_the_contract() -> None:
 
 
 def test_hugging_face_finds_the_image_column() -> None:
-    features = json.loads(SCHEMA.metadata[b"huggingface"])["info"]["features"]
-    assert list(features) == SCHEMA.names
+    features = json.loads(DATASET_SCHEMA.metadata[b"huggingface"])["info"]["features"]
+    assert list(features) == DATASET_SCHEMA.names
     assert features["image"] == {"_type": "Image"}
     assert features["mask_extent"] == {"dtype": "float64", "_type": "Value"}
     assert features["width"] == {"dtype": "int32", "_type": "Value"}
@@ -43,7 +43,7 @@ def test_hugging_face_finds_the_image_column() -> None:
 def dataset(folder: Path) -> Path:
     write_card(folder, CARD)
     part_path(folder, 0).parent.mkdir()
-    with write_rows(part_path(folder, 0), SCHEMA) as rows:
+    with write_rows(part_path(folder, 0), DATASET_SCHEMA) as rows:
         rows.write({"id": "benign/1.png", "label": "benign", "image": {"bytes": b"", "path": ""}})
     return folder
 

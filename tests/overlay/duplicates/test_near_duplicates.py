@@ -7,7 +7,7 @@ import pytest
 from overlay.config import Prepare, Split
 from overlay.duplicates.hamming import near_pairs, parse
 from overlay.duplicates.multi_index import Hashes
-from overlay.duplicates.near_duplicates import DUPLICATES_SCHEMA, Duplicates, Leaks, find, join, leaks, settle
+from overlay.duplicates.near_duplicates import DUPLICATES_SCHEMA, Leakage, NearDuplicates, find, join, leaks, settle
 from overlay.errors import RequestError, WorkError
 from overlay.preparation.division import divide
 
@@ -38,7 +38,7 @@ def table(rows: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
-def found(distance: int = 40) -> Duplicates:
+def found(distance: int = 40) -> NearDuplicates:
     return find(table(ROWS), distance)
 
 
@@ -117,13 +117,13 @@ def test_keep_drop_stop() -> None:
 def test_what_a_split_tears_apart() -> None:
     sides: list[str | None] = ["train", "train", "test", "test", "test", "val"]
     groups = ["p", "p", "p", "q", "q", "q"]
-    assert leaks(sides, groups, found()) == Leaks(pairs=2, identical=1, groups=2)
+    assert leaks(sides, groups, found()) == Leakage(pairs=2, identical=1, groups=2)
     assert not leaks(["train"] * 6, groups, found())
     sides[3], groups[3] = None, "r"
-    assert leaks(sides, groups, found()) == Leaks(pairs=0, identical=0, groups=2)
+    assert leaks(sides, groups, found()) == Leakage(pairs=0, identical=0, groups=2)
 
 
-def many(sides: list[str] | None = None, distance: int = 40) -> tuple[pa.Table, Duplicates]:
+def many(sides: list[str] | None = None, distance: int = 40) -> tuple[pa.Table, NearDuplicates]:
     """Forty images that have nothing to do with each other, in pairs as the user's own groups."""
     numbers = np.random.default_rng(0).integers(0, 256, (40, 32), np.uint8)
     rows = [
@@ -170,7 +170,7 @@ def test_a_split_of_the_users_own_is_kept_and_its_leaks_are_counted() -> None:
     images, duplicates = many(own)
     divided, division = divide(images, ["a", "b"], Prepare(["s"], "o", split=Split(column="t.csv:x")), duplicates)
     assert divided["split"].to_pylist() == own
-    assert division.leaks == Leaks(pairs=0, identical=0, groups=20)
+    assert division.leaks == Leakage(pairs=0, identical=0, groups=20)
 
 
 def test_what_was_dropped_takes_no_part_in_the_leaks() -> None:
@@ -181,7 +181,7 @@ def test_what_was_dropped_takes_no_part_in_the_leaks() -> None:
     divided, division = divide(stay, ["a", "b"], config, duplicates)
     assert divided["id"].to_pylist() == ["a/2", "a/3", "b/1", "b/2", "b/3"]
     # a/2 and b/1, a/3 and b/2; the pairs of a/1 are gone
-    assert division.leaks == Leaks(pairs=2, identical=0, groups=2)
+    assert division.leaks == Leakage(pairs=2, identical=0, groups=2)
 
 
 def test_a_class_that_is_gone() -> None:

@@ -67,7 +67,7 @@ def test_lesions_have_their_classs_signs(index: int) -> None:
 
 
 @pytest.mark.parametrize(("name", "brighter"), [("benign", True), ("malignant", False)])
-def test_what_lies_behind_a_lesion(name: phantoms.Class, brighter: bool) -> None:
+def test_what_lies_behind_a_lesion(name: phantoms.PhantomClass, brighter: bool) -> None:
     ratios = []
     for index in range(1, 13):
         image, found = phantoms.phantom(name, seed=2, index=index)

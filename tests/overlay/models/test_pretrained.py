@@ -10,22 +10,24 @@ from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, build, normalise
 from overlay.training import freezing
 from overlay.training.ema import Ema
 from overlay.training.losses import per_sample, soft_targets
-from overlay.training.lr_schedule import Schedule
+from overlay.training.lr_schedule import LearningRateSchedule
 from overlay.training.optimizer import build_optimizer
-from overlay.training.sampler import Plan
+from overlay.training.sampler import SamplePlan
 
 
 def test_24_phantoms_are_learnt_by_heart() -> None:
     config = Optimizer(lr=1e-3)
-    drawn = [phantoms.phantom(name, seed=0, index=index)[0] for name in phantoms.CLASSES for index in range(1, 9)]
+    drawn = [
+        phantoms.phantom(name, seed=0, index=index)[0] for name in phantoms.PHANTOM_CLASSES for index in range(1, 9)
+    ]
     images = torch.from_numpy(np.stack([resize(image, 64, "squash") for image in drawn]))
     labels = torch.arange(3).repeat_interleave(8)
     mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
     torch.manual_seed(0)
     network = build("resnet18", 3)
-    plan = Plan(24, batch_size=12, epochs=16, seed=0)
+    plan = SamplePlan(24, batch_size=12, epochs=16, seed=0)
     optimizer = build_optimizer(network, config)
-    schedule = Schedule(optimizer, config, plan.steps, plan.steps_per_epoch)
+    schedule = LearningRateSchedule(optimizer, config, plan.steps, plan.steps_per_epoch)
     ema = Ema(network, decay=0.9)
     freezing.apply(network, Model(), 0)
     for step in range(plan.steps):

@@ -7,16 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overlay.archives.entries import Span
-from overlay.prediction.manifest import Listing, first_difference, publish, write
+from overlay.prediction.manifest import ManifestListing, first_difference, publish, write
 from overlay.sources.inputs import Input, Portion
-from overlay.sources.read_plan import Unit
-from overlay.storage.path import Place
+from overlay.sources.read_plan import ReadUnit
+from overlay.storage.path import StoragePath
 
 
-def listed(portions: list[Portion], folder: Path, part_rows: int) -> Listing:
+def listed(portions: list[Portion], folder: Path, part_rows: int) -> ManifestListing:
     folder.mkdir(parents=True)
     *counts, listing = write(portions, folder, part_rows)
-    assert isinstance(listing, Listing)
+    assert isinstance(listing, ManifestListing)
     assert counts == np.cumsum([len(portion.images) for portion in portions]).tolist()
     return listing
 
@@ -73,7 +73,7 @@ def test_the_fingerprint_tells_another_file(tmp_path: Path) -> None:
     renamed = listed([Portion(images("a", "c"))], tmp_path / "5", 10)
     assert one.fingerprint == same.fingerprint
     assert len({each.fingerprint for each in (one, other, more, renamed)}) == 4
-    there = Place.of(tmp_path / "1")
+    there = StoragePath.of(tmp_path / "1")
     assert first_difference(other.manifest, there) == "b has changed"
     assert first_difference(renamed.manifest, there) == "c stands where b stood"
     assert first_difference(more.manifest, there) == "more or fewer files"
@@ -83,7 +83,7 @@ def test_the_fingerprint_tells_another_file(tmp_path: Path) -> None:
 
 def test_a_published_manifest_is_whole(tmp_path: Path) -> None:
     listing = listed([Portion(images("a", "b", "c"))], tmp_path / "1", 2)
-    there = Place.of(tmp_path / "out")
+    there = StoragePath.of(tmp_path / "out")
     published = publish(listing.manifest, there, replace=False)
     assert there.children() == ["part-000000.parquet", "part-000001.parquet"]
     (there / "part-000001.parquet").remove()
@@ -96,4 +96,4 @@ def test_an_image_that_is_known_to_be_wrong_lacks_no_overlay(tmp_path: Path) -> 
     listing = listed(
         [Portion([wrong, wrong._replace(id="b", reason=None, drawn=True)], passed_over=3)], tmp_path / "1", 9
     )
-    assert (listing.bare, listing.passed_over, listing.units) == (0, 3, [Unit((0,), in_order=False)])
+    assert (listing.bare, listing.passed_over, listing.units) == (0, 3, [ReadUnit((0,), in_order=False)])

@@ -9,11 +9,11 @@ import pytest
 
 from overlay.config import Limits, Predict
 from overlay.errors import RequestError
-from overlay.prediction.manifest import Listing, Manifest, write
-from overlay.prediction.output_folder import PredictionFolder, Request
-from overlay.prediction.schema import schema
+from overlay.prediction.manifest import Manifest, ManifestListing, write
+from overlay.prediction.output_folder import PredictionFolder, PredictionRequest
+from overlay.prediction.schema import prediction_schema
 from overlay.sources.resolve import collect
-from overlay.storage.path import Place
+from overlay.storage.path import StoragePath
 
 CLASSES = ("benign", "malignant")
 SUMMARY = {"images": (2.0, "images"), "seconds": (0.5, "s")}
@@ -28,10 +28,10 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
-def list_in(inputs: Path, folder: Path, part_rows: int = 10_000) -> Listing:
+def list_in(inputs: Path, folder: Path, part_rows: int = 10_000) -> ManifestListing:
     folder.mkdir(exist_ok=True)
     *_, listing = write(collect([str(inputs)], CLASSES, Limits()), folder, part_rows)
-    assert isinstance(listing, Listing)
+    assert isinstance(listing, ManifestListing)
     return listing
 
 
@@ -41,14 +41,14 @@ class Asked:
     def __init__(self, images: Path, model: str = "m1", **options: Any) -> None:  # noqa: ANN401
         config = Predict(model="model.pth", inputs=[str(images)], out="out", **options)
         self.listing = list_in(images, images.with_name("listed"), config.part_rows)
-        self.request = Request.of(config, model, self.listing)
+        self.request = PredictionRequest.of(config, model, self.listing)
 
 
 def predict(folder: PredictionFolder, asked: Asked) -> Manifest:
     """Do all that a prediction does with its folder."""
     manifest = folder.begin(asked.request, asked.listing, anew=True)
     row = {"id": "a.png", "uri": "a.png", "status": "ok", "label": "benign", "confidence": 0.75}
-    folder.write_part(0, pa.Table.from_pylist([row], schema=schema(CLASSES)))
+    folder.write_part(0, pa.Table.from_pylist([row], schema=prediction_schema(CLASSES)))
     folder.commit(asked.request, SUMMARY)
     return manifest
 
@@ -60,7 +60,7 @@ def refused(folder: PredictionFolder, asked: Asked, *, overwrite: bool = False) 
 
 
 def test_columns() -> None:
-    assert schema(CLASSES).names == [
+    assert prediction_schema(CLASSES).names == [
         *("id", "uri", "member", "status", "error", "label", "confidence"),
         *("prob_benign", "prob_malignant", "model"),
     ]
@@ -68,7 +68,7 @@ def test_columns() -> None:
 
 def test_new_begun_complete(tmp_path: Path, images: Path) -> None:
     out = tmp_path / "out"
-    folder, asked = PredictionFolder(Place.of(out)), Asked(images)
+    folder, asked = PredictionFolder(StoragePath.of(out)), Asked(images)
     manifest = asked.listing.manifest
     assert folder.check(asked.request, manifest, overwrite=False) == "new"
     assert not out.exists()
@@ -93,7 +93,7 @@ def test_new_begun_complete(tmp_path: Path, images: Path) -> None:
 
 
 def test_another_request_is_refused_by_what_differs(tmp_path: Path, images: Path) -> None:
-    folder = PredictionFolder(Place.of(tmp_path / "out"))
+    folder = PredictionFolder(StoragePath.of(tmp_path / "out"))
     predict(folder, Asked(images))
     for asked, difference in [
         (Asked(images, model="m2"), "the model's sha256 is m1 there and m2 here"),
@@ -112,14 +112,14 @@ def test_another_request_is_refused_by_what_differs(tmp_path: Path, images: Path
 
 
 def test_options_of_speed_are_not_part_of_it(tmp_path: Path, images: Path) -> None:
-    folder = PredictionFolder(Place.of(tmp_path / "out"))
+    folder = PredictionFolder(StoragePath.of(tmp_path / "out"))
     predict(folder, Asked(images))
     asked = Asked(images, batch_size=3, actors=2, device="cpu", retry_errors=True)
     assert folder.check(asked.request, asked.listing.manifest, overwrite=False) == "complete"
 
 
 def test_another_engine_is_refused_before_anything_is_touched(tmp_path: Path, images: Path) -> None:
-    folder, asked = PredictionFolder(Place.of(tmp_path / "out")), Asked(images)
+    folder, asked = PredictionFolder(StoragePath.of(tmp_path / "out")), Asked(images)
     asked.request = replace(asked.request, computed="openvino on cpu")
     predict(folder, asked)
     other = replace(asked.request, computed="torch on cuda")
@@ -132,7 +132,7 @@ def test_another_engine_is_refused_before_anything_is_touched(tmp_path: Path, im
 
 def test_going_on_keeps_what_is_whole(tmp_path: Path, images: Path) -> None:
     out = tmp_path / "out"
-    folder, asked = PredictionFolder(Place.of(out)), Asked(images)
+    folder, asked = PredictionFolder(StoragePath.of(out)), Asked(images)
     predict(folder, asked)
     (out / "predictions" / ".part-000001.parquet.0123.tmp").write_bytes(b"torn")
     (out / "manifest" / "part-000000.parquet").unlink()
@@ -145,7 +145,7 @@ def test_going_on_keeps_what_is_whole(tmp_path: Path, images: Path) -> None:
 
 def test_beginning_anew_keeps_nothing(tmp_path: Path, images: Path) -> None:
     out = tmp_path / "out"
-    folder = PredictionFolder(Place.of(out))
+    folder = PredictionFolder(StoragePath.of(out))
     predict(folder, Asked(images))
     (out / ".work").mkdir()
     folder.save(3, pa.table({"row": [1]}))
@@ -158,7 +158,7 @@ def test_beginning_anew_keeps_nothing(tmp_path: Path, images: Path) -> None:
 
 
 def test_what_is_saved(tmp_path: Path, images: Path) -> None:
-    asked, folder = Asked(images), PredictionFolder(Place.of(tmp_path / "out"))
+    asked, folder = Asked(images), PredictionFolder(StoragePath.of(tmp_path / "out"))
     folder.begin(asked.request, asked.listing, anew=True)
     folder.save(0, pa.table({"row": [1]}))
     folder.save(1, pa.table({"row": [2, 3]}))
@@ -169,7 +169,7 @@ def test_what_is_saved(tmp_path: Path, images: Path) -> None:
 def test_a_file_is_refused(tmp_path: Path, images: Path) -> None:
     out = tmp_path / "out"
     out.touch()
-    assert refused(PredictionFolder(Place.of(out)), Asked(images)) == f"--out {out} is a file; name a folder"
+    assert refused(PredictionFolder(StoragePath.of(out)), Asked(images)) == f"--out {out} is a file; name a folder"
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -181,7 +181,7 @@ def test_something_else_is_refused_and_left_alone(
     out.mkdir()
     for name in names:
         (out / name).touch()
-    message = refused(PredictionFolder(Place.of(out)), Asked(images), overwrite=overwrite)
+    message = refused(PredictionFolder(StoragePath.of(out)), Asked(images), overwrite=overwrite)
     assert message == f"--out {out} holds something else ({names[0]}); choose an empty folder"
     assert sorted(file.name for file in out.iterdir()) == names
 
@@ -191,11 +191,11 @@ def test_killed_before_its_first_file_was_whole(tmp_path: Path, images: Path) ->
     out.mkdir()
     (out / ".request.json.0123.tmp").write_bytes(b"torn")
     asked = Asked(images)
-    assert PredictionFolder(Place.of(out)).check(asked.request, asked.listing.manifest, overwrite=False) == "new"
+    assert PredictionFolder(StoragePath.of(out)).check(asked.request, asked.listing.manifest, overwrite=False) == "new"
 
 
 def test_files_that_appeared_are_inputs_that_may_be_tried_again(tmp_path: Path, images: Path) -> None:
-    folder = PredictionFolder(Place.of(tmp_path / "out"))
+    folder = PredictionFolder(StoragePath.of(tmp_path / "out"))
     (images / "b.png").rename(tmp_path / "b.png")
     listed = images.with_name("list.parquet")
     pq.write_table(pa.table({"path": [str(images / "a.png"), str(images / "b.png")]}), listed)

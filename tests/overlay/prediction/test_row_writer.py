@@ -9,21 +9,21 @@ import pytest
 from overlay.config import Limits, Predict
 from overlay.prediction import row_writer
 from overlay.prediction.decode import Columns
-from overlay.prediction.manifest import Listing, Manifest, write
-from overlay.prediction.output_folder import PredictionFolder, Request
-from overlay.prediction.row_writer import Results
-from overlay.prediction.schema import Layout
-from overlay.prediction.summary import Stages, summarise
+from overlay.prediction.manifest import Manifest, ManifestListing, write
+from overlay.prediction.output_folder import PredictionFolder, PredictionRequest
+from overlay.prediction.row_writer import PredictionWriter
+from overlay.prediction.schema import PredictionColumns
+from overlay.prediction.summary import StageTimes, summarise_predictions
 from overlay.sources.resolve import collect
-from overlay.storage.path import Place
+from overlay.storage.path import StoragePath
 
 CLASSES = ("benign", "malignant")
-LAYOUT = Layout(CLASSES, "m1")
+LAYOUT = PredictionColumns(CLASSES, "m1")
 NETWORK = "file that can't be read: No such file or directory"
 
 
 @pytest.fixture
-def begun(tmp_path: Path) -> tuple[PredictionFolder, Listing, Manifest]:
+def begun(tmp_path: Path) -> tuple[PredictionFolder, ManifestListing, Manifest]:
     """Ten inputs in parts of four, of two classes in turn."""
     for number in range(10):
         file = tmp_path / "images" / CLASSES[number % 2] / f"{number}.png"
@@ -31,10 +31,10 @@ def begun(tmp_path: Path) -> tuple[PredictionFolder, Listing, Manifest]:
         file.touch()
     (tmp_path / "listed").mkdir()
     *_, listing = write(collect([str(tmp_path / "images")], CLASSES, Limits()), tmp_path / "listed", 4)
-    assert isinstance(listing, Listing)
-    folder = PredictionFolder(Place.of(tmp_path / "out"))
+    assert isinstance(listing, ManifestListing)
+    folder = PredictionFolder(StoragePath.of(tmp_path / "out"))
     config = Predict("m.pth", [str(tmp_path / "images")], str(tmp_path / "out"), part_rows=4)
-    return folder, listing, folder.begin(Request.of(config, "m1", listing), listing, anew=True)
+    return folder, listing, folder.begin(PredictionRequest.of(config, "m1", listing), listing, anew=True)
 
 
 def block(*rows: int, reason: str = "") -> Columns:
@@ -51,9 +51,11 @@ def rows(folder: PredictionFolder) -> list[dict[str, Any]]:
     return found
 
 
-def test_parts_are_committed_once_their_rows_are_there(begun: tuple[PredictionFolder, Listing, Manifest]) -> None:
+def test_parts_are_committed_once_their_rows_are_there(
+    begun: tuple[PredictionFolder, ManifestListing, Manifest],
+) -> None:
     folder, _, manifest = begun
-    gathered = Results(folder, manifest, LAYOUT, retry_errors=False)
+    gathered = PredictionWriter(folder, manifest, LAYOUT, retry_errors=False)
     gathered.add(block(9, 1, 0, 3))
     assert folder.committed() == set()
     gathered.add(block(2, 8))
@@ -69,14 +71,14 @@ def test_parts_are_committed_once_their_rows_are_there(begun: tuple[PredictionFo
 
 
 def test_a_killed_run_goes_on_with_what_it_saved(
-    begun: tuple[PredictionFolder, Listing, Manifest], monkeypatch: pytest.MonkeyPatch
+    begun: tuple[PredictionFolder, ManifestListing, Manifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(row_writer, "SAVE_SECONDS", 0.0)
     folder, listing, manifest = begun
-    first = Results(folder, manifest, LAYOUT, retry_errors=False)
+    first = PredictionWriter(folder, manifest, LAYOUT, retry_errors=False)
     first.add(block(0, 1, 5))
     first.add(block(2, 3))
-    again = Results(folder, manifest, LAYOUT, retry_errors=False)
+    again = PredictionWriter(folder, manifest, LAYOUT, retry_errors=False)
     assert (again.done, folder.committed()) == (5, {0})
     left = again.left(listing.units)
     asked = {
@@ -92,17 +94,17 @@ def test_a_killed_run_goes_on_with_what_it_saved(
     assert [row["prob_malignant"] for row in rows(folder)] == pytest.approx([number / 20 for number in range(10)])
 
 
-def test_what_could_not_be_read_is_tried_again(begun: tuple[PredictionFolder, Listing, Manifest]) -> None:
+def test_what_could_not_be_read_is_tried_again(begun: tuple[PredictionFolder, ManifestListing, Manifest]) -> None:
     folder, listing, manifest = begun
-    first = Results(folder, manifest, LAYOUT, retry_errors=False)
+    first = PredictionWriter(folder, manifest, LAYOUT, retry_errors=False)
     first.add(block(0, 1, 2, 4, 5, 6, 7, 8))
     first.add(block(3, reason=NETWORK))
     first.add(block(9, reason="empty file"))
-    summary = summarise(folder, manifest, CLASSES, overlay_missing=0)
+    summary = summarise_predictions(folder, manifest, CLASSES, overlay_missing=0)
     assert (summary.passing, summary.errors) == (1, {"file that can't be read": 1, "empty file": 1})
-    assert "1 could not be read, which may pass; --retry_errors tries them again" in summary.lines(Stages())
-    assert Results(folder, manifest, LAYOUT, retry_errors=False).done == 10
-    again = Results(folder, manifest, LAYOUT, retry_errors=True)
+    assert "1 could not be read, which may pass; --retry_errors tries them again" in summary.lines(StageTimes())
+    assert PredictionWriter(folder, manifest, LAYOUT, retry_errors=False).done == 10
+    again = PredictionWriter(folder, manifest, LAYOUT, retry_errors=True)
     assert (again.done, folder.committed()) == (9, {0, 1, 2})
     ((group, positions),) = [(group, unit.left[group]) for unit in again.left(listing.units) for group in unit.groups]
     assert [manifest.rows_of(group)[position] for position in positions] == [3]
@@ -112,7 +114,7 @@ def test_what_could_not_be_read_is_tried_again(begun: tuple[PredictionFolder, Li
 
 
 def test_columns_that_were_asked_for() -> None:
-    layout = Layout(("a", "b", "c"), "m1", top_k=2, entropy=True, uncertain_below=0.6)
+    layout = PredictionColumns(("a", "b", "c"), "m1", top_k=2, entropy=True, uncertain_below=0.6)
     probabilities = np.array([[0.25, 0.5, 0.25], [np.nan] * 3, [0, 1, 0]], np.float32)
     embedding = np.arange(6, dtype=np.float32).reshape(3, 2)
     scored = {
@@ -134,7 +136,7 @@ def test_columns_that_were_asked_for() -> None:
 def test_the_speed_once_started_leaves_the_first_batch_out(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([100.0, 101.0, 104.0])
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
-    stages = Stages()
+    stages = StageTimes()
     stages.add(block(0, 1, 2) | {"bytes": np.ones(3)}, writing=0.0)
     assert stages.once_started() is None
     stages.add(block(3, 4) | {"bytes": np.ones(2)}, writing=0.0)
@@ -142,20 +144,20 @@ def test_the_speed_once_started_leaves_the_first_batch_out(monkeypatch: pytest.M
     assert stages.once_started() == 6 / 4
 
 
-def test_the_summary_counts_what_is_committed(begun: tuple[PredictionFolder, Listing, Manifest]) -> None:
+def test_the_summary_counts_what_is_committed(begun: tuple[PredictionFolder, ManifestListing, Manifest]) -> None:
     folder, _, manifest = begun
-    gathered = Results(folder, manifest, LAYOUT, retry_errors=False)
+    gathered = PredictionWriter(folder, manifest, LAYOUT, retry_errors=False)
     gathered.add(block(*range(8)))
     gathered.add(block(8, reason="damaged PNG: at 7") | {"row": np.array([8])})
     gathered.add(block(9, reason="damaged PNG: at 9"))
-    stages = Stages()
+    stages = StageTimes()
     stages.add(
         block(0, 1) | {"bytes": np.array([3, 4]), "seconds_read": np.array([1.0, 2.0]), "seconds_forward": np.ones(2)},
         writing=0.5,
     )
     stages.processes |= {"read": 6.0}
     stages.elapsed = 4.0
-    summary = summarise(folder, manifest, CLASSES, overlay_missing=10)
+    summary = summarise_predictions(folder, manifest, CLASSES, overlay_missing=10)
     values = {name: value for name, (value, _) in summary.values(stages).items()}
     # The five benign images come first; the last two of the malignant ones have errors.
     assert values["images"] == 10

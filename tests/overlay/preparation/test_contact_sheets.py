@@ -10,8 +10,8 @@ from PIL import Image
 from overlay.duplicates.near_duplicates import find
 from overlay.images.codec import encode_png
 from overlay.preparation.contact_sheets import (
-    Pair,
-    Picture,
+    Thumbnail,
+    ThumbnailPair,
     contact_sheet,
     draw_classes,
     draw_duplicates,
@@ -35,7 +35,7 @@ def colors(data: bytes) -> dict[tuple[int, ...], int]:
 
 def test_each_picture_is_on_the_contact_sheet_in_its_proportions() -> None:
     sheet = contact_sheet(
-        {"a": [Picture(png(BLUE), "x" * 99)] * 3, "b": [Picture(png(GREEN, 100, 400), "y")]}, across=2
+        {"a": [Thumbnail(png(BLUE), "x" * 99)] * 3, "b": [Thumbnail(png(GREEN, 100, 400), "y")]}, across=2
     )
     found = colors(sheet)
     assert found[BLUE] == 3 * 168 * 42
@@ -43,8 +43,8 @@ def test_each_picture_is_on_the_contact_sheet_in_its_proportions() -> None:
 
 
 def test_only_pairs_with_different_labels_are_marked() -> None:
-    pair = Pair(Picture(png(BLUE), "x"), Picture(png(GREEN), "y"), "distance 3", conflict=False)
-    marked = Pair(pair.first, pair.second, "identical pixels", conflict=True)
+    pair = ThumbnailPair(Thumbnail(png(BLUE), "x"), Thumbnail(png(GREEN), "y"), "distance 3", conflict=False)
+    marked = ThumbnailPair(pair.first, pair.second, "identical pixels", conflict=True)
     assert WARNING not in colors(duplicates_sheet([pair], "1 pair"))
     assert colors(duplicates_sheet([pair, marked], "2 pairs"))[WARNING] > 1000
     assert colors(duplicates_sheet([pair, marked], "2 pairs"))[BLUE] == 2 * 168 * 42

@@ -4,28 +4,28 @@ from pathlib import Path
 import pytest
 
 from overlay.config import OverlayStyle, Split
-from overlay.dataset.card import FORMAT, Card, Request, write_card
+from overlay.dataset.card import DATASET_FORMAT, DatasetCard, DatasetRequest, write_card
 from overlay.errors import RequestError
 from overlay.preparation import output_folder
 from overlay.preparation.output_folder import WORK
-from overlay.storage.path import Place
+from overlay.storage.path import StoragePath
 
-REQUEST = Request(["/data/busi"], OverlayStyle(), Split(), 1000, 256, "ab" * 32)
+REQUEST = DatasetRequest(["/data/busi"], OverlayStyle(), Split(), 1000, 256, "ab" * 32)
 OTHER = replace(REQUEST, max_pixels=5)
 
 
-def already_prepared(out: Path, request: Request, overwrite: bool) -> bool:
-    return output_folder.already_prepared(Place.of(out), request, overwrite)
+def already_prepared(out: Path, request: DatasetRequest, overwrite: bool) -> bool:
+    return output_folder.already_prepared(StoragePath.of(out), request, overwrite)
 
 
-def begin(out: Path, request: Request, overwrite: bool) -> Path:
-    return Path(output_folder.begin(Place.of(out), request, overwrite).path)
+def begin(out: Path, request: DatasetRequest, overwrite: bool) -> Path:
+    return Path(output_folder.begin(StoragePath.of(out), request, overwrite).path)
 
 
 def finished(folder: Path) -> Path:
     (folder / "data").mkdir(parents=True)
     (folder / "data" / "part-00000.parquet").touch()
-    write_card(folder, Card(FORMAT, "0.1.0", "", [], {}, 0, 0, 0, True, 0, 0, {}, {}, 0, 1, REQUEST, {}))
+    write_card(folder, DatasetCard(DATASET_FORMAT, "0.1.0", "", [], {}, 0, 0, 0, True, 0, 0, {}, {}, 0, 1, REQUEST, {}))
     return folder
 
 
@@ -72,7 +72,7 @@ def test_a_half_done_dataset_goes_on_with_its_staged_files(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("request_now", [REQUEST, OTHER])
-def test_overwriting_a_half_done_dataset_begins_anew(tmp_path: Path, request_now: Request) -> None:
+def test_overwriting_a_half_done_dataset_begins_anew(tmp_path: Path, request_now: DatasetRequest) -> None:
     (begin(tmp_path, REQUEST, False) / "part-00000.parquet").touch()
     assert not already_prepared(tmp_path, request_now, True)
     assert list(begin(tmp_path, request_now, True).iterdir()) == []

@@ -10,14 +10,14 @@ from overlay.errors import RequestError
 from overlay.sources.input_table import from_table, holds_images
 from overlay.sources.inputs import Naming
 from overlay.sources.parquet_images import contents, group_rows
-from overlay.storage.path import Place
+from overlay.storage.path import StoragePath
 
 NAMING = Naming("t/", ("benign", "malignant"), Limits())
 
 
-def table(folder: Path, columns: dict[str, Any], row_group_size: int = 2) -> Place:
+def table(folder: Path, columns: dict[str, Any], row_group_size: int = 2) -> StoragePath:
     pq.write_table(pa.table(columns), folder / "t.parquet", row_group_size=row_group_size)
-    return Place.of(folder / "t.parquet")
+    return StoragePath.of(folder / "t.parquet")
 
 
 @pytest.mark.parametrize("name", ["image", "bytes", "image_bytes"])
@@ -94,4 +94,4 @@ def test_tables_that_are_refused(tmp_path: Path, columns: dict[str, Any], messag
 def test_no_table(tmp_path: Path) -> None:
     (tmp_path / "t.parquet").write_text("no table")
     with pytest.raises(RequestError, match=r"t\.parquet can't be read: .*; give a Parquet file"):
-        list(from_table(Place.of(tmp_path / "t.parquet"), NAMING))
+        list(from_table(StoragePath.of(tmp_path / "t.parquet"), NAMING))

@@ -6,7 +6,7 @@ from pathlib import Path
 from overlay.config import Limits
 from overlay.sources.input_folder import from_folder
 from overlay.sources.inputs import Input, Naming, Portion, from_archive, from_files
-from overlay.storage.path import Place
+from overlay.storage.path import StoragePath
 from tests.overlay.archives.test_index import special, tar, zipped
 from tests.overlay.storage.test_walk import make
 
@@ -19,7 +19,7 @@ def images_of(portions: list[Portion]) -> list[Input]:
 
 def test_a_folder(tmp_path: Path) -> None:
     folder = make(tmp_path / "x", "malignant/p/1.png", "malignant/p/1_mask.png", "2.png", "notes.txt", "3_mask.png")
-    portions = list(from_folder(Place.of(folder), NAMING))
+    portions = list(from_folder(StoragePath.of(folder), NAMING))
     assert [(image.id, image.true_label, len(image.masks), image.reason) for image in images_of(portions)] == [
         ("2.png", None, 0, None),
         ("3_mask.png", None, 0, "mask without an image"),
@@ -36,7 +36,7 @@ def test_a_folder(tmp_path: Path) -> None:
 def test_archives_in_a_folder_come_last(tmp_path: Path) -> None:
     make(tmp_path, "benign/1.png", "bad/x.zip")
     (tmp_path / "a.zip").write_bytes(zipped({"malignant/1.png": b"", "bad/../1.png": b""}))
-    found = images_of(list(from_folder(Place.of(tmp_path), NAMING._replace(prefix="s/"))))
+    found = images_of(list(from_folder(StoragePath.of(tmp_path), NAMING._replace(prefix="s/"))))
     assert [(image.id, image.member, image.true_label, image.reason) for image in found] == [
         ("s/benign/1.png", None, "benign", None),
         ("s/a.zip/malignant/1.png", "malignant/1.png", "Malignant", None),
@@ -50,7 +50,7 @@ def test_an_archive_and_what_is_wrong_in_it(tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_bytes(
         tar({"a/1.png": b"", "a/1_mask.png": b"", "2.png": b"", "2.cls": b"BENIGN"}, link, link)
     )
-    (portion,) = from_archive(Place.of(tmp_path / "x.tar"), NAMING)
+    (portion,) = from_archive(StoragePath.of(tmp_path / "x.tar"), NAMING)
     reason = "link or device within an archive: only regular files are read"
     assert [(image.id, image.member, image.masks, image.true_label, image.reason) for image in portion.images] == [
         ("2.png", "2.png", (), "benign", None),
@@ -65,7 +65,7 @@ def test_an_archive_and_what_is_wrong_in_it(tmp_path: Path) -> None:
 
 def test_what_is_compressed_as_a_whole_is_read_in_order(tmp_path: Path) -> None:
     (tmp_path / "x.tar.gz").write_bytes(gzip.compress(tar({"b.png": b"", "a.png": b"", "c.zip": b""})))
-    at_once, in_order = from_archive(Place.of(tmp_path / "x.tar.gz"), NAMING)
+    at_once, in_order = from_archive(StoragePath.of(tmp_path / "x.tar.gz"), NAMING)
     assert [(image.id, image.reason and image.reason[:7]) for image in at_once.images] == [("c.zip", "archive")]
     assert [image.id for image in in_order.images] == ["b.png", "a.png"]
     assert in_order.in_order
@@ -74,14 +74,14 @@ def test_what_is_compressed_as_a_whole_is_read_in_order(tmp_path: Path) -> None:
 def test_a_broken_archive_is_an_input_with_a_reason(tmp_path: Path) -> None:
     make(tmp_path, "x.zip")
     (tmp_path / "x.zip").write_bytes(b"")
-    (portion,) = from_archive(Place.of(tmp_path / "x.zip"), NAMING)
+    (portion,) = from_archive(StoragePath.of(tmp_path / "x.zip"), NAMING)
     assert [(image.id, image.member, image.reason) for image in portion.images] == [("x.zip", None, "empty file")]
 
 
 def test_files_that_were_named(tmp_path: Path) -> None:
     make(tmp_path, "a/1.png", "a/1_mask.png", "a/2.png", "odd.bin")
     names = ["odd.bin", "a/1_mask.png", "a/1.png", "a/1.png", "gone.png"]
-    found = images_of(list(from_files(names, Place.of(tmp_path), NAMING)))
+    found = images_of(list(from_files(names, StoragePath.of(tmp_path), NAMING)))
     assert [(image.id, len(image.masks), image.size) for image in found] == [
         ("a/1.png", 1, 7),
         ("gone.png", 0, None),
@@ -93,7 +93,7 @@ def test_names_and_sizes_that_can_not_be(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"\xff.png")).touch()
     with (tmp_path / "huge.png").open("wb") as huge:
         huge.truncate(2**40)
-    found = images_of(list(from_folder(Place.of(tmp_path), NAMING)))
+    found = images_of(list(from_folder(StoragePath.of(tmp_path), NAMING)))
     assert [(image.id, image.reason) for image in found] == [
         ("huge.png", "file too large: 1099511627776 bytes, more than 268435456 (limits.member_bytes)"),
         ("\\udcff.png", "its name is not UTF-8"),
@@ -102,7 +102,7 @@ def test_names_and_sizes_that_can_not_be(tmp_path: Path) -> None:
 
 def test_a_table_that_is_torn_is_not_passed_over(tmp_path: Path) -> None:
     (tmp_path / "part-0.parquet").write_bytes(b"PAR1 and no end")
-    (image,) = images_of(list(from_folder(Place.of(tmp_path), NAMING)))
+    (image,) = images_of(list(from_folder(StoragePath.of(tmp_path), NAMING)))
     assert image.id == "part-0.parquet"
     assert image.reason is not None
     assert image.reason.startswith(f"table {tmp_path / 'part-0.parquet'} can't be read: ")

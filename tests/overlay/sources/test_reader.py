@@ -13,9 +13,9 @@ from overlay.archives.index import SPAN_TYPE, list_archive
 from overlay.config import Limits
 from overlay.errors import ImageError
 from overlay.sources import reader
-from overlay.sources.read_plan import Unit, joined, plan, without
+from overlay.sources.read_plan import ReadUnit, joined, plan, without
 from overlay.sources.reader import OneFile, Reader, read_in_order, rows_of
-from overlay.storage.path import Place
+from overlay.storage.path import StoragePath
 from tests.overlay.archives.test_index import tar, zipped
 
 
@@ -34,15 +34,15 @@ def test_what_can_be_read_anywhere_is_one_task_a_group() -> None:
     rows = [Row("a.png", None), Row("x.zip", zipped), Row("y.tar", (Span("tar", 0, 1, 1, None),))]
     found = plan(rows, rows=2)
     assert found.groups == [rows[:2], rows[2:]]
-    assert found.units == [Unit((0,), False), Unit((1,), False)]
+    assert found.units == [ReadUnit((0,), False), ReadUnit((1,), False)]
 
 
 def test_an_archive_that_is_read_in_order_is_one_task() -> None:
     late, early, other = Row("x.tgz", spans(0, 900)), Row("x.tgz", spans(200, 100)), Row("y.tgz", spans(5))
     found = plan([late, Row("a.png", None), other, early], rows=1)
     assert found.groups == [[Row("a.png", None)], [early], [late], [other]]
-    assert found.units == [Unit((0,), False), Unit((1, 2), True), Unit((3,), True)]
-    assert without(found.units, {0, 1}) == [Unit((2,), True), Unit((3,), True)]
+    assert found.units == [ReadUnit((0,), False), ReadUnit((1, 2), True), ReadUnit((3,), True)]
+    assert without(found.units, {0, 1}) == [ReadUnit((2,), True), ReadUnit((3,), True)]
 
 
 @given(
@@ -73,22 +73,22 @@ def write_manifest(path: Path, groups: list[list[Row]]) -> OneFile:
         for group in groups:
             rows = [{"uri": row.uri, "spans": [vars(span) for span in row.spans or ()]} for row in group]
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-    return OneFile(Place.of(path))
+    return OneFile(StoragePath.of(path))
 
 
 def test_groups_come_with_their_bytes(tmp_path: Path) -> None:
     files = {f"{kind}/{i}.png": f"{kind}{i}".encode() for kind in ("image", "mask") for i in range(5)}
     archive = tmp_path / "x.tar.gz"
     archive.write_bytes(gzip.compress(tar(files)))
-    members = list_archive(Place.of(archive), Limits()).members
+    members = list_archive(StoragePath.of(archive), Limits()).members
     rows = [Row(str(archive), (members[f"image/{i}.png"], members[f"mask/{i}.png"])) for i in range(5)]
     found = plan(rows, rows=2)
     manifest = write_manifest(tmp_path / "manifest.parquet", found.groups)
     (unit,) = found.units
     expected = [[[f"image{i}".encode(), f"mask{i}".encode()] for i in group] for group in ([0, 1], [2, 3], [4])]
     assert list(read_in_order(manifest, unit)) == list(enumerate(expected))
-    assert list(read_in_order(manifest, Unit((1,), True))) == [(1, expected[1])]
-    some = Unit((0, 1), True, {0: (1,)})
+    assert list(read_in_order(manifest, ReadUnit((1,), True))) == [(1, expected[1])]
+    some = ReadUnit((0, 1), True, {0: (1,)})
     assert list(read_in_order(manifest, some)) == [(0, expected[0][1:]), (1, expected[1])]
     assert [(row["group"], row["positions"]) for row in rows_of(some, manifest)] == [(0, (1,)), (1, None)]
 
@@ -101,21 +101,23 @@ def test_a_table_is_read_in_order(tmp_path: Path) -> None:
         for group in ([0, 1], [2, 3], [4, 5]):
             rows = [{"uri": uri, "member": str(row), "spans": None} for row in group]
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-    found = read_in_order(OneFile(Place.of(tmp_path / "manifest.parquet")), Unit((0, 2), True, {0: (1,)}))
+    found = read_in_order(OneFile(StoragePath.of(tmp_path / "manifest.parquet")), ReadUnit((0, 2), True, {0: (1,)}))
     assert list(found) == [(0, [[b"\1"]]), (2, [[b"\4"], [b"\5"]])]
 
 
 def test_an_archive_that_has_gone_leaves_its_groups_with_a_fault(tmp_path: Path) -> None:
     rows = [Row(str(tmp_path / "gone.tar.gz"), spans(0)), Row(str(tmp_path / "gone.tar.gz"), spans(10))]
     manifest = write_manifest(tmp_path / "manifest.parquet", [rows[:1], rows[1:]])
-    unit = Unit((0, 1), True)
+    unit = ReadUnit((0, 1), True)
     found = list(rows_of(unit, manifest))
     assert [(row["group"], row["contents"]) for row in found] == [(0, None), (1, None)]
     assert all("file that can't be read: [Errno 2]" in row["fault"] for row in found)
 
 
 def test_groups_are_joined_where_there_are_many() -> None:
-    units = [Unit((number,), False, {3: (1,)} if number == 3 else {}) for number in range(20)] + [Unit((20, 21), True)]
+    units = [ReadUnit((number,), False, {3: (1,)} if number == 3 else {}) for number in range(20)] + [
+        ReadUnit((20, 21), True)
+    ]
     assert joined(units, at_least=30, most=8)[1:] == units[:20]
     found = joined(units, at_least=5, most=8)
     assert [unit.groups for unit in found] == [(20, 21), *((n, n + 1, n + 2, n + 3) for n in range(0, 20, 4))]
@@ -127,7 +129,7 @@ def test_a_reader_goes_from_archive_to_archive(tmp_path: Path) -> None:
     rows = []
     for name in ("x.zip", "y.zip"):
         (tmp_path / name).write_bytes(zipped({"a/1.png": name.encode(), "a/1_mask.png": b"mask"}))
-        found = list_archive(Place.of(tmp_path / name), Limits()).members
+        found = list_archive(StoragePath.of(tmp_path / name), Limits()).members
         uri, (member, *masks) = str(tmp_path / name), list(found)
         rows.append({"uri": uri, "member": member, "masks": masks, "spans": [vars(s) for s in found.values()]})
     with Reader() as reader:

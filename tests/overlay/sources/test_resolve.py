@@ -10,7 +10,7 @@ from overlay.config import Limits
 from overlay.errors import RequestError
 from overlay.sources.resolve import collect
 from overlay.storage.atomic import write_text_atomically
-from overlay.storage.path import Place
+from overlay.storage.path import StoragePath
 from tests.overlay.archives.test_index import zipped
 from tests.overlay.storage.test_walk import make
 
@@ -61,7 +61,7 @@ def test_the_order_is_always_the_same(tmp_path: Path) -> None:
 
 
 def test_a_bucket(new_bucket: Callable[[], str], tmp_path: Path) -> None:
-    bucket = Place.of(new_bucket())
+    bucket = StoragePath.of(new_bucket())
     for name in ("a/1.png", "a/b/2.png", "a/b/images/3.png", "a/b/masks/3.png", "c.txt"):
         write_text_atomically(bucket / name, name)
     make(tmp_path, "4.png")

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from overlay.dataset.schema import SCHEMA
+from overlay.dataset.schema import DATASET_SCHEMA
 from overlay.storage.parquet import write_rows
 
 
@@ -16,7 +16,7 @@ def row(number: int, size: int = 10) -> dict[str, Any]:
 
 def test_row_groups_are_small_in_rows_and_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("overlay.storage.parquet.ROW_GROUP_BYTES", 250)
-    with write_rows(tmp_path / "part.parquet", SCHEMA) as rows:
+    with write_rows(tmp_path / "part.parquet", DATASET_SCHEMA) as rows:
         for number in range(64):
             rows.write(row(number, size=1))
         for number in range(64, 70):
@@ -26,20 +26,20 @@ def test_row_groups_are_small_in_rows_and_in_bytes(tmp_path: Path, monkeypatch: 
     columns = {metadata.row_group(0).column(i).path_in_schema: i for i in range(metadata.num_columns)}
     assert metadata.row_group(0).column(columns["image.bytes"]).compression == "UNCOMPRESSED"
     table = pq.read_table(tmp_path / "part.parquet")
-    assert table.schema.equals(SCHEMA, check_metadata=True)
+    assert table.schema.equals(DATASET_SCHEMA, check_metadata=True)
     assert table["id"].to_pylist() == [f"benign/{number}.png" for number in range(70)]
     assert table["mask_extent"].null_count == 70
 
 
 def test_a_file_that_fails_in_the_middle_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(pa.ArrowInvalid), write_rows(tmp_path / "part.parquet", SCHEMA) as rows:
+    with pytest.raises(pa.ArrowInvalid), write_rows(tmp_path / "part.parquet", DATASET_SCHEMA) as rows:
         rows.write(row(1) | {"width": "wide"})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_tables_are_gathered_into_row_groups(tmp_path: Path) -> None:
-    table = pa.Table.from_pylist([row(number) for number in range(40)], schema=SCHEMA)
-    with write_rows(tmp_path / "part.parquet", SCHEMA) as rows:
+    table = pa.Table.from_pylist([row(number) for number in range(40)], schema=DATASET_SCHEMA)
+    with write_rows(tmp_path / "part.parquet", DATASET_SCHEMA) as rows:
         for start in range(0, 40, 8):
             rows.write_table(table.slice(start, 8))
             rows.write_table(table.slice(start, 8))

@@ -12,23 +12,23 @@ from overlay.errors import RequestError, WorkError, faults_end_the_work
 from overlay.storage import object_store
 from overlay.storage.atomic import write_atomically, write_text_atomically
 from overlay.storage.parquet import open_parquet
-from overlay.storage.path import Place
+from overlay.storage.path import StoragePath
 
 
 @pytest.fixture(params=["folder", "bucket"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> StoragePath:
     """An empty folder, of either kind."""
     if request.param == "folder":
-        return Place.of(tmp_path)
-    return Place.of(request.getfixturevalue("new_bucket")())
+        return StoragePath.of(tmp_path)
+    return StoragePath.of(request.getfixturevalue("new_bucket")())
 
 
 @pytest.fixture
-def bucket(new_bucket: Callable[[], str]) -> Place:
-    return Place.of(new_bucket())
+def bucket(new_bucket: Callable[[], str]) -> StoragePath:
+    return StoragePath.of(new_bucket())
 
 
-def test_files_and_folders(place: Place) -> None:
+def test_files_and_folders(place: StoragePath) -> None:
     assert (place.children(), place.files()) == ([], [])
     inner = place / "a" / "b c (1)?"
     inner.make_folder()
@@ -49,7 +49,7 @@ def test_files_and_folders(place: Place) -> None:
     assert place.children() == []
 
 
-def test_reading_with_seeks(place: Place) -> None:
+def test_reading_with_seeks(place: StoragePath) -> None:
     data = os.urandom(300_000)
     with write_atomically(place / "x") as temporary:
         temporary.write_bytes(data)
@@ -67,7 +67,7 @@ def test_reading_with_seeks(place: Place) -> None:
         (place / "y").open()
 
 
-def test_a_write_that_fails_leaves_the_old_file(place: Place) -> None:
+def test_a_write_that_fails_leaves_the_old_file(place: StoragePath) -> None:
     write_text_atomically(place / "x", "old")
     with pytest.raises(ZeroDivisionError), write_atomically(place / "x") as temporary:
         temporary.write_text(str(1 / (temporary.write_text("half") - 4)))
@@ -75,14 +75,14 @@ def test_a_write_that_fails_leaves_the_old_file(place: Place) -> None:
     assert (place / "x").read_bytes() == b"old"
 
 
-def test_bytes_stay_as_they_are_whatever_the_name(place: Place) -> None:
+def test_bytes_stay_as_they_are_whatever_the_name(place: StoragePath) -> None:
     with write_atomically(place / "x.tar.gz") as temporary:
         temporary.write_bytes(b"plain")
     assert (place / "x.tar.gz").size() == 5
     assert (place / "x.tar.gz").read_bytes() == b"plain"
 
 
-def test_parquet(place: Place) -> None:
+def test_parquet(place: StoragePath) -> None:
     with write_atomically(place / "x.parquet") as temporary:
         pq.write_table(pa.table({"a": [1, 2]}), temporary)
     assert open_parquet(place / "x.parquet").read().to_pydict() == {"a": [1, 2]}
@@ -91,26 +91,26 @@ def test_parquet(place: Place) -> None:
         open_parquet(place / "torn.parquet")
 
 
-def test_a_place_pickles_and_compares_as_its_text(bucket: Place) -> None:
+def test_a_place_pickles_and_compares_as_its_text(bucket: StoragePath) -> None:
     write_text_atomically(bucket / "x", "x")
     again = pickle.loads(pickle.dumps(bucket / "x"))
     assert again == bucket / "x"
     assert again.read_bytes() == b"x"
     address, query = str(bucket).split("?")
     assert str(bucket / "a" / "b") == f"{address}/a/b?{query}"
-    assert str(Place.of(f"{address}/a/?{query}")) == f"{address}/a?{query}"
+    assert str(StoragePath.of(f"{address}/a/?{query}")) == f"{address}/a?{query}"
 
 
-def test_the_endpoint_may_stand_in_the_environment(bucket: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_endpoint_may_stand_in_the_environment(bucket: StoragePath, monkeypatch: pytest.MonkeyPatch) -> None:
     address, query = str(bucket).split("?")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://" + query.split("=")[1].split("&")[0])
-    write_text_atomically((Place.of(address) / "x"), "x")
+    write_text_atomically((StoragePath.of(address) / "x"), "x")
     assert bucket.children() == ["x"]
     object_store.filesystem.cache_clear()
 
 
 def test_a_public_bucket_of_google_needs_no_credentials() -> None:
-    place = Place.of("gs://anonymous@bucket/a/b.png")
+    place = StoragePath.of("gs://anonymous@bucket/a/b.png")
     assert (place.path, place.name, str(place.parent)) == ("bucket/a/b.png", "b.png", "gs://anonymous@bucket/a")
 
 
@@ -126,7 +126,7 @@ def test_a_public_bucket_of_google_needs_no_credentials() -> None:
 )
 def test_addresses_that_are_refused(text: str, message: str) -> None:
     with pytest.raises(RequestError, match=message) as refusal:
-        Place.of(text).exists()
+        StoragePath.of(text).exists()
     assert "abc" not in str(refusal.value) or "endpoint=abc" in text
     assert "key:" not in str(refusal.value)
 
@@ -153,7 +153,7 @@ class Faulty:
 
 
 @pytest.mark.parametrize("faults", [1, len(object_store.PAUSES)])
-def test_a_passing_fault_is_waited_out(bucket: Place, faults: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_passing_fault_is_waited_out(bucket: StoragePath, faults: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(object_store, "PAUSES", (0,) * len(object_store.PAUSES))
     write_text_atomically(bucket / "x", "0123456789")
     left = [0]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overlay.sources.mask_pairing import pair
-from overlay.storage.path import Place
+from overlay.storage.path import StoragePath
 from overlay.storage.walk import stamp_of, walk
 
 
@@ -18,7 +18,7 @@ def make(folder: Path, *names: str) -> Path:
 
 
 def walked(folder: Path) -> list[list[str]]:
-    return [together.names for together in walk(Place.of(folder))]
+    return [together.names for together in walk(StoragePath.of(folder))]
 
 
 def test_folders_of_images_and_masks_come_with_the_folder_that_holds_them(tmp_path: Path) -> None:
@@ -63,9 +63,9 @@ def test_links_are_followed_once_and_pipes_not_at_all(tmp_path: Path) -> None:
 
 def test_a_stamp_tells_another_file(tmp_path: Path) -> None:
     file = make(tmp_path, "x.png") / "x.png"
-    (folder,) = walk(Place.of(tmp_path))
+    (folder,) = walk(StoragePath.of(tmp_path))
     before = folder.stamp("x.png")
-    assert before == stamp_of(Place.of(file)) == (5, str(file.stat().st_mtime_ns))
+    assert before == stamp_of(StoragePath.of(file)) == (5, str(file.stat().st_mtime_ns))
     os.utime(file, ns=(1, 1))
     assert folder.stamp("x.png") == (5, "1")
     file.unlink()

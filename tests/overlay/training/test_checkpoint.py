@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from overlay.training import checkpoint
-from overlay.training.checkpoint import Writer
+from overlay.training.checkpoint import CheckpointWriter
 from overlay.training.history import Epoch
 
 EPOCH = Epoch(1, 0.5, 0.5, 0.5, 0.5, 0.5, 1e-4, 10.0, 2.0, 0.1)
@@ -27,7 +27,7 @@ def best(value: float) -> dict[str, Any]:
 
 
 def write(checkpoints: Path, step: int, *, improved: bool = True) -> Path:
-    writer = Writer(checkpoints)
+    writer = CheckpointWriter(checkpoints)
     writer.submit(step, last(step), best(step) if improved else None)
     writer.wait()
     return checkpoints / checkpoint.name(step)
@@ -84,7 +84,7 @@ def test_what_is_written_is_the_state_of_the_moment_it_was_given(
     monkeypatch.setattr(tempfile, "mkdtemp", late)
     weight = torch.zeros(3)
     told: list[int] = []
-    writer = Writer(tmp_path)
+    writer = CheckpointWriter(tmp_path)
     writer.submit(1, {"weights": [weight], "history": []}, best={"weight": weight}, then=lambda: told.append(1))
     began.wait(timeout=60)
     weight += 1  # the training goes on
@@ -110,7 +110,7 @@ def small_disk() -> Iterator[int]:
 def test_a_torn_write_is_never_found(torn: str, tmp_path: Path, small_disk: int) -> None:
     kept = write(tmp_path, 1)
     large = {"more": torch.zeros(small_disk)}
-    writer = Writer(tmp_path)
+    writer = CheckpointWriter(tmp_path)
     writer.submit(2, last(2) | (large if torn == "last.pt" else {}), best(2) | (large if torn == "best.pt" else {}))
     with pytest.raises(OSError, match="File too large"):
         writer.submit(3, last(3), best(3))
@@ -135,7 +135,7 @@ def test_contents_of_any_length_are_written_whole(
 
     if not around_the_cache:
         monkeypatch.setattr(os, "open", without)
-    writer = Writer(tmp_path)
+    writer = CheckpointWriter(tmp_path)
     for step, elements in enumerate([0, 1, 1000, 10**6, 3 * 10**6, 10**5], start=1):  # the memory is used again
         values = torch.rand(elements)
         writer.submit(step, {"values": values}, {"values": values + 1})

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 from torch.nn.functional import cross_entropy
 
-from overlay.training.epoch_metrics import Tally
+from overlay.training.epoch_metrics import EpochMetrics
 
 CLASSES = 3
 CPU = torch.device("cpu")
@@ -22,8 +22,8 @@ def batches(samples: int = 101) -> list[tuple[Tensor, Tensor, Tensor]]:
     return list(zip(*(torch.split(column, 10) for column in (logits, labels, losses)), strict=True))
 
 
-def tallied(parts: list[tuple[Tensor, Tensor, Tensor]]) -> Tally:
-    tally = Tally(CLASSES, CPU)
+def tallied(parts: list[tuple[Tensor, Tensor, Tensor]]) -> EpochMetrics:
+    tally = EpochMetrics(CLASSES, CPU)
     for part in parts:
         tally.add(*part)
     return tally

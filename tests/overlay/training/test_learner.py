@@ -14,10 +14,10 @@ from overlay.models.device import use_all_cores
 from overlay.models.network import build
 from overlay.models.pretrained import Weights
 from overlay.training.learner import Learner
-from overlay.training.sampler import Plan
+from overlay.training.sampler import SamplePlan
 
 CPU = torch.device("cpu")
-PLAN = Plan(samples=35, batch_size=12, epochs=2, seed=0)
+PLAN = SamplePlan(samples=35, batch_size=12, epochs=2, seed=0)
 RANDOM = np.random.default_rng(0)
 IMAGES = torch.from_numpy(RANDOM.integers(0, 256, (PLAN.samples, 32, 32, 3), np.uint8))
 LABELS = torch.from_numpy(RANDOM.integers(0, 3, PLAN.samples))

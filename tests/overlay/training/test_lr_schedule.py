@@ -11,16 +11,16 @@ from torch.optim import Optimizer as TorchOptimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR, ReduceLROnPlateau, StepLR
 
 from overlay.config import Optimizer
-from overlay.training.lr_schedule import Schedule, share
+from overlay.training.lr_schedule import LearningRateSchedule, learning_rate_share
 from overlay.training.optimizer import build_optimizer
 
 
-def start(config: Optimizer, steps: int, steps_per_epoch: int = 5) -> tuple[TorchOptimizer, Schedule]:
+def start(config: Optimizer, steps: int, steps_per_epoch: int = 5) -> tuple[TorchOptimizer, LearningRateSchedule]:
     optimizer = build_optimizer(nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1)), config)
-    return optimizer, Schedule(optimizer, config, steps, steps_per_epoch)
+    return optimizer, LearningRateSchedule(optimizer, config, steps, steps_per_epoch)
 
 
-def take(optimizer: TorchOptimizer, schedule: Schedule | LRScheduler, steps: int) -> list[float]:
+def take(optimizer: TorchOptimizer, schedule: LearningRateSchedule | LRScheduler, steps: int) -> list[float]:
     """Return the learning rate of each of the next steps."""
     rates = []
     for _ in range(steps):
@@ -114,7 +114,7 @@ def test_the_step_after_the_rise_has_the_full_learning_rate(warmup: float, steps
 )
 def test_a_share_lies_between_0_and_1_and_once_is_1(name: str, warmup: float, steps: int, steps_per_epoch: int) -> None:
     config = Optimizer(schedule=name, warmup=warmup, step_size=1000)  # type: ignore[arg-type]
-    shares = [share(config, step, steps, steps_per_epoch) for step in range(steps + 1)]
+    shares = [learning_rate_share(config, step, steps, steps_per_epoch) for step in range(steps + 1)]
     assert min(shares[:-1]) > 0
     assert max(shares) == 1
 
@@ -123,7 +123,7 @@ def test_every_group_keeps_its_share() -> None:
     config = Optimizer(lr=0.5, backbone_lr=0.125, warmup=0.3)
     optimizer, schedule = start(config, 10)
     for step in range(10):
-        expected = share(config, step, 10, 5)
+        expected = learning_rate_share(config, step, 10, 5)
         assert {group["lr"] for group in optimizer.param_groups} == {0.5 * expected, 0.125 * expected}
         assert schedule.learning_rate == 0.5 * expected
         optimizer.step()

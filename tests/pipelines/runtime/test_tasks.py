@@ -6,7 +6,7 @@ import pytest
 from overlay.errors import WorkError
 from overlay.sources.labelled import collect
 from overlay.sources.read_plan import plan
-from overlay.storage.path import Place
+from overlay.storage.path import StoragePath
 from pipelines.prepare import Listed, _write_manifest
 from pipelines.runtime.tasks import ArchivePass, in_parallel
 from tests.pipelines.test_archives import pack
@@ -19,7 +19,7 @@ def reciprocal(number: int) -> float:
 def test_a_pass_over_an_archive_can_be_asked_again(phantoms: Path, tmp_path: Path) -> None:
     archive = pack(phantoms, tmp_path / "x.tar.gz")
     listed = [Listed(record, record.id, None) for record in collect([str(archive)]).records]
-    manifest = Place.of(tmp_path / "manifest.parquet")
+    manifest = StoragePath.of(tmp_path / "manifest.parquet")
     (unit,) = _write_manifest(manifest, listed, 8)
     groups = [[each.record.masks for each in group] for group in plan(listed, 8).groups]
     reading = ArchivePass(manifest, unit)
@@ -48,6 +48,6 @@ def test_no_more_calls_are_taken_than_are_worked_on(ray_session: None) -> None:
 
 def test_what_a_task_raises_ends_the_work(ray_session: None, tmp_path: Path) -> None:
     with pytest.raises(WorkError, match=r"^\[Errno 2\] No such file or directory: '.*/nothing'$"):
-        list(in_parallel(Place.read_bytes, [(Place.of(tmp_path / "nothing"),)]))
+        list(in_parallel(StoragePath.read_bytes, [(StoragePath.of(tmp_path / "nothing"),)]))
     with pytest.raises(WorkError, match=r"^a task failed: ZeroDivisionError\('division by zero'\)$"):
         list(in_parallel(reciprocal, [(1,), (0,)]))

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from overlay.config import Augment, Input, Prepare
 from overlay.dataset.prepared import PreparedDataset
 from overlay.images.augment import augment, generator
-from overlay.training.sampler import Plan
-from overlay.training.windowed_sampler import WindowedPlan
+from overlay.training.sampler import SamplePlan
+from overlay.training.windowed_sampler import WindowedSamplePlan
 from pipelines import prepare
 from pipelines.runtime import dataset_rows
 from pipelines.training import batch_stream, image_source, shard_source
@@ -40,7 +40,7 @@ def on_disk(small_shards: PreparedDataset) -> shard_source.Shards:
 
 def batches(
     source: Source,
-    plan: Plan,
+    plan: SamplePlan,
     rank: int = 0,
     world_size: int = 1,
     start: int = 0,
@@ -62,7 +62,7 @@ def batches(
 
 
 def check(
-    streamed: list[Batch], plan: Plan, labels: NDArray[np.int64], image: Callable[[int], NDArray[np.uint8]]
+    streamed: list[Batch], plan: SamplePlan, labels: NDArray[np.int64], image: Callable[[int], NDArray[np.uint8]]
 ) -> None:
     """Compare a stream with what the plan says, worked out one image after the other."""
     assert [batch.step for batch in streamed] == list(range(plan.steps))
@@ -77,14 +77,14 @@ def check(
 
 
 def test_images_in_memory_come_as_planned(in_memory: Samples) -> None:
-    plan = Plan(len(in_memory), batch_size=5, epochs=2, seed=3)
+    plan = SamplePlan(len(in_memory), batch_size=5, epochs=2, seed=3)
     whole = in_memory.gather(np.arange(len(in_memory)))
     check(batches(in_memory, plan), plan, in_memory.labels, lambda sample: whole[sample])
 
 
 def test_rare_classes_come_more_often_and_never_alike(in_memory: Samples) -> None:
     labels = (0,) * 20 + (1,) * 4
-    plan = Plan(len(in_memory), batch_size=8, epochs=1, seed=0, balanced=labels)
+    plan = SamplePlan(len(in_memory), batch_size=8, epochs=1, seed=0, balanced=labels)
     whole = in_memory.gather(np.arange(len(in_memory)))
     streamed = batches(in_memory, plan)
     check(streamed, plan, in_memory.labels, lambda sample: whole[sample])
@@ -95,7 +95,7 @@ def test_images_in_shards_come_as_planned(on_disk: shard_source.Shards, small_sh
     sizes = tuple(len(rows) for rows in on_disk.rows)
     assert len(sizes) == 7  # one shard of the eight has no image of this split
     assert small_shards.card.parts == 8
-    plan = WindowedPlan(len(on_disk.labels), batch_size=4, epochs=2, seed=3, shards=sizes, window=2)
+    plan = WindowedSamplePlan(len(on_disk.labels), batch_size=4, epochs=2, seed=3, shards=sizes, window=2)
     images: list[NDArray[np.uint8]] = []
     for file, rows in zip(on_disk.files, on_disk.rows, strict=True):
         import pyarrow.parquet as pq
@@ -114,9 +114,9 @@ def test_neither_tasks_nor_workers_nor_a_restart_change_what_comes(
     source: Source = in_memory if kind == "in_memory" else on_disk
     sizes = tuple(len(rows) for rows in on_disk.rows)
     plan = (
-        Plan(24, batch_size=5, epochs=3, seed=1)
+        SamplePlan(24, batch_size=5, epochs=3, seed=1)
         if kind == "in_memory"
-        else WindowedPlan(24, batch_size=5, epochs=3, seed=1, shards=sizes, window=3)
+        else WindowedSamplePlan(24, batch_size=5, epochs=3, seed=1, shards=sizes, window=3)
     )
     whole = batches(source, plan)
     for cpus, ahead_bytes in ((2, 2**26), (7, 2**26), (2, 2**16), (1, 1.0)):
@@ -136,7 +136,7 @@ class Noted(Samples):
 
     notes: Path
 
-    def read(self, plan: Plan, steps: range, rank: int, world_size: int) -> Iterator[NDArray[np.uint8]]:
+    def read(self, plan: SamplePlan, steps: range, rank: int, world_size: int) -> Iterator[NDArray[np.uint8]]:
         for step, images in zip(steps, super().read(plan, steps, rank, world_size), strict=True):
             (self.notes / str(step)).touch()
             yield images
@@ -147,7 +147,7 @@ def test_the_tasks_are_no_further_ahead_than_is_asked_for(
 ) -> None:
     monkeypatch.setattr(batch_stream, "TASK_IMAGES", 12)  # a step, of which there are 20
     source = Noted(in_memory.labels, in_memory.size, in_memory.blocks, in_memory.places, tmp_path)
-    plan = Plan(24, batch_size=12, epochs=10, seed=1)
+    plan = SamplePlan(24, batch_size=12, epochs=10, seed=1)
     ahead_bytes = 6 * 12 * INPUT.size**2 * 3
     coming = stream(source, plan, Augment(), rank=0, world_size=1, start=0, cpus=1, ahead_bytes=ahead_bytes)
     next(coming)
