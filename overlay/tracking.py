@@ -24,7 +24,7 @@ from overlay.training.history import Epoch
 TrackingMode = Literal["online", "offline", "disabled"]
 
 
-def resolve(config: Tracking) -> TrackingMode:
+def resolve_mode(config: Tracking) -> TrackingMode:
     """Turn ``auto`` into online where a key is known and disabled where none is; only looks, and asks nobody.
 
     Raises:
@@ -37,7 +37,7 @@ def resolve(config: Tracking) -> TrackingMode:
     return config.mode
 
 
-def describe(config: Tracking, mode: TrackingMode) -> str:
+def describe_mode(config: Tracking, mode: TrackingMode) -> str:
     """Say in one line whether the run is tracked, and why."""
     if mode == "disabled":
         return "tracking: disabled" + (", since there is no key of Weights & Biases" if config.mode == "auto" else "")

@@ -22,13 +22,13 @@ from rich.table import Table
 from cluster import session
 from overlay.config import SPLITS, Prepare
 from overlay.dataset.prepared import is_dataset
-from overlay.duplicates.near_duplicates import Leakage, NearDuplicates, find, leaks
+from overlay.duplicates.near_duplicates import Leakage, NearDuplicates, find_leakage, find_near_duplicates
 from overlay.errors import ImageError, RequestError, WorkError, faults_end_the_work, one_line
-from overlay.images.codec import decode
-from overlay.images.hashing import digest_of, perceptual_hash
-from overlay.preparation.splits import deviation, groups_of
+from overlay.images.codec import decode_image
+from overlay.images.hashing import perceptual_hash, pixels_digest
+from overlay.preparation.splits import read_groups_of, share_deviation
 from overlay.preparation.staging import DIGEST
-from overlay.sources.listing import locate
+from overlay.sources.listing import locate_source
 from overlay.storage.parquet import open_parquet
 from overlay.storage.path import StoragePath
 from pipelines.runtime.progress import progress
@@ -55,7 +55,7 @@ def run(config: Prepare) -> None:
         RequestError: there is no such dataset, or it lacks a column.
         WorkError: something lies on two sides of the split; or the work failed.
     """
-    folder = locate(config.check or "", "check")
+    folder = locate_source(config.check or "", "check")
     ours = folder.is_folder() and is_dataset(folder)
     files = _files(folder)
     session.connect()
@@ -66,18 +66,18 @@ def run(config: Prepare) -> None:
         raise WorkError(f"{folder} holds no image that can be read; the first: {broken[0] if broken else ''}")
     ids, splits = table["id"].to_pylist(), table["split"].to_pylist()
     if config.split.group_by:
-        groups = groups_of(ids, ids, config.split.group_by)
+        groups = read_groups_of(ids, ids, config.split.group_by)
     else:
         groups = pc.coalesce(table["group"], table["id"]).to_pylist()
-    duplicates = find(table, config.duplicates.distance)
+    duplicates = find_near_duplicates(table, config.duplicates.distance)
     if ours:
         duplicates = replace(duplicates, identical=_identical_before_overlays(duplicates, folder))
-    found = leaks(splits, groups, duplicates)
+    found = find_leakage(splits, groups, duplicates)
 
     console = Console(highlight=False, soft_wrap=True)
     console.print(_shares(table["label"].to_pylist(), splits))
     console.print(_counts(duplicates, found, len(set(groups))))
-    apart = max(deviation(table["label"].to_pylist(), splits).values())
+    apart = max(share_deviation(table["label"].to_pylist(), splits).values())
     console.print(f"class shares differ from the whole's by at most {apart:.1f} points")
     if broken:
         console.print(f"{len(broken)} images can't be read; the first: {broken[0]}", markup=False)
@@ -117,9 +117,11 @@ def describe(file: StoragePath, name: str, group: int, columns: Sequence[str], m
             number += 1
             try:
                 image = stored["image"]
-                pixels = decode((image["bytes"] if isinstance(image, dict) else image) or b"", max_pixels=max_pixels)
+                pixels = decode_image(
+                    (image["bytes"] if isinstance(image, dict) else image) or b"", max_pixels=max_pixels
+                )
                 known["phash"] = bytes.fromhex(stored.get("phash") or perceptual_hash(pixels))
-                known["pixels"] = bytes.fromhex(digest_of(pixels))
+                known["pixels"] = bytes.fromhex(pixels_digest(pixels))
             except ImageError as error:
                 known["reason"] = f"{id}: {error}"
             described.append(known)

@@ -42,7 +42,7 @@ def run(config: Demo) -> None:
     print(f"1/4  phantoms, {sum(IMAGES_PER_CLASS.values())} images with their masks: {images}")
     out.mkdir(parents=True, exist_ok=True)
     seed.touch()
-    phantoms.write(images, images_per_class=IMAGES_PER_CLASS, seed=config.seed)
+    phantoms.write_phantoms(images, images_per_class=IMAGES_PER_CLASS, seed=config.seed)
     print("\n2/4  prepare")
     prepare.run(Prepare(sources=[str(images)], out=str(dataset)))
     print("\n3/4  train ResNet101 from random weights at 64 pixels, and evaluate it on the test split")

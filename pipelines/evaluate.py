@@ -25,7 +25,7 @@ from overlay.errors import RequestError, WorkError, faults_end_the_work
 from overlay.evaluation import figures, metrics
 from overlay.evaluation.report import ReportData, write_report
 from overlay.evaluation.report_data import _mask_only, _mistakes, _protocol
-from overlay.images.codec import decode, decode_target, resize
+from overlay.images.codec import decode_image, decode_target, resize_image
 from overlay.models import model_file
 from overlay.prediction.schema import prediction_schema
 from overlay.storage.atomic import write_atomically
@@ -46,7 +46,7 @@ def run(config: Evaluate) -> None:
         RequestError: the request was wrong; nothing was written.
         WorkError: the work failed.
     """
-    loaded = model_file.load(config.model, config.legacy)
+    loaded = model_file.load_model_file(config.model, config.legacy)
     dataset = open_dataset(config.dataset)
     out = Path(config.out).expanduser().absolute()
     if out.exists() and (strange := sorted({entry.name for entry in out.iterdir()} - set(FILES))):
@@ -91,8 +91,8 @@ def evaluate(
     table = _scored(loaded, dataset, split, engine)
     labels = np.array([dataset.card.classes.index(label) for label in table["true_label"].to_pylist()])
     probabilities = np.stack([table[f"prob_{name}"].to_numpy() for name in dataset.card.classes], axis=1)
-    evaluation = metrics.evaluate(labels, probabilities.astype(np.float64), dataset.card.classes)
-    confusion_png = figures.confusion_matrix(evaluation)
+    evaluation = metrics.compute_evaluation(labels, probabilities.astype(np.float64), dataset.card.classes)
+    confusion_png = figures.draw_confusion_matrix(evaluation)
 
     out.mkdir(parents=True, exist_ok=True)
     with write_atomically(out / "predictions.parquet") as temporary:
@@ -105,7 +105,7 @@ def evaluate(
         evaluation=evaluation,
         protocol=_protocol(loaded, dataset, split),
         confusion_png=confusion_png,
-        roc_png=figures.roc(labels, probabilities.astype(np.float64), evaluation),
+        roc_png=figures.draw_roc(labels, probabilities.astype(np.float64), evaluation),
         curves_png=curves,
         mask_only=_mask_only(dataset, split),
         mistakes=_mistakes(dataset, table, metrics.worst_mistakes(labels, probabilities.astype(np.float64))),
@@ -160,4 +160,6 @@ def _calibration(dataset: PreparedDataset, card: model_file.ModelCard) -> Pixels
     chosen = pa.array(names[:: -(-len(names) // CALIBRATION_IMAGES)], pa.string())
     images = files.to_table(columns=["image"], filter=pc.field("id").isin(chosen))["image"].to_pylist()
     target = decode_target(card.size, card.resize)
-    return np.stack([resize(decode(image["bytes"], target=target), card.size, card.resize) for image in images])
+    return np.stack(
+        [resize_image(decode_image(image["bytes"], target=target), card.size, card.resize) for image in images]
+    )

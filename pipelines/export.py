@@ -12,7 +12,7 @@ from overlay.errors import RequestError, faults_end_the_work
 from overlay.models import model_file
 from overlay.storage.atomic import write_atomically
 
-_WRITERS = {"safetensors": export.write_safetensors, "onnx": export.write_onnx}
+_WRITERS = {"safetensors": export.export_safetensors, "onnx": export.export_onnx}
 
 
 @faults_end_the_work()
@@ -23,7 +23,7 @@ def run(config: Export) -> None:
         RequestError: the request was wrong; nothing was written.
         WorkError: the work failed, or the export would give other probabilities; nothing was written.
     """
-    loaded = model_file.load(config.model, config.legacy)
+    loaded = model_file.load_model_file(config.model, config.legacy)
     out = Path(config.out or Path(loaded.path).with_suffix(f".{config.format}"))
     if out.suffix != f".{config.format}":
         raise RequestError(f"--out {out} doesn't end in .{config.format}, by which others know the format; name it so")

@@ -22,14 +22,14 @@ from overlay.config import Predict
 from overlay.engines.base import Pixels
 from overlay.errors import WorkError, faults_end_the_work
 from overlay.models import model_file
-from overlay.prediction.decode import Columns, sample
-from overlay.prediction.manifest import Manifest, ManifestListing, write
+from overlay.prediction.decode import Columns, sample_pixels
+from overlay.prediction.manifest import Manifest, ManifestListing, write_manifest
 from overlay.prediction.output_folder import PredictionFolder, PredictionRequest
 from overlay.prediction.row_writer import PredictionWriter
 from overlay.prediction.schema import PredictionColumns
 from overlay.prediction.summary import StageTimes, summarise_predictions
 from overlay.sources.read_plan import ReadUnit
-from overlay.sources.resolve import collect
+from overlay.sources.resolve import resolve_inputs
 from overlay.storage.path import StoragePath
 from pipelines.runtime.progress import progress
 
@@ -60,8 +60,8 @@ def run(config: Predict) -> None:
         RequestError: the request was wrong; nothing was written.
         WorkError: the work failed; the same command goes on where it stopped.
     """
-    tracked = tracking.resolve(config.tracking)
-    loaded = model_file.load(config.model, config.legacy)
+    tracked = tracking.resolve_mode(config.tracking)
+    loaded = model_file.load_model_file(config.model, config.legacy)
     folder, stages = PredictionFolder(StoragePath.of(config.out)), StageTimes()
     with tempfile.TemporaryDirectory(prefix="overlay-") as temporary:
         listing = _freeze(config, loaded, Path(temporary), stages)
@@ -72,7 +72,7 @@ def run(config: Predict) -> None:
             return
         calibration = None
         if config.precision == "int8":
-            calibration = sample(listing.manifest, listing.units, loaded.card, config.max_pixels)
+            calibration = sample_pixels(listing.manifest, listing.units, loaded.card, config.max_pixels)
         classifier = _classifier(config, loaded, calibration, small=_is_small(config, listing))
         stages.processes |= classifier.processes
         request = replace(request, computed=classifier.computed)
@@ -105,7 +105,9 @@ def _freeze(config: Predict, loaded: model_file.ModelFile, folder: Path, stages:
     began = time.monotonic()
     with progress("listing", None) as meter:
         images = 0
-        for found in write(collect(config.inputs, loaded.card.classes, config.limits), folder, config.part_rows):
+        for found in write_manifest(
+            resolve_inputs(config.inputs, loaded.card.classes, config.limits), folder, config.part_rows
+        ):
             if isinstance(found, ManifestListing):
                 listing = found
             else:

@@ -26,17 +26,17 @@ from overlay.config import SPLITS, Prepare, table_column
 from overlay.dataset.card import DATASET_FORMAT, DatasetCard, DatasetRequest, fingerprint, package_versions, write_card
 from overlay.dataset.prepared import PreparedDataset, open_dataset
 from overlay.dataset.schema import DATASET_MANIFEST_SCHEMA, REJECTED_SCHEMA
-from overlay.duplicates.near_duplicates import find, settle
+from overlay.duplicates.near_duplicates import find_near_duplicates, resolve_conflicts
 from overlay.errors import RequestError, WorkError, faults_end_the_work
 from overlay.preparation.contact_sheets import draw_classes, draw_duplicates
-from overlay.preparation.division import divide
-from overlay.preparation.output_folder import WORK, already_prepared, begin
-from overlay.preparation.splits import check_sizes, given_splits, groups_of
+from overlay.preparation.division import split_dataset
+from overlay.preparation.output_folder import WORK, already_prepared, begin_dataset
+from overlay.preparation.splits import check_sizes, read_groups_of, read_splits
 from overlay.preparation.staging import assemble_shard, read_staged, stage_part, staged_path, staged_rows, write_index
-from overlay.preparation.summary import found, print_summary, reasons
-from overlay.sources.labelled import Record, Rejected, collect
-from overlay.sources.listing import locate
-from overlay.sources.read_plan import ReadUnit, plan, without
+from overlay.preparation.summary import count_reasons, describe_sources, print_summary
+from overlay.sources.labelled import Record, Rejected, list_labelled
+from overlay.sources.listing import locate_source
+from overlay.sources.read_plan import ReadUnit, plan_reads, remove_done
 from overlay.storage.atomic import write_atomically
 from overlay.storage.parquet import open_parquet
 from overlay.storage.path import StoragePath
@@ -70,17 +70,17 @@ def run(config: Prepare) -> PreparedDataset:
         RequestError: the request was wrong; nothing was written.
         WorkError: the work failed; the same command goes on where it stopped.
     """
-    collection = collect(config.sources, config.limits)
+    collection = list_labelled(config.sources, config.limits)
     listed = _with_groups(collection.records, config)
     request = _request(config, listed)
     out = StoragePath.of(config.out)
     if already_prepared(out, request, config.overwrite):
         print(f"{out} is prepared already, from these files with these options; nothing to do")
         return open_dataset(out)
-    print(found(collection))
+    print(describe_sources(collection))
     session.connect()
 
-    staged = begin(out, request, config.overwrite)
+    staged = begin_dataset(out, request, config.overwrite)
     manifest = out / "manifest.parquet"
     units = _write_manifest(manifest, listed, staged_rows(len(listed), config.shard_rows))
     classes, unusable = collection.classes, collection.rejected
@@ -88,23 +88,23 @@ def run(config: Prepare) -> PreparedDataset:
     _stage(manifest, units, staged, config)
 
     usable, broken = read_staged(staged, manifest)
-    duplicates = find(usable, config.duplicates.distance)
+    duplicates = find_near_duplicates(usable, config.duplicates.distance)
     with write_atomically(out / "duplicates.parquet") as temporary:
         pq.write_table(duplicates.table(), temporary)
     parts = usable["part"].to_numpy()
     draw_duplicates(duplicates, lambda place: staged_path(staged, parts[place]), out / "duplicates.png")
     try:
-        survivors, contradicted = settle(usable, duplicates, config.duplicates.conflicts)
+        survivors, contradicted = resolve_conflicts(usable, duplicates, config.duplicates.conflicts)
     except WorkError:
         staged.remove()  # the labels may be mended before the next run, by moving files
         raise
     del usable
     rejected = _write_rejected(out / "rejected.parquet", [broken, contradicted], unusable)
     try:
-        divided, division = divide(survivors, classes, config, duplicates)
+        divided, division = split_dataset(survivors, classes, config, duplicates)
     except RequestError as error:
         staged.remove()  # the files may be mended before the next run, which must look at them again then
-        kinds = ", ".join(f"{count} {reason}" for reason, count in reasons(rejected).items())
+        kinds = ", ".join(f"{count} {reason}" for reason, count in count_reasons(rejected).items())
         raise WorkError(
             f"{error}; rejected were: {kinds or 'none'}; see {out / 'rejected.parquet'}, and duplicates.parquet beside "
             "it for what makes the groups"
@@ -145,10 +145,10 @@ def run(config: Prepare) -> PreparedDataset:
 def _with_groups(records: Sequence[Record], config: Prepare) -> list[Listed]:
     """Give each image its group, and its split where the user has one of his own."""
     ids, paths = [record.id for record in records], [record.path for record in records]
-    groups = groups_of(ids, paths, config.split.group_by)
+    groups = read_groups_of(ids, paths, config.split.group_by)
     splits: Sequence[str | None] = [None] * len(ids)
     if config.split.column:
-        splits = given_splits(ids, paths, config.split.column)
+        splits = read_splits(ids, paths, config.split.column)
     else:
         check_sizes([record.label for record in records], groups, config.split.folds)
     return [Listed(*row) for row in zip(records, groups, splits, strict=True)]
@@ -161,7 +161,7 @@ def _request(config: Prepare, listed: Sequence[Listed]) -> DatasetRequest:
         tables.update(json.dumps(told).encode() + b"\n")
     from_table = config.split.column or table_column(config.split.group_by or "")
     return DatasetRequest(
-        [str(locate(source, "source")) for source in config.sources],
+        [str(locate_source(source, "source")) for source in config.sources],
         config.overlay,
         config.split,
         config.max_pixels,
@@ -179,7 +179,7 @@ def _write_manifest(path: StoragePath, listed: Sequence[Listed], rows: int) -> l
     every class, as a training needs that reads the shards one after the other.
     """
     mixed = sorted(listed, key=lambda each: hashlib.sha256(each.record.id.encode()).digest())
-    reading = plan(mixed, rows)
+    reading = plan_reads(mixed, rows)
     own = [name for name in DATASET_MANIFEST_SCHEMA.names if name not in ("group", "split", "spans")]
     with write_atomically(path) as temporary, pq.ParquetWriter(temporary, DATASET_MANIFEST_SCHEMA) as writer:
         for part in reading.groups:
@@ -197,7 +197,7 @@ def _stage(manifest: StoragePath, units: list[ReadUnit], staged: StoragePath, co
     done = {part for part in range(len(sizes)) if staged_path(staged, part).name in there}
     if done:
         print(f"going on: {sum(sizes[part] for part in done)} of {sum(sizes)} images are done already")
-    if todo := without(units, done):
+    if todo := remove_done(units, done):
         left = sum(size for part, size in enumerate(sizes) if part not in done)
         calls = ((read, manifest, staged, config) for read in readings(manifest, todo))
         _in_parallel(stage_part, calls, "drawing", left)

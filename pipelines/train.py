@@ -22,7 +22,7 @@ from overlay.config import Prepare, Train
 from overlay.dataset.prepared import is_dataset, open_dataset
 from overlay.errors import RequestError, WorkError, faults_end_the_work
 from overlay.models import model_file, network
-from overlay.models.pretrained import pretrained
+from overlay.models.pretrained import load_pretrained
 from overlay.training import checkpoint, history
 from overlay.training.losses import class_weights
 from overlay.training.run_folder import open_run
@@ -47,9 +47,9 @@ def run(config: Train) -> None:
     if folder.finished:
         print(f"{folder.path} holds this run already, finished; nothing to do")
         return
-    tracking.resolve(config.tracking)
-    network.check_size(config.model.arch, config.input.size)
-    weights = pretrained(config.model.arch, config.model.weights)
+    tracking.resolve_mode(config.tracking)
+    network.check_input_size(config.model.arch, config.input.size)
+    weights = load_pretrained(config.model.arch, config.model.weights)
     dataset = open_dataset(config.dataset) if is_dataset(config.dataset) else None
     session.connect()
     placement = place(config.train, session.resources())
@@ -64,9 +64,9 @@ def run(config: Train) -> None:
         return
     card = card_of(config, dataset, weights)
     folder.begin(config, dataset.card.fingerprint, batch_size)
-    last = checkpoint.newest(folder.checkpoints)
-    epochs, step = checkpoint.history(last), checkpoint.step(last)
-    checkpoint.clear(folder.checkpoints)
+    last = checkpoint.newest_checkpoint(folder.checkpoints)
+    epochs, step = checkpoint.checkpoint_history(last), checkpoint.checkpoint_step(last)
+    checkpoint.remove_partial_checkpoints(folder.checkpoints)
     source, plan = plan_of(config, dataset, batch_size)
     if step:
         print(f"going on after epoch {len(epochs)} of {plan.epochs}, at step {step} of {plan.steps}")
@@ -87,8 +87,8 @@ def run(config: Train) -> None:
             )
             fit(job)
         posted = tracker.stop()
-        last = checkpoint.newest(folder.checkpoints)
-        epochs, step = checkpoint.history(last), checkpoint.step(last)
+        last = checkpoint.newest_checkpoint(folder.checkpoints)
+        epochs, step = checkpoint.checkpoint_history(last), checkpoint.checkpoint_step(last)
         if posted.hopeless:
             raise WorkError(posted.hopeless)
         if last is None or (step < plan.steps and not history.should_stop(epochs, config.early_stopping)):
@@ -100,11 +100,11 @@ def run(config: Train) -> None:
         print(f"best epoch: {epochs[best].epoch} of {len(epochs)}, by {config.early_stopping.metric}")
 
         file = folder.path / model_file.MODEL_FILE
-        model_file.save(file, OrderedDict(checkpoint.load(last, "best.pt")), card)
+        model_file.save_model_file(file, OrderedDict(checkpoint.load_checkpoint(last, "best.pt")), card)
         precision = "auto" if config.train.precision == "fp16" else config.train.precision
         engine = Engine(placement.device, precision, min(batch_size, 64))
-        curves = history.curves(epochs, best)
-        result = evaluate.evaluate(model_file.load(file), dataset, "test", folder.evaluation, engine, curves)
+        curves = history.history_curves(epochs, best)
+        result = evaluate.evaluate(model_file.load_model_file(file), dataset, "test", folder.evaluation, engine, curves)
         tracker.finish(result.metrics, result.labels, result.predicted, file)
     folder.finish()
     print(f"test: {evaluate.summary(result.metrics)}")

@@ -23,14 +23,14 @@ def overlay_figure(path: Path) -> None:
     """Write one row for each of benign and malignant: image, mask, fill, contour."""
     rows = []
     for name, index in (("benign", 3), ("malignant", 5)):
-        image, found = phantoms.phantom(name, seed=0, index=index)  # type: ignore[arg-type]
-        mask = masks.unite(found)
+        image, found = phantoms.draw_phantom(name, seed=0, index=index)  # type: ignore[arg-type]
+        mask = masks.unite_masks(found)
         white = np.repeat(mask[:, :, None], 3, axis=2).astype(np.uint8) * 255
         shown = [
             image,
             white,
-            masks.draw(image, mask, OverlayStyle()),
-            masks.draw(image, mask, OverlayStyle("contour")),
+            masks.draw_mask(image, mask, OverlayStyle()),
+            masks.draw_mask(image, mask, OverlayStyle("contour")),
         ]
         rows.append([Image.fromarray(each).resize((WIDTH, HEIGHT)) for each in shown])
     sheet = Image.new("RGB", (4 * WIDTH + 3 * GAP, 2 * HEIGHT + GAP), "white")

@@ -41,7 +41,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from overlay.images import phantoms
 
     folder = tmp_path_factory.mktemp("phantoms")
-    phantoms.write(folder, images_per_class=12, seed=0)
+    phantoms.write_phantoms(folder, images_per_class=12, seed=0)
     return folder
 
 

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, BinaryIO, cast
 
-from overlay.archives.stream import ArchiveError, Method, Stream, Watched, check_size, check_time
+from overlay.archives.stream import ArchiveError, Method, Stream, Watched, check_time, check_unpacked_size
 from overlay.config import Limits
 from overlay.errors import one_line
-from overlay.storage.filenames import escaped
+from overlay.storage.filenames import escape_name
 
 _STEP = 2**20
 _BLOCK = 512
@@ -88,7 +88,7 @@ def _zip_entries(file: BinaryIO, limits: Limits) -> Iterator[Entry]:
     total = 0
     for info in archive.infolist():  # not the names: each member of the same name counts
         total += info.file_size
-        check_size(total, packed, limits)
+        check_unpacked_size(total, packed, limits)
         check_time(deadline, limits)
         method = _ZIP_METHODS.get(info.compress_type)
         problem = None
@@ -142,7 +142,7 @@ def _tar_entries(file: BinaryIO, method: Method, limits: Limits) -> Iterator[Ent
             if regular and member.size:  # is all of it there?
                 stream.seek(max(stream.tell(), member.offset_data + member.size - 1))
                 if stream.tell() < member.offset_data + member.size and not stream.take(1):
-                    raise ArchiveError(f"cut off archive: within {escaped(member.name)}")
+                    raise ArchiveError(f"cut off archive: within {escape_name(member.name)}")
             yield Entry(member.name, span, folder=member.isdir(), link=not regular and not member.isdir(), label=label)
     except (tarfile.TarError, ValueError, OverflowError, RecursionError, struct.error) as error:
         if isinstance(error, ArchiveError):

@@ -120,7 +120,7 @@ def read_members_in_order(place: StoragePath, records: Sequence[Sequence[Span]])
     """Read members of a tar that is compressed as a whole, in one pass.
 
     Yields the index of a record, and its members' bytes, as soon as the last of them has come; so what is held in
-    memory is what `overlay.sources.read_plan.plan` lets wait at one time.
+    memory is what `overlay.sources.read_plan.plan_reads` lets wait at one time.
 
     Raises:
         OSError: the archive can't be read, or is not what was listed.

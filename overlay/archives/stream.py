@@ -74,7 +74,7 @@ class Stream:
         self._position += len(data)
         if self._limits is not None:
             packed = self._position if self._seekable else self._file.bytes_read
-            check_size(self._position, packed, self._limits)
+            check_unpacked_size(self._position, packed, self._limits)
             check_time(self._deadline, self._limits)
         return data
 
@@ -134,7 +134,7 @@ class Watched:
         """Leave the file open, for it belongs to the caller."""
 
 
-def check_size(unpacked: int, packed: int, limits: Limits) -> None:
+def check_unpacked_size(unpacked: int, packed: int, limits: Limits) -> None:
     """Stop an archive that unpacks to too much.
 
     Raises:

@@ -12,7 +12,7 @@ from dataclasses import fields
 from importlib.metadata import version
 from pathlib import PurePosixPath
 
-from overlay.cli.parser import USAGE, VERBS, Config, nearest, parse, to_words
+from overlay.cli.parser import USAGE, VERBS, Config, nearest, parse_arguments, to_words
 from overlay.config import Prepare, Submit, Train, table_column
 from overlay.errors import RequestError, WorkError
 
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         wrong = f"there is no verb {verb!r}{nearest(verb, list(VERBS))}" if verb else "no verb given"
         return _say("overlay", f"{wrong}; overlay --help lists the verbs", status=2)
     try:
-        return _run(verb, parse(verb, words[1:]))
+        return _run(verb, parse_arguments(verb, words[1:]))
     except SystemExit as done:  # --help and --print_config
         return int(done.code or 0)
     except KeyboardInterrupt:
@@ -75,7 +75,7 @@ def _job(words: Sequence[str]) -> list[str]:
     verb = words[0]
     if verb not in VERBS or verb == "submit":
         raise RequestError(f"{verb!r} is no verb that can be a job{nearest(verb, list(VERBS))}")
-    config = parse(verb, words[1:])
+    config = parse_arguments(verb, words[1:])
     for name, path in _paths(config):
         if "://" not in path and not PurePosixPath(path).is_absolute():
             raise RequestError(

@@ -52,7 +52,7 @@ _POSITIONAL = {
 }
 
 
-def parse(verb: str, words: Sequence[str]) -> Config:
+def parse_arguments(verb: str, words: Sequence[str]) -> Config:
     """Read what follows the verb; a word on the command line counts more than a line of the --config file.
 
     Raises:

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from overlay.duplicates.multi_index import Hashes, candidates, chunks, search, take_sample
-from overlay.duplicates.pairs import Gathered, Pairs, chosen, joined, of_all
+from overlay.duplicates.multi_index import Hashes, expected_candidates, hash_chunks, sample_hashes, search_chunks
+from overlay.duplicates.pairs import Gathered, Pairs, expand_to_all, join_pairs, select_pairs
 
 WORDS = 4
 _SMALL = 10_000
@@ -19,7 +19,7 @@ _DENSE = 8
 """a candidate costs as much as this many comparisons of contiguous hashes"""
 
 
-def parse(digests: Sequence[bytes]) -> Hashes:
+def parse_hashes(digests: Sequence[bytes]) -> Hashes:
     """Return hashes of 32 bytes as 64-bit words, (n, 4)."""
     return np.frombuffer(b"".join(digests), ">u8").reshape(-1, WORDS).astype(np.uint64)
 
@@ -27,16 +27,16 @@ def parse(digests: Sequence[bytes]) -> Hashes:
 def near_pairs(hashes: Hashes, distance: int) -> Pairs:
     """Return all pairs of hashes, (n, 4), that differ in at most ``distance`` bits; each once, in ascending order."""
     distinct, kind = np.unique(hashes, axis=0, return_inverse=True)
-    dealt = chunks(distance)
+    dealt = hash_chunks(distance)
     gathered = Gathered(len(distinct))
-    sample = take_sample(distinct, distance) if len(distinct) > _SMALL else None
-    if sample and candidates(distinct, dealt, sample) * _DENSE < len(distinct) ** 2 / 2:
-        search(distinct, distance, dealt, sample, gathered)
+    sample = sample_hashes(distinct, distance) if len(distinct) > _SMALL else None
+    if sample and expected_candidates(distinct, dealt, sample) * _DENSE < len(distinct) ** 2 / 2:
+        search_chunks(distinct, distance, dealt, sample, gathered)
     else:
         for part in compare_all(distinct, distance):
             gathered.add(part)
-    pairs = of_all(gathered.pairs(), kind, len(distinct))
-    return chosen(pairs, np.lexsort((pairs.second, pairs.first)))
+    pairs = expand_to_all(gathered.pairs(), kind, len(distinct))
+    return select_pairs(pairs, np.lexsort((pairs.second, pairs.first)))
 
 
 def compare_all(hashes: Hashes, distance: int) -> Iterator[Pairs]:
@@ -54,7 +54,7 @@ def compare_all(hashes: Hashes, distance: int) -> Iterator[Pairs]:
             first, second = near // block.shape[1] + top, near % block.shape[1] + start
             later = second > first
             found.append(Pairs(first[later], second[later], block.ravel()[near][later].astype(np.uint8)))
-        return joined(found)
+        return join_pairs(found)
 
     # NumPy lets go of the interpreter's lock while it counts.
     with ThreadPoolExecutor() as pool:

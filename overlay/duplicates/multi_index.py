@@ -16,7 +16,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from overlay.duplicates.pairs import MOST_PAIRS, Gathered, Indices, Pairs, joined, ordered
+from overlay.duplicates.pairs import MOST_PAIRS, Gathered, Indices, Pairs, join_pairs, order_pairs
 
 Hashes = NDArray[np.uint64]
 Keys = NDArray[np.int32]
@@ -52,7 +52,7 @@ class HashChunk:
         return [sum(1 << place for place in flips) for n in range(self.radius + 1) for flips in combinations(places, n)]
 
 
-def chunks(distance: int) -> list[HashChunk]:
+def hash_chunks(distance: int) -> list[HashChunk]:
     """Deal the bits out.
 
     Two hashes that are further apart than its radius in every chunk differ in at least the sum of (radius + 1) bits,
@@ -83,7 +83,7 @@ class HashSample:
         return counts >= _CROWD
 
 
-def take_sample(hashes: Hashes, distance: int) -> HashSample:
+def sample_hashes(hashes: Hashes, distance: int) -> HashSample:
     """Compare a few of the hashes, (n, 4), with all."""
     places = np.sort(np.random.default_rng(0).choice(len(hashes), min(_SAMPLE, len(hashes)), replace=False))
     found = []
@@ -91,11 +91,11 @@ def take_sample(hashes: Hashes, distance: int) -> HashSample:
         apart = np.bitwise_count(hashes ^ hashes[place]).sum(axis=1, dtype=np.uint16)
         apart[places[places <= place]] = BITS + 1  # itself, and what was compared with it
         near = np.flatnonzero(apart <= distance)
-        found.append(ordered(np.full(len(near), place), near, apart[near].astype(np.uint8)))
-    return HashSample(places, joined(found))
+        found.append(order_pairs(np.full(len(near), place), near, apart[near].astype(np.uint8)))
+    return HashSample(places, join_pairs(found))
 
 
-def candidates(hashes: Hashes, chunks: list[HashChunk], sample: HashSample) -> float:
+def expected_candidates(hashes: Hashes, chunks: list[HashChunk], sample: HashSample) -> float:
     """Estimate how many candidates the index would give."""
     places = sample.places
     if len(sample.near) / len(places) * len(hashes) / 2 > MOST_PAIRS:
@@ -108,7 +108,9 @@ def candidates(hashes: Hashes, chunks: list[HashChunk], sample: HashSample) -> f
     return found * len(hashes) / len(sample.places) / 2
 
 
-def search(hashes: Hashes, distance: int, chunks: list[HashChunk], sample: HashSample, gathered: Gathered) -> None:
+def search_chunks(
+    hashes: Hashes, distance: int, chunks: list[HashChunk], sample: HashSample, gathered: Gathered
+) -> None:
     """Find the pairs of hashes, (n, 4), within a distance."""
     keys = [chunk.keys(hashes) for chunk in chunks]
     for number, chunk in enumerate(chunks):
@@ -131,7 +133,7 @@ def search(hashes: Hashes, distance: int, chunks: list[HashChunk], sample: HashS
                     for earlier in range(number):
                         apart = np.bitwise_count(keys[earlier][first] ^ keys[earlier][second])
                         new &= apart > chunks[earlier].radius
-                    gathered.add(ordered(first[new], second[new], distances[kept][new]))
+                    gathered.add(order_pairs(first[new], second[new], distances[kept][new]))
                     if gathered.groups is not groups:
                         if groups is None:
                             gathered.link(sample.near)  # each of a crowd with all others, at one stroke

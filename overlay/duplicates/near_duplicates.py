@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from overlay.duplicates.hamming import near_pairs, parse
-from overlay.duplicates.pairs import Pairs, connected
+from overlay.duplicates.hamming import near_pairs, parse_hashes
+from overlay.duplicates.pairs import Pairs, connected_components
 from overlay.errors import WorkError
 
 Texts = Sequence[str | None] | NDArray[np.object_]
@@ -82,20 +82,20 @@ class NearDuplicates:
         return reasons
 
 
-def find(images: pa.Table, distance: int) -> NearDuplicates:
+def find_near_duplicates(images: pa.Table, distance: int) -> NearDuplicates:
     """Find the near-duplicates in a table, sorted by ``id``, with ``label``, ``phash`` and ``pixels``, digests both.
 
     Every pair within the distance is found. Beyond 5 million pairs only some are listed, which link the same groups
     (``pairs.complete`` is false then).
     """
-    pairs = near_pairs(parse(images["phash"].to_pylist()), distance)
-    labels, pixels = codes(images["label"]), codes(images["pixels"])
+    pairs = near_pairs(parse_hashes(images["phash"].to_pylist()), distance)
+    labels, pixels = category_codes(images["label"]), category_codes(images["pixels"])
     identical, agree = (code[pairs.first] == code[pairs.second] for code in (pixels, labels))
     ids, names = (pa.concat_arrays(images[name].chunks or [pa.array([], pa.string())]) for name in ("id", "label"))
     return NearDuplicates(ids, names, pairs, identical, ~agree)
 
 
-def join(own: pa.ChunkedArray, pairs: Pairs) -> pa.Array:
+def join_groups(own: pa.ChunkedArray, pairs: Pairs) -> pa.Array:
     """Return the group of each image: linked near-duplicates joined with the user's ``own`` groups.
 
     A group is called by the first name, in the order of the alphabet, of the own groups in it.
@@ -106,7 +106,7 @@ def join(own: pa.ChunkedArray, pairs: Pairs) -> pa.Array:
     code = pc.index_in(own, names).to_numpy()
     # Each own group is a node beside the images, to which its images are linked.
     links = [(pairs.first, pairs.second), (np.arange(len(own)), len(own) + code)]
-    components = connected(links, len(own) + len(names))
+    components = connected_components(links, len(own) + len(names))
     first = np.full(components.max() + 1, len(names))
     np.minimum.at(first, components[len(own) :], np.arange(len(names)))
     return names.take(pa.array(first[components[: len(own)]]))
@@ -125,12 +125,12 @@ class Leakage:
         return self.pairs + self.groups > 0
 
 
-def leaks(sides: Texts, groups: Texts, duplicates: NearDuplicates) -> Leakage:
+def find_leakage(sides: Texts, groups: Texts, duplicates: NearDuplicates) -> Leakage:
     """Count what a split tears apart, given the side and the group of each image of ``duplicates``.
 
     An image whose side is None takes no part; it needs no group.
     """
-    side, group = codes(pa.array(sides, pa.string())), codes(pa.array(groups, pa.string()))
+    side, group = category_codes(pa.array(sides, pa.string())), category_codes(pa.array(groups, pa.string()))
     first, second = duplicates.pairs.first, duplicates.pairs.second
     torn = (side[first] != side[second]) & (side[first] >= 0) & (side[second] >= 0)
     present = side >= 0
@@ -139,7 +139,7 @@ def leaks(sides: Texts, groups: Texts, duplicates: NearDuplicates) -> Leakage:
     return Leakage(int(torn.sum()), int((torn & duplicates.identical).sum()), several)
 
 
-def codes(values: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
+def category_codes(values: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
     """Return a number for each value, the same for equal ones; -1 where it is null."""
     found: NDArray[np.int64] = pc.fill_null(pc.index_in(values, pc.drop_null(pc.unique(values))), -1).to_numpy(
         zero_copy_only=False
@@ -147,7 +147,7 @@ def codes(values: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
     return found
 
 
-def settle(
+def resolve_conflicts(
     images: pa.Table, duplicates: NearDuplicates, conflicts: Literal["keep", "drop", "stop"]
 ) -> tuple[pa.Table, pa.Table]:
     """Join the groups of a table with its near-duplicates; return the rows that stay and those that are dropped.
@@ -165,7 +165,7 @@ def settle(
             f"{number} pairs of near-duplicates have different labels: {shown}{'; ...' if number > 3 else ''}; mend "
             "the labels, or choose duplicates.conflicts keep or drop"
         )
-    groups = join(images["group"], duplicates.pairs)
+    groups = join_groups(images["group"], duplicates.pairs)
     grouped = images.set_column(images.schema.get_field_index("group"), "group", groups)
     grouped = grouped.append_column("place", pa.array(np.arange(images.num_rows)))
     dropped = np.array([id in contradicted for id in images["id"].to_pylist()], bool) if contradicted else None

@@ -41,7 +41,7 @@ class Gathered:
     def add(self, part: Pairs) -> None:
         """Add pairs that were not added yet."""
         if self.groups is not None:
-            part = chosen(part, np.flatnonzero(self.groups[part.first] != self.groups[part.second]))
+            part = select_pairs(part, np.flatnonzero(self.groups[part.first] != self.groups[part.second]))
         self._parts.append(part)
         self._count += len(part)
         if self._count > self._most:
@@ -53,17 +53,17 @@ class Gathered:
         self._link()
 
     def _link(self) -> None:
-        links = _forest(joined(self._parts), self._number)
-        self.groups = connected([(links.first, links.second)], self._number)
+        links = _forest(join_pairs(self._parts), self._number)
+        self.groups = connected_components([(links.first, links.second)], self._number)
         self._parts, self._count = [links], len(links)
         self._most = len(links) + min(_RELINK, MOST_PAIRS)
 
     def pairs(self) -> Pairs:
         """Return what was found."""
-        return replace(joined(self._parts), complete=self.groups is None)
+        return replace(join_pairs(self._parts), complete=self.groups is None)
 
 
-def connected(links: Sequence[tuple[Indices, Indices]], number: int) -> NDArray[np.int32]:
+def connected_components(links: Sequence[tuple[Indices, Indices]], number: int) -> NDArray[np.int32]:
     """Return the component, counted from 0, of each of ``number`` things that are linked in pairs."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -83,7 +83,7 @@ def _forest(pairs: Pairs, hashes: int) -> Pairs:
     return Pairs(tree.row.astype(np.int64), tree.col.astype(np.int64), (tree.data - 1).astype(np.uint8), complete=False)
 
 
-def of_all(pairs: Pairs, kind: Indices, distinct: int) -> Pairs:
+def expand_to_all(pairs: Pairs, kind: Indices, distinct: int) -> Pairs:
     """From pairs of distinct hashes to pairs of all: ``kind`` says which distinct hash each one is."""
     members = np.argsort(kind, kind="stable")
     starts = np.searchsorted(kind[members], np.arange(distinct + 1))
@@ -101,12 +101,12 @@ def of_all(pairs: Pairs, kind: Indices, distinct: int) -> Pairs:
         first = members[starts[left[which]] + place // across]
         second = members[starts[right[which]] + place % across]
         once = (left[which] != right[which]) | (first < second)
-        return ordered(first[once], second[once], distances[which][once])
+        return order_pairs(first[once], second[once], distances[which][once])
     linked = _forest(pairs, distinct)
     leaders = members[starts[:-1]]
     others = np.setdiff1d(members, leaders)
     return replace(
-        ordered(
+        order_pairs(
             np.concatenate([leaders[linked.first], leaders[kind[others]]]),
             np.concatenate([leaders[linked.second], others]),
             np.concatenate([linked.distance, np.zeros(len(others), np.uint8)]),
@@ -115,17 +115,17 @@ def of_all(pairs: Pairs, kind: Indices, distinct: int) -> Pairs:
     )
 
 
-def ordered(left: Indices, right: Indices, distance: NDArray[np.uint8]) -> Pairs:
+def order_pairs(left: Indices, right: Indices, distance: NDArray[np.uint8]) -> Pairs:
     """Make pairs of ends in whatever order."""
     return Pairs(np.minimum(left, right), np.maximum(left, right), distance)
 
 
-def chosen(pairs: Pairs, places: Indices) -> Pairs:
+def select_pairs(pairs: Pairs, places: Indices) -> Pairs:
     """Return the pairs at some places."""
     return Pairs(pairs.first[places], pairs.second[places], pairs.distance[places], pairs.complete)
 
 
-def joined(parts: Sequence[Pairs]) -> Pairs:
+def join_pairs(parts: Sequence[Pairs]) -> Pairs:
     """Return the pairs of all parts."""
     if not parts:
         return Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.uint8))

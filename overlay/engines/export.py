@@ -21,7 +21,7 @@ LARGEST_DIFFERENCE = 1e-4
 _IMAGES = 4
 
 
-def write_safetensors(loaded: ModelFile, file: Path) -> float:
+def export_safetensors(loaded: ModelFile, file: Path) -> float:
     """Write weights and card; return the largest difference from the original.
 
     Raises:
@@ -32,7 +32,7 @@ def write_safetensors(loaded: ModelFile, file: Path) -> float:
     return _checked(_probabilities(replace(loaded, state=read_safetensors(file)), pixels), expected)
 
 
-def write_onnx(loaded: ModelFile, file: Path) -> float:
+def export_onnx(loaded: ModelFile, file: Path) -> float:
     """Write the network as ONNX, normalisation and softmax inside; return the largest difference from the original.
 
     ``pixels`` uint8 (images, size, size, 3) goes in; ``probabilities`` (images, classes) and ``embeddings``
@@ -58,7 +58,7 @@ def write_onnx(loaded: ModelFile, file: Path) -> float:
         verbose=False,
     )
     assert exported is not None  # it is None where it writes a file itself
-    card = model_file.metadata(loaded.card)
+    card = model_file.card_metadata(loaded.card)
     texts = {"classes": ",".join(loaded.card.classes)} | {
         name: card[name] for name in ("size", "resize", "mean", "std")
     }
@@ -79,7 +79,7 @@ def _probabilities(loaded: ModelFile, pixels: NDArray[np.uint8]) -> NDArray[np.f
     """Return what the plain network says, in float32."""
     mean, std = torch.tensor(loaded.card.mean), torch.tensor(loaded.card.std)
     with torch.inference_mode():
-        logits = model_file.network(loaded)(normalise(torch.from_numpy(pixels), mean, std))
+        logits = model_file.build_network(loaded)(normalise(torch.from_numpy(pixels), mean, std))
         probabilities: NDArray[np.float32] = logits.softmax(dim=1).numpy()
     return probabilities
 

@@ -16,7 +16,7 @@ CHUNK = 4
 """images that one CPU core takes at a time: enough to read the weights seldom, and few enough for its cache"""
 
 
-def prepare(
+def prepare_engine(
     file: "ModelFile",
     kind: EngineKind = "auto",
     device: Literal["cpu", "cuda"] = "cpu",
@@ -48,11 +48,11 @@ def prepare(
     from overlay.engines import openvino_engine
 
     if precision != "int8":
-        converted = openvino_engine.convert(file)
+        converted = openvino_engine.convert_to_openvino(file)
     elif calibration is None or len(calibration) == 0:
         raise RequestError("precision is int8, and there are no images to calibrate it with")
     else:
-        converted = openvino_engine.quantise(file, calibration)
+        converted = openvino_engine.quantise_to_int8(file, calibration)
     return EnginePlan("openvino", device, precision, converted, len(file.card.classes))
 
 

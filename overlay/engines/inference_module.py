@@ -19,7 +19,7 @@ class InferenceModule(nn.Module):
 
     def __init__(self, file: ModelFile, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        network = model_file.network(file)
+        network = model_file.build_network(file)
         last = head_name(network)
         self.embedding_size = int(network.get_submodule(last).in_features)  # type: ignore[arg-type]
         self._network = _with_embeddings(fuse(network), last).to(dtype)

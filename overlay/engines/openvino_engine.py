@@ -25,12 +25,12 @@ import openvino as ov  # noqa: E402
 _HINTS = {"bf16": "bf16", "fp32": "f32", "int8": "f32"}
 
 
-def convert(file: "ModelFile") -> OpenVinoModel:
+def convert_to_openvino(file: "ModelFile") -> OpenVinoModel:
     """Convert a model; its weights stay float32."""
     return _to_bytes(_converted(file))
 
 
-def quantise(file: "ModelFile", calibration: Pixels) -> OpenVinoModel:
+def quantise_to_int8(file: "ModelFile", calibration: Pixels) -> OpenVinoModel:
     """Convert a model to int8, calibrated with every other image of (n, size, size, 3).
 
     How well it agrees with fp32 is measured on the images between them, and printed.

@@ -24,7 +24,7 @@ PALETTE = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MANY_CLASSES = 12
 
 
-def curves(history: Mapping[str, Sequence[float]], best_epoch: int | None = None) -> bytes:
+def draw_curves(history: Mapping[str, Sequence[float]], best_epoch: int | None = None) -> bytes:
     """Draw loss (left), accuracy and macro-F1 (right) over the epochs.
 
     Args:
@@ -56,7 +56,7 @@ def curves(history: Mapping[str, Sequence[float]], best_epoch: int | None = None
     return _png(figure)
 
 
-def confusion_matrix(evaluation: Evaluation) -> bytes:
+def draw_confusion_matrix(evaluation: Evaluation) -> bytes:
     """Draw counts, and each cell's share of its row, with true classes down and predicted classes across."""
     counts = np.array(evaluation.confusion)
     support = counts.sum(axis=1, keepdims=True)
@@ -90,7 +90,7 @@ def confusion_matrix(evaluation: Evaluation) -> bytes:
     return _png(figure)
 
 
-def roc(labels: NDArray[np.int64], probabilities: NDArray[np.float64], evaluation: Evaluation) -> bytes:
+def draw_roc(labels: NDArray[np.int64], probabilities: NDArray[np.float64], evaluation: Evaluation) -> bytes:
     """Draw the one-vs-rest ROC curve of each class that has one, with its area, from (n,) labels and (n, C)."""
     from sklearn.metrics import roc_curve
 

@@ -98,7 +98,9 @@ def macro_f1(confusion: NDArray[np.int64]) -> float:
     return float(f1.sum()) / len(f1)
 
 
-def evaluate(labels: NDArray[np.int64], probabilities: NDArray[np.float64], classes: Sequence[str]) -> Evaluation:
+def compute_evaluation(
+    labels: NDArray[np.int64], probabilities: NDArray[np.float64], classes: Sequence[str]
+) -> Evaluation:
     """Compute every metric.
 
     Args:

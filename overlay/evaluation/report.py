@@ -89,10 +89,10 @@ class ReportData:
 
 def write_report(path: Path, data: ReportData) -> None:
     """Write the page to ``path``."""
-    path.write_text(render(data), encoding="utf-8")
+    path.write_text(render_report(data), encoding="utf-8")
 
 
-def render(data: ReportData) -> str:
+def render_report(data: ReportData) -> str:
     """Return the page as HTML. Every text in it is escaped."""
     from jinja2 import Environment, StrictUndefined
 

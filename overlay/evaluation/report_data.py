@@ -13,7 +13,7 @@ from overlay.config import SPLITS, Split
 from overlay.dataset.prepared import PreparedDataset
 from overlay.evaluation import metrics
 from overlay.evaluation.report import MaskOnly, Mistake, Protocol
-from overlay.images.codec import decode
+from overlay.images.codec import decode_image
 from overlay.models import model_file
 
 MASK_NUMBERS = {
@@ -74,6 +74,6 @@ def _mistakes(dataset: PreparedDataset, table: pa.Table, worst: NDArray[np.int64
     )
     images = {row["id"]: row["image"]["bytes"] for row in found.to_pylist()}
     return tuple(
-        Mistake(row["id"], row["true_label"], row["label"], row["confidence"], decode(images[row["id"]]))
+        Mistake(row["id"], row["true_label"], row["label"], row["confidence"], decode_image(images[row["id"]]))
         for row in rows
     )

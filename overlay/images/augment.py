@@ -13,7 +13,7 @@ from PIL import Image, ImageEnhance
 from overlay.config import Augment
 
 
-def generator(seed: int, epoch: int, sample: int, repeat: int = 0) -> np.random.Generator:
+def augmentation_generator(seed: int, epoch: int, sample: int, repeat: int = 0) -> np.random.Generator:
     """Return the random numbers of one sample in one epoch; ``repeat`` is how often it came before in that epoch."""
     return np.random.default_rng((seed, epoch, sample, repeat))
 

@@ -33,7 +33,7 @@ _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 _TRUECOLOUR, _FILTER_SUB = 2, 1  # numbers of the PNG specification
 
 
-def decode(data: bytes, *, max_pixels: int = 50_000_000, target: int | None = None) -> NDArray[np.uint8]:
+def decode_image(data: bytes, *, max_pixels: int = 50_000_000, target: int | None = None) -> NDArray[np.uint8]:
     """Return the pixels of an image file, (height, width, 3), upright by its EXIF orientation.
 
     The content decides the format, never a file's name. Of an animated or multi-page file the first picture counts.
@@ -64,12 +64,12 @@ def decode(data: bytes, *, max_pixels: int = 50_000_000, target: int | None = No
             if target is not None:
                 image.draft(None, (target, target))
             image.load()
-            return to_array(image)
+            return image_to_array(image)
         except Exception as error:
             raise ImageError(_reason(f"damaged {image.format}", error)) from error
 
 
-def to_array(image: Image.Image) -> NDArray[np.uint8]:
+def image_to_array(image: Image.Image) -> NDArray[np.uint8]:
     """Return a Pillow image as :func:`decode` would, (height, width, 3)."""
     # Not ImageOps.exif_transpose: it also rewrites the EXIF block, and fails where another tag is odd.
     turn = _TO_UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
@@ -106,7 +106,7 @@ def decode_target(size: int, rule: ResizeRule) -> int:
     return round(size * 256 / 224) if rule == "crop" else size
 
 
-def resize(image: NDArray[np.uint8], size: int, rule: ResizeRule) -> NDArray[np.uint8]:
+def resize_image(image: NDArray[np.uint8], size: int, rule: ResizeRule) -> NDArray[np.uint8]:
     """Return an image, (height, width, 3), as a square, (size, size, 3); bilinear with antialiasing.
 
     ``squash`` changes the aspect ratio. ``pad`` keeps it, centred on black. ``crop`` scales the shorter side to

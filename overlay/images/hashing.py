@@ -17,6 +17,6 @@ def perceptual_hash(image: NDArray[np.uint8]) -> str:
     return str(imagehash.phash(Image.fromarray(image), hash_size=16))
 
 
-def digest_of(pixels: NDArray[np.uint8]) -> str:
+def pixels_digest(pixels: NDArray[np.uint8]) -> str:
     """Return the sha256 of an image's height, width and pixels, by which identical images are known."""
     return hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()

@@ -39,15 +39,15 @@ def decode_mask(data: bytes, *, max_pixels: int = 50_000_000) -> NDArray[np.bool
     not 0. A JPEG is always cut at half of the range, for its zeros are not exact.
 
     Raises:
-        ImageError: as :func:`overlay.images.codec.decode` does.
+        ImageError: as :func:`overlay.images.codec.decode_image` does.
     """
-    rgb = codec.decode(data, max_pixels=max_pixels)
+    rgb = codec.decode_image(data, max_pixels=max_pixels)
     brightest = np.maximum(np.maximum(rgb[..., 0], rgb[..., 1]), rgb[..., 2])
     lossy = data.startswith(b"\xff\xd8")
     return brightest > (127 if lossy or brightest.max() > 127 else 0)
 
 
-def unite(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
+def unite_masks(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
     """Return the union of an image's masks, at least one, each (height, width).
 
     Raises:
@@ -61,7 +61,7 @@ def unite(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
     return union
 
 
-def draw(image: NDArray[np.uint8], mask: NDArray[np.bool_], style: OverlayStyle) -> NDArray[np.uint8]:
+def draw_mask(image: NDArray[np.uint8], mask: NDArray[np.bool_], style: OverlayStyle) -> NDArray[np.uint8]:
     """Return a copy of an image, (height, width, 3), with its mask, (height, width), drawn on it.
 
     A fill blends the lesion with the colour. A contour is opaque and covers the lesion's outermost ``style.width``
@@ -88,7 +88,7 @@ def draw(image: NDArray[np.uint8], mask: NDArray[np.bool_], style: OverlayStyle)
     return drawn
 
 
-def measure(mask: NDArray[np.bool_]) -> MaskNumbers | None:
+def measure_mask(mask: NDArray[np.bool_]) -> MaskNumbers | None:
     """Return the numbers of a mask, (height, width), or None where it is empty.
 
     The perimeter is scikit-image's estimate, from the configurations of the border's pixels (Benkrid and Crookes,

@@ -44,7 +44,7 @@ class Lesion:
         return distance
 
 
-def write(folder: Path, *, images_per_class: int | Mapping[str, int], seed: int) -> None:
+def write_phantoms(folder: Path, *, images_per_class: int | Mapping[str, int], seed: int) -> None:
     """Write a phantom set in BUSI's layout: ``benign/benign (1).png``, ``benign/benign (1)_mask.png`` and so on.
 
     Images are 8-bit RGB PNG, masks 1-bit PNG; some benign images have a second lesion in ``_mask_1.png``, and those of
@@ -59,14 +59,14 @@ def write(folder: Path, *, images_per_class: int | Mapping[str, int], seed: int)
         if counts.get(name, 0) > 0:
             (folder / name).mkdir(parents=True, exist_ok=True)
         for index in range(1, counts.get(name, 0) + 1):
-            image, masks = phantom(name, seed=seed, index=index)
+            image, masks = draw_phantom(name, seed=seed, index=index)
             (folder / name / f"{name} ({index}).png").write_bytes(encode_png(image))
             for number, mask in enumerate(masks):
                 suffix = "_mask" if number == 0 else f"_mask_{number}"
                 (folder / name / f"{name} ({index}){suffix}.png").write_bytes(encode_png(mask))
 
 
-def phantom(name: PhantomClass, *, seed: int, index: int) -> tuple[NDArray[np.uint8], list[NDArray[np.bool_]]]:
+def draw_phantom(name: PhantomClass, *, seed: int, index: int) -> tuple[NDArray[np.uint8], list[NDArray[np.bool_]]]:
     """Return a phantom of a class, (height, width, 3), and its masks, (height, width): at least one, maybe empty."""
     random = np.random.default_rng((seed, PHANTOM_CLASSES.index(name), index))
     height, width = int(random.integers(300, 400)), int(random.integers(340, 480))

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from overlay.config import OverlayStyle
 from overlay.errors import ImageError
-from overlay.images.codec import decode, encode_png
-from overlay.images.hashing import digest_of, perceptual_hash
-from overlay.images.masks import decode_mask, draw, measure, unite
+from overlay.images.codec import decode_image, encode_png
+from overlay.images.hashing import perceptual_hash, pixels_digest
+from overlay.images.masks import decode_mask, draw_mask, measure_mask, unite_masks
 from overlay.sources.reader import read_file
 from overlay.storage.path import Read, StoragePath
 
 
-def render(
+def render_row(
     id: str, name: str, masks: Sequence[str], style: OverlayStyle, max_pixels: int, read: Read = read_file
 ) -> dict[str, Any]:
     """Return the columns of a row that come from the pixels, the ``sha256`` of the image (see `fingerprint`), and the
@@ -33,12 +33,12 @@ def render(
         OSError: a file can't be read, for a cause that may pass.
     """
     data = read(name)
-    pixels = decode(data, max_pixels=max_pixels)
+    pixels = decode_image(data, max_pixels=max_pixels)
     row = {"width": pixels.shape[1], "height": pixels.shape[0], "phash": perceptual_hash(pixels), "overlay": "none"}
-    digest, pixels_digest = hashlib.sha256(data).hexdigest(), digest_of(pixels)
+    digest, digest_of_pixels = hashlib.sha256(data).hexdigest(), pixels_digest(pixels)
     if masks:
-        united = unite([_mask(mask, pixels.shape[:2], max_pixels, read) for mask in masks])
-        if numbers := measure(united):
+        united = unite_masks([_mask(mask, pixels.shape[:2], max_pixels, read) for mask in masks])
+        if numbers := measure_mask(united):
             row |= {
                 "mask_area_share": numbers.area_share,
                 "mask_aspect": numbers.aspect,
@@ -47,14 +47,14 @@ def render(
                 "mask_lesions": numbers.lesions,
             }
         if style.style != "none":
-            drawn = draw(pixels, united, style)
+            drawn = draw_mask(pixels, united, style)
             data = encode_png(drawn)
-            digest = digest_of(drawn)
+            digest = pixels_digest(drawn)
             row["overlay"] = style.style
-    return row | {"image": {"bytes": data, "path": id}, "sha256": digest, "pixels": pixels_digest}
+    return row | {"image": {"bytes": data, "path": id}, "sha256": digest, "pixels": digest_of_pixels}
 
 
-def overlaid(
+def render_overlay(
     name: str, masks: Sequence[str], style: OverlayStyle, max_pixels: int, target: int, read: Read = read_file
 ) -> NDArray[np.uint8]:
     """Return an image with its masks drawn on it, (height, width, 3): what `render` puts into a row.
@@ -65,9 +65,9 @@ def overlaid(
         ImageError, OSError: as `render`.
     """
     if not masks or style.style == "none":
-        return decode(read(name), max_pixels=max_pixels, target=target)
-    pixels = decode(read(name), max_pixels=max_pixels)
-    return draw(pixels, unite([_mask(mask, pixels.shape[:2], max_pixels, read) for mask in masks]), style)
+        return decode_image(read(name), max_pixels=max_pixels, target=target)
+    pixels = decode_image(read(name), max_pixels=max_pixels)
+    return draw_mask(pixels, unite_masks([_mask(mask, pixels.shape[:2], max_pixels, read) for mask in masks]), style)
 
 
 def _mask(path: str, shape: tuple[int, ...], max_pixels: int, read: Read) -> NDArray[np.bool_]:

@@ -33,7 +33,7 @@ LAYERS: tuple[type[nn.Module], ...] = tuple(_ATTRIBUTES)
 """what a head may be made of"""
 
 
-def describe(kind: type[nn.Module], attributes: Mapping[str, Any]) -> str:
+def describe_head(kind: type[nn.Module], attributes: Mapping[str, Any]) -> str:
     """Write a layer of ``LAYERS`` as text; ``attributes`` are what its object holds.
 
     Raises:
@@ -45,7 +45,7 @@ def describe(kind: type[nn.Module], attributes: Mapping[str, Any]) -> str:
     return f"{kind.__name__}({', '.join(map(repr, values))})"
 
 
-def head(layers: Sequence[str]) -> nn.Sequential:
+def build_head(layers: Sequence[str]) -> nn.Sequential:
     """Build the layers that :func:`describe` wrote.
 
     Raises:

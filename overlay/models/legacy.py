@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from overlay.config import Input, Legacy
 from overlay.errors import RequestError
 from overlay.models import heads
-from overlay.models.network import StateDict, architectures, build
+from overlay.models.network import StateDict, architectures, create_network
 from overlay.models.safe_load import is_state_dict
 
 USUAL_CLASSES = ("benign", "malignant", "normal")
@@ -36,13 +36,14 @@ class LegacyModel:
 
     arch: str
     state: StateDict
-    """of `overlay.models.network.build`, or with ``fc.0``, ``fc.1``, ... where there is a head of several layers"""
+    """of `overlay.models.network.create_network`, or with ``fc.0``, ``fc.1``, ... where there is a head of several
+    layers"""
     head: tuple[str, ...]
     outputs: int
     classes: tuple[str, ...] | None
 
 
-def read(content: object, where: str) -> LegacyModel | None:
+def read_legacy(content: object, where: str) -> LegacyModel | None:
     """Read what ``torch.load`` gave under ``ALLOWED``; None where it holds neither a model nor a state_dict.
 
     Raises:
@@ -68,7 +69,7 @@ def read(content: object, where: str) -> LegacyModel | None:
     return _fitted(_without_prefix(state), module, head, _class_names(wrapped), where)
 
 
-def complete(found: LegacyModel, options: Legacy, where: str) -> tuple[tuple[str, ...], Input, str]:
+def complete_legacy(found: LegacyModel, options: Legacy, where: str) -> tuple[tuple[str, ...], Input, str]:
     """Return the classes and the input of a model, and one line that says what was taken for granted.
 
     Raises:
@@ -137,7 +138,7 @@ def _head_of(module: nn.Module, state: StateDict, where: str) -> tuple[tuple[str
     body = OrderedDict((name, tensor) for name, tensor in state.items() if not name.startswith("fc."))
     for old, new in renamed.items():
         body |= {new + name.removeprefix(old): tensor for name, tensor in state.items() if name.startswith(old)}
-    return () if alone else tuple(heads.describe(kind, inner) for _, kind, inner in layers), body
+    return () if alone else tuple(heads.describe_head(kind, inner) for _, kind, inner in layers), body
 
 
 def _layers(
@@ -170,9 +171,9 @@ def _fitted(
     if len(last[-1]) < 2:
         raise RequestError(f"{where} has one output, which has no softmax; give a model with an output for each class")
     with torch.device("meta"):  # the weights are there already
-        fresh = build(arch, len(last[-1]))
+        fresh = create_network(arch, len(last[-1]))
         if head:
-            fresh.fc = heads.head(head)
+            fresh.fc = heads.build_head(head)
     if module is not None and (difference := _difference(module, fresh)):
         raise RequestError(f"{where} is not torchvision's {arch}: {difference}; it would give other probabilities")
     whole: StateDict = OrderedDict()
@@ -221,7 +222,7 @@ def _arch(state: StateDict, where: str) -> str:
 def _resnets() -> dict[str, dict[str, tuple[int, ...]]]:
     """Return the names and shapes of the weights of torchvision's ResNets, without their heads."""
     with torch.device("meta"):
-        states = {arch: build(arch, 1).state_dict() for arch in architectures() if "resne" in arch}
+        states = {arch: create_network(arch, 1).state_dict() for arch in architectures() if "resne" in arch}
     return {
         arch: {name: tuple(tensor.shape) for name, tensor in state.items() if _is_body(name)}
         for arch, state in states.items()

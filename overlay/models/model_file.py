@@ -20,8 +20,8 @@ from torch import nn
 from overlay.config import Input, Legacy, OverlayStyle, ResizeRule
 from overlay.errors import RequestError, one_line
 from overlay.models import heads, legacy
-from overlay.models.network import StateDict, build
-from overlay.models.safe_load import download, is_state_dict, no_weights, read_safetensors, read_weights
+from overlay.models.network import StateDict, create_network
+from overlay.models.safe_load import download_weights, is_state_dict, no_weights, read_safetensors, read_weights
 from overlay.storage.atomic import write_atomically
 
 MODEL_FILE = "Resnet_fineTuning.pth"
@@ -70,17 +70,17 @@ class ModelFile:
     """of the file, as sha256sum prints it"""
 
 
-def save(path: Path, state: StateDict, card: ModelCard) -> None:
+def save_model_file(path: Path, state: StateDict, card: ModelCard) -> None:
     """Write a model file, whole or not at all."""
     plain: StateDict = OrderedDict((name, tensor.detach().cpu().contiguous()) for name, tensor in state.items())
     # load_state_dict looks at the keys only, and weights_only unpickling restores the attributes of an OrderedDict.
-    described = metadata(card)
+    described = card_metadata(card)
     plain.overlay = {**described, "sha256": checksum(plain, described)}  # type: ignore[attr-defined]
     with write_atomically(path) as temporary:
         torch.save(plain, temporary)
 
 
-def load(path: str | Path, options: Legacy | None = None) -> ModelFile:
+def load_model_file(path: str | Path, options: Legacy | None = None) -> ModelFile:
     """Read a model file, given as itself or as the folder of the run that made it.
 
     A file of another program is read by the rules of ``overlay/models/legacy.py``, and what it doesn't say is taken
@@ -105,28 +105,27 @@ def load(path: str | Path, options: Legacy | None = None) -> ModelFile:
         return ModelFile(str(file), state, card, hashlib.file_digest(opened, "sha256").hexdigest())
 
 
-def network(file: ModelFile) -> nn.Module:
+def build_network(file: ModelFile) -> nn.Module:
     """Return the network of a model file, with its weights, in eval mode on the CPU; it gives logits."""
     with torch.device("meta"):  # the weights are there already
-        built = build(file.card.arch, len(file.card.classes))
+        built = create_network(file.card.arch, len(file.card.classes))
         if file.card.head:
-            built.fc = heads.head(file.card.head)
+            built.fc = heads.build_head(file.card.head)
     state = OrderedDict(file.state)
     state._metadata = built.state_dict()._metadata  # type: ignore[attr-defined]  # versions, without which mnasnet fails
     built.load_state_dict(state, assign=True)
     return built.eval()
 
 
-def metadata(card: ModelCard) -> dict[str, Any]:
+def card_metadata(card: ModelCard) -> dict[str, Any]:
     """Return a card with its format, as JSON can hold it."""
     return {"format": MODEL_FORMAT, **asdict(card)}
 
 
 def write_safetensors(file: Path, model: ModelFile) -> None:
     """Write a model with its card as safetensors, which lists tensors by their size; the card keeps their order."""
-    from safetensors.torch import save
 
-    described = metadata(model.card)
+    described = card_metadata(model.card)
     card = {**described, "sha256": checksum(model.state, described), "tensors": list(model.state)}
     # Not its save_file, which makes files that nobody else may read.
     file.write_bytes(save(dict(model.state), metadata={"overlay": json.dumps(card)}))
@@ -148,7 +147,7 @@ def read_state(where: str) -> StateDict:
         RequestError: it can't be reached, is none, or is a damaged or newer model file.
     """
     remote = urlparse(where).scheme in ("http", "https")
-    file = download(where) if remote else Path(where)
+    file = download_weights(where) if remote else Path(where)
     try:
         content = read_weights(file, where)
         if not is_state_dict(content):
@@ -171,7 +170,7 @@ def _card(stored: dict[str, Any]) -> ModelCard:
 
 def _legacy(content: object, options: Legacy, where: str) -> tuple[StateDict, ModelCard]:
     try:
-        found = legacy.read(content, where)
+        found = legacy.read_legacy(content, where)
     except RequestError:
         raise
     except Exception as error:  # objects put together by hand lack what every module has
@@ -180,7 +179,7 @@ def _legacy(content: object, options: Legacy, where: str) -> tuple[StateDict, Mo
         raise no_weights(where)
     from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD  # which imports this module
 
-    classes, seen, note = legacy.complete(found, options, where)
+    classes, seen, note = legacy.complete_legacy(found, options, where)
     print(note)
     return found.state, ModelCard(
         arch=found.arch,

@@ -25,7 +25,7 @@ def architectures() -> list[str]:
     return sorted(name for name in names if not name.startswith(_LEFT_OUT))
 
 
-def build(arch: str, classes: int, dropout: float = 0.0) -> nn.Module:
+def create_network(arch: str, classes: int, dropout: float = 0.0) -> nn.Module:
     """Return torchvision's network ``arch`` with random weights and a head of ``classes`` outputs.
 
     It takes normalised images (n, 3, size, size) and gives logits (n, classes). In training, each input of the head is
@@ -47,14 +47,14 @@ def build(arch: str, classes: int, dropout: float = 0.0) -> nn.Module:
     return network
 
 
-def check_size(arch: str, size: int) -> None:
+def check_input_size(arch: str, size: int) -> None:
     """Send two images without memory through a network.
 
     Raises:
         RequestError: there is no such network, or it takes no images of ``size`` pixels.
     """
     with torch.device("meta"):
-        network = build(arch, classes=2)
+        network = create_network(arch, classes=2)
         try:
             network(torch.empty(2, 3, size, size))
         except Exception as error:  # each network has its own way to say so
@@ -69,7 +69,7 @@ def head_name(network: nn.Module) -> str:
     return linear[-1]
 
 
-def stages(network: nn.Module) -> dict[str, list[str]]:
+def parameter_stages(network: nn.Module) -> dict[str, list[str]]:
     """Return the names of the parameters of each stage, from the input to the output.
 
     A ResNet has the stages stem, layer1 to layer4 and head; any other network has backbone and head.

@@ -9,7 +9,7 @@ from torch import nn
 
 from overlay.errors import RequestError, one_line
 from overlay.models.model_file import read_state
-from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, StateDict, build, head_name
+from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, StateDict, create_network, head_name
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Weights:
     std: tuple[float, float, float] = IMAGENET_STD
 
 
-def pretrained(arch: str, weights: str) -> Weights:
+def load_pretrained(arch: str, weights: str) -> Weights:
     """Fetch the weights that training starts from.
 
     ``weights`` is "imagenet" (torchvision's default for this network), "none", or the path or URL of a state_dict.
@@ -30,7 +30,7 @@ def pretrained(arch: str, weights: str) -> Weights:
         RequestError: they can't be reached, are no state_dict, or don't fit the network.
     """
     with torch.device("meta"):  # only names and shapes are needed
-        skeleton = build(arch, classes=1000)
+        skeleton = create_network(arch, classes=1000)
     if weights == "none":
         return Weights(state=None)
     if weights == "imagenet":
@@ -50,7 +50,7 @@ def pretrained(arch: str, weights: str) -> Weights:
     return Weights(state, tuple(card.get("mean", IMAGENET_MEAN)), tuple(card.get("std", IMAGENET_STD)))
 
 
-def initialise(network: nn.Module, weights: Weights) -> None:
+def initialise_backbone(network: nn.Module, weights: Weights) -> None:
     """Load pretrained weights into a network, all but its head, whose outputs are other classes."""
     if weights.state is not None:
         head = f"{head_name(network)}."

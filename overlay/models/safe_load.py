@@ -85,7 +85,7 @@ def no_weights(where: str) -> RequestError:
     )
 
 
-def download(url: str) -> Path:
+def download_weights(url: str) -> Path:
     """Download into torch's cache, once; a cached file is known by its whole URL, since many end in `model.pth`.
 
     Raises:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from overlay.config import OverlayStyle, ResizeRule
 from overlay.errors import ImageError, one_line
-from overlay.images.codec import decode_target, resize
-from overlay.images.render import overlaid
+from overlay.images.codec import decode_target, resize_image
+from overlay.images.render import render_overlay
 from overlay.prediction.manifest import Manifest
 from overlay.sources.read_plan import ReadUnit
 from overlay.sources.reader import UNREADABLE, GroupReader, Reader, rows_of
@@ -25,7 +25,7 @@ _SAMPLED_UNITS = 16
 Columns = dict[str, NDArray[Any]]
 
 
-class Look(Protocol):
+class DecodeSettings(Protocol):
     """How a model wants its images; what a model's card says."""
 
     @property
@@ -36,7 +36,9 @@ class Look(Protocol):
     def overlay(self) -> OverlayStyle | None: ...  # noqa: D102
 
 
-def decode_group(wanted: dict[str, Any], first_row: int, manifest: GroupReader, card: Look, max_pixels: int) -> Columns:
+def decode_group(
+    wanted: dict[str, Any], first_row: int, manifest: GroupReader, card: DecodeSettings, max_pixels: int
+) -> Columns:
     """Read, decode, draw and resize the images of one group, named as `overlay.sources.reader.rows_of` does.
 
     Returns ``row`` int64 (n,), ``pixels`` uint8 (n, size, size, 3), ``reason`` str (n,), empty where the pixels are an
@@ -60,8 +62,8 @@ def decode_group(wanted: dict[str, Any], first_row: int, manifest: GroupReader, 
             began = time.thread_time()
             try:
                 name = image["member"] or image["uri"]
-                drawn = overlaid(name, image["masks"], style, max_pixels, target, read)
-                pixels[index] = resize(drawn, card.size, card.resize)
+                drawn = render_overlay(name, image["masks"], style, max_pixels, target, read)
+                pixels[index] = resize_image(drawn, card.size, card.resize)
             except ImageError as error:
                 reasons[index] = str(error)
             except OSError as error:
@@ -79,8 +81,8 @@ def decode_group(wanted: dict[str, Any], first_row: int, manifest: GroupReader, 
     }
 
 
-def sample(
-    manifest: Manifest, units: Sequence[ReadUnit], card: Look, max_pixels: int, count: int = 128
+def sample_pixels(
+    manifest: Manifest, units: Sequence[ReadUnit], card: DecodeSettings, max_pixels: int, count: int = 128
 ) -> NDArray[np.uint8]:
     """Decode at most ``count`` images from all over the inputs, (n, size, size, 3); broken ones are left out."""
     several = units[:: max(1, len(units) // _SAMPLED_UNITS)]

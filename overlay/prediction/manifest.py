@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from overlay.sources.inputs import MANIFEST_SCHEMA, Input, Portion
+from overlay.sources.inputs import INPUT_MANIFEST_SCHEMA, Input, Portion
 from overlay.sources.parquet_images import GROUP_ROWS
-from overlay.sources.read_plan import ReadUnit, cut
+from overlay.sources.read_plan import ReadUnit, cut_groups
 from overlay.storage.atomic import write_atomically
 from overlay.storage.parquet import open_parquet
 from overlay.storage.path import StoragePath
@@ -110,7 +110,7 @@ class _Writer:
                 name = part_name(row // self.part_rows)
                 # Groups are too small to gain from these: without them the files are a third smaller.
                 self._file = pq.ParquetWriter(
-                    self.folder / name, MANIFEST_SCHEMA, use_dictionary=False, write_statistics=False
+                    self.folder / name, INPUT_MANIFEST_SCHEMA, use_dictionary=False, write_statistics=False
                 )
             self._file.write_table(_table(here))
             self.starts.append(row + len(here))
@@ -124,7 +124,7 @@ class _Writer:
             self._file = None
 
 
-def write(portions: Iterable[Portion], folder: Path, part_rows: int) -> Iterator[ManifestListing | int]:
+def write_manifest(portions: Iterable[Portion], folder: Path, part_rows: int) -> Iterator[ManifestListing | int]:
     """Write inputs as they come; yields how many there are after each portion, and in the end the listing."""
     writer = _Writer(folder, part_rows)
     units: list[ReadUnit] = []
@@ -144,7 +144,7 @@ def write(portions: Iterable[Portion], folder: Path, part_rows: int) -> Iterator
             digest.update(json.dumps([*image[:4], image.size, image.version]).encode())
             bare += not image.drawn and image.reason is None
         if portion.in_order:
-            groups = cut(portion.images, portion.group_rows)
+            groups = cut_groups(portion.images, portion.group_rows)
             units.append(ReadUnit(tuple(number for group in groups for number in writer.write(group)), in_order=True))
         else:
             waiting += portion.images
@@ -156,7 +156,7 @@ def write(portions: Iterable[Portion], folder: Path, part_rows: int) -> Iterator
     yield ManifestListing(manifest, units, digest.hexdigest(), passed_over, bare)
 
 
-def publish(manifest: Manifest, folder: StoragePath, *, replace: bool) -> Manifest:
+def publish_manifest(manifest: Manifest, folder: StoragePath, *, replace: bool) -> Manifest:
     """Copy a manifest to where it stays; without ``replace``, files that are there already are the same."""
     folder.make_folder()
     there = set() if replace else set(folder.children())
@@ -198,4 +198,4 @@ def part_name(part: int) -> str:
 def _table(images: Sequence[Input]) -> pa.Table:
     columns = dict(zip(Input._fields, zip(*images, strict=True), strict=True))
     spans = [None if each is None else [vars(span) for span in each] for each in columns.pop("spans")]
-    return pa.Table.from_pydict({**columns, "spans": spans}, schema=MANIFEST_SCHEMA)
+    return pa.Table.from_pydict({**columns, "spans": spans}, schema=INPUT_MANIFEST_SCHEMA)

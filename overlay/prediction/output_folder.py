@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from overlay.config import Predict, dotted
 from overlay.errors import RequestError
-from overlay.prediction.manifest import Manifest, ManifestListing, first_difference, part_name, publish
+from overlay.prediction.manifest import Manifest, ManifestListing, first_difference, part_name, publish_manifest
 from overlay.storage.atomic import write_atomically, write_text_atomically
 from overlay.storage.parquet import open_parquet
 from overlay.storage.path import StoragePath
@@ -121,7 +121,7 @@ class PredictionFolder:
                 if name.endswith(".tmp"):
                     (folder / name).remove()
         changed = self._before() != request  # files have appeared that were missing
-        manifest = publish(listing.manifest, self.manifest, replace=changed)
+        manifest = publish_manifest(listing.manifest, self.manifest, replace=changed)
         if changed:
             write_text_atomically(self._request, _json(request))
         return manifest

@@ -12,9 +12,9 @@ from PIL import Image
 
 from overlay.config import EngineKind, Legacy, Precision
 from overlay.engines.base import NO_NUMBER
-from overlay.engines.factory import open_engine, prepare
+from overlay.engines.factory import open_engine, prepare_engine
 from overlay.errors import ImageError, RequestError
-from overlay.images.codec import decode, decode_target, resize, to_array
+from overlay.images.codec import decode_image, decode_target, image_to_array, resize_image
 from overlay.models import model_file
 from overlay.sources.reader import read_file
 
@@ -51,11 +51,11 @@ class Predictor:
     ) -> None:
         if device == "cuda" and not torch.cuda.is_available():
             raise RequestError("device is cuda, but this machine has no GPU; choose cpu")
-        loaded = model_file.load(path, legacy)
+        loaded = model_file.load_model_file(path, legacy)
         self.card = loaded.card
         """classes, image size and all else that the model file says"""
         chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        self._engine = open_engine(prepare(loaded, engine, chosen, precision), batch_size=batch_size)
+        self._engine = open_engine(prepare_engine(loaded, engine, chosen, precision), batch_size=batch_size)
         self.precision = self._engine.precision
         """what the model computes in: bf16, fp16 or fp32"""
 
@@ -69,7 +69,7 @@ class Predictor:
         errors: list[str | None] = []
         for image in images:
             try:
-                pixels.append(resize(self._pixels(image, max_pixels), self.card.size, self.card.resize))
+                pixels.append(resize_image(self._pixels(image, max_pixels), self.card.size, self.card.resize))
                 errors.append(None)
             except ImageError as error:
                 errors.append(str(error))
@@ -82,9 +82,9 @@ class Predictor:
             image = read_file(str(image))
         if isinstance(image, bytes):
             target = decode_target(self.card.size, self.card.resize)
-            return decode(image, max_pixels=max_pixels, target=target)
+            return decode_image(image, max_pixels=max_pixels, target=target)
         if isinstance(image, Image.Image):
-            return to_array(image)
+            return image_to_array(image)
         if not isinstance(image, np.ndarray):
             raise RequestError(f"an image is a {type(image).__name__}; give a path, bytes, a Pillow image or an array")
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:

@@ -72,7 +72,7 @@ class PredictionWriter:
     def add(self, block: Columns) -> None:
         """Take the rows of one batch; one that is there already, since a task ran twice, is dropped."""
         for reason in block["reason"][block["reason"] != ""].tolist():
-            self.errors[kind_of(reason)] += 1
+            self.errors[error_reason(reason)] += 1
         table = self._layout.scored(block)
         self._unsaved.append(table)
         self._accept(table)
@@ -133,7 +133,7 @@ class PredictionWriter:
         return pa.chunked_array([pa.array(table["row"].to_numpy() // self._manifest.part_rows)])
 
 
-def kind_of(reason: str) -> str:
+def error_reason(reason: str) -> str:
     """Return a reason without what is particular to one image."""
     return reason.split(":")[0]
 

@@ -13,7 +13,7 @@ from overlay.evaluation import metrics
 from overlay.prediction.decode import Columns
 from overlay.prediction.manifest import Manifest
 from overlay.prediction.output_folder import PredictionFolder
-from overlay.prediction.row_writer import kind_of
+from overlay.prediction.row_writer import error_reason
 from overlay.sources.reader import UNREADABLE
 from overlay.storage.parquet import open_parquet
 
@@ -140,7 +140,7 @@ def summarise_predictions(
             table = file.read(columns=[c for c in ("error", "label", "uncertain") if c in file.schema_arrow.names])
         images += len(table)
         reasons = table["error"].drop_null().to_pylist()
-        errors.update(map(kind_of, reasons))
+        errors.update(map(error_reason, reasons))
         passing += sum(UNREADABLE in reason for reason in reasons)
         predicted.update(table["label"].drop_null().to_pylist())
         if "uncertain" in table.column_names:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFont
 
 from overlay.duplicates.near_duplicates import NearDuplicates
-from overlay.images.codec import decode
+from overlay.images.codec import decode_image
 from overlay.storage.atomic import write_atomically
 from overlay.storage.parquet import open_parquet
 from overlay.storage.path import StoragePath
@@ -143,7 +143,7 @@ def _write_picture(data: bytes, place: Path | StoragePath) -> None:
 
 
 def _paste(sheet: Image.Image, left: int, top: int, picture: Thumbnail) -> None:
-    image = Image.fromarray(decode(picture.data, target=_CELL_WIDTH))
+    image = Image.fromarray(decode_image(picture.data, target=_CELL_WIDTH))
     image.thumbnail((_CELL_WIDTH, _CELL_HEIGHT))
     ImageDraw.Draw(sheet).rectangle((left, top, left + _CELL_WIDTH - 1, top + _CELL_HEIGHT - 1), _FRAME)
     sheet.paste(image, (left + (_CELL_WIDTH - image.width) // 2, top + (_CELL_HEIGHT - image.height) // 2))

@@ -9,9 +9,9 @@ import pyarrow as pa
 
 from overlay.config import Prepare
 from overlay.dataset.folds import side_of_fold
-from overlay.duplicates.near_duplicates import Leakage, NearDuplicates, leaks
+from overlay.duplicates.near_duplicates import Leakage, NearDuplicates, find_leakage
 from overlay.errors import RequestError
-from overlay.preparation.splits import assign, assign_folds, deviation
+from overlay.preparation.splits import assign, assign_folds, share_deviation
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class DatasetSplit:
     """what a split of the user's own tears apart; nothing where the split is ours"""
 
 
-def divide(
+def split_dataset(
     images: pa.Table, classes: Sequence[str], config: Prepare, duplicates: NearDuplicates
 ) -> tuple[pa.Table, DatasetSplit]:
     """Return the rows with ``split``, ``fold``, and ``side``, as `overlay.dataset.card.fingerprint` takes it.
@@ -59,6 +59,6 @@ def divide(
     split_of, group_of = (np.full(len(duplicates.ids), None, object) for _ in range(2))
     places = images["place"].to_numpy()
     split_of[places], group_of[places] = splits, groups
-    torn = leaks(split_of, group_of, duplicates)
+    torn = find_leakage(split_of, group_of, duplicates)
     sizes = Counter(groups)
-    return images, DatasetSplit(len(sizes), max(sizes.values()), deviation(labels, sides), torn)
+    return images, DatasetSplit(len(sizes), max(sizes.values()), share_deviation(labels, sides), torn)

@@ -12,7 +12,7 @@ from overlay.config import table_column
 from overlay.errors import RequestError
 
 
-def read_column(option: str, column: str, ids: Sequence[str], paths: Sequence[str]) -> list[str | None]:
+def read_metadata_column(option: str, column: str, ids: Sequence[str], paths: Sequence[str]) -> list[str | None]:
     """Look up each image, by its id or its path, in the column FILE:column of a table; None where it isn't there.
 
     Raises:

@@ -39,7 +39,7 @@ def already_prepared(out: StoragePath, request: DatasetRequest, overwrite: bool)
     return is_dataset(out)
 
 
-def begin(out: StoragePath, request: DatasetRequest, overwrite: bool) -> StoragePath:
+def begin_dataset(out: StoragePath, request: DatasetRequest, overwrite: bool) -> StoragePath:
     """Make ``out`` ready for this request, keep what an interrupted run of it staged, and return the staging folder.
 
     Call it only where `already_prepared` was false. The order matters: at every moment the folder can be told for

@@ -15,7 +15,7 @@ import numpy as np
 
 from overlay.config import SPLITS, Split, table_column
 from overlay.errors import RequestError
-from overlay.preparation.metadata_table import read_column
+from overlay.preparation.metadata_table import read_metadata_column
 
 
 def assign(labels: Sequence[str], groups: Sequence[str], split: Split) -> list[str]:
@@ -43,7 +43,7 @@ def assign_folds(labels: Sequence[str], groups: Sequence[str], folds: int, seed:
     return _deal(labels, groups, [1 / folds] * folds, seed)
 
 
-def deviation(labels: Sequence[str], sides: Sequence[str]) -> dict[str, float]:
+def share_deviation(labels: Sequence[str], sides: Sequence[str]) -> dict[str, float]:
     """Return for each side the largest difference, in points, of a class's share there from its share of the whole."""
     whole, sizes = Counter(labels), Counter(sides)
     both = Counter(zip(labels, sides, strict=True))
@@ -115,7 +115,7 @@ def check_sizes(labels: Sequence[str], groups: Sequence[str], folds: int | None 
             )
 
 
-def groups_of(ids: Sequence[str], paths: Sequence[str], group_by: str | None) -> list[str]:
+def read_groups_of(ids: Sequence[str], paths: Sequence[str], group_by: str | None) -> list[str]:
     """Return each image's group by ``split.group_by``, or its id where that finds nothing.
 
     Raises:
@@ -124,7 +124,7 @@ def groups_of(ids: Sequence[str], paths: Sequence[str], group_by: str | None) ->
     if group_by is None:
         return list(ids)
     if table_column(group_by):
-        found = read_column("split.group_by", group_by, ids, paths)
+        found = read_metadata_column("split.group_by", group_by, ids, paths)
     else:
         compiled = compile_pattern(group_by)
         found = [group_of(path, compiled) for path in paths]
@@ -133,14 +133,14 @@ def groups_of(ids: Sequence[str], paths: Sequence[str], group_by: str | None) ->
     return [group or id for group, id in zip(found, ids, strict=True)]
 
 
-def given_splits(ids: Sequence[str], paths: Sequence[str], column: str) -> list[str]:
+def read_splits(ids: Sequence[str], paths: Sequence[str], column: str) -> list[str]:
     """Return each image's split by ``split.column``.
 
     Raises:
         RequestError: an image has none, or another than train, val and test; one of these has no image; or as
             `read_column`.
     """
-    found = read_column("split.column", column, ids, paths)
+    found = read_metadata_column("split.column", column, ids, paths)
     sides = []
     for id, side in zip(ids, found, strict=True):
         if side not in SPLITS:

@@ -17,7 +17,7 @@ from overlay.config import Prepare
 from overlay.dataset.prepared import part_path
 from overlay.dataset.schema import DATASET_SCHEMA, REJECTED_SCHEMA
 from overlay.errors import ImageError
-from overlay.images.render import render
+from overlay.images.render import render_row
 from overlay.sources.reader import Reader
 from overlay.storage.atomic import write_atomically
 from overlay.storage.parquet import open_parquet, write_rows
@@ -80,7 +80,7 @@ def stage_part(
             known = {name: source[name] for name in ("id", "uri", "label", "source")}
             name, reading = source["member"] or source["uri"], reader.of(source, content)
             try:
-                rendered = render(source["id"], name, source["masks"], config.overlay, config.max_pixels, reading)
+                rendered = render_row(source["id"], name, source["masks"], config.overlay, config.max_pixels, reading)
                 rows.write(known | rendered)
             except ImageError as error:
                 rejected += 1

@@ -14,7 +14,7 @@ from overlay.duplicates.near_duplicates import NearDuplicates
 from overlay.sources.labelled import Collection
 
 
-def found(collection: Collection) -> str:
+def describe_sources(collection: Collection) -> str:
     """Say what the sources hold."""
     counts = Counter(record.label for record in collection.records)
     classes = ", ".join(f"{counts[label]} {label}" for label in collection.classes)
@@ -22,7 +22,7 @@ def found(collection: Collection) -> str:
     return f"{collection.images} images ({classes}) and {collection.masks} masks{passed_over}"
 
 
-def reasons(rejected: pa.Table) -> dict[str, int]:
+def count_reasons(rejected: pa.Table) -> dict[str, int]:
     """Count the reasons by their kind, which stands before the colon."""
     kinds = pc.list_element(pc.split_pattern(rejected["reason"], ":", max_splits=1), 0)
     return dict(Counter(kinds.to_pylist()).most_common())
@@ -43,7 +43,7 @@ def print_summary(dataset: PreparedDataset, rejected: pa.Table, duplicates: Near
     console.print(table)
     for line in _findings(card, duplicates):
         console.print(line, markup=False)
-    for reason, count in reasons(rejected).items():
+    for reason, count in count_reasons(rejected).items():
         console.print(f"{count} rejected: {reason}", markup=False)
     console.print(f"prepared dataset: {dataset.path} (fingerprint {card.fingerprint[:12]})", markup=False)
 

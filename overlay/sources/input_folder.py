@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from overlay.errors import RequestError, one_line
 from overlay.sources.input_table import from_table, holds_images
 from overlay.sources.inputs import Input, Naming, Portion, from_archive, from_names, portions
-from overlay.storage.filenames import escaped, is_archive, is_image, is_table
+from overlay.storage.filenames import escape_name, is_archive, is_image, is_table
 from overlay.storage.path import StoragePath
-from overlay.storage.walk import walk
+from overlay.storage.walk import walk_folder
 
 _ARCHIVES_AT_ONCE = 8  # decompression and requests to a bucket wait outside Python's lock
 
@@ -24,7 +24,7 @@ def from_folder(place: StoragePath, naming: Naming) -> Iterator[Portion]:
     """
     archives: list[str] = []
     tables: list[str] = []
-    for folder in walk(place):
+    for folder in walk_folder(place):
         images = [name for name in folder.names if is_image(name)]
         others = [name for name in folder.names if not is_image(name)]
         archives += filter(is_archive, others)
@@ -43,7 +43,9 @@ def from_folder(place: StoragePath, naming: Naming) -> Iterator[Portion]:
         try:
             of_images = holds_images(place / name)
         except RequestError as error:
-            yield Portion([Input(escaped(naming.prefix + name), escaped(str(place / name)), reason=one_line(error))])
+            yield Portion(
+                [Input(escape_name(naming.prefix + name), escape_name(str(place / name)), reason=one_line(error))]
+            )
             continue
         if of_images:
             yield from from_table(place / name, _below(naming, name))

@@ -15,7 +15,7 @@ from overlay.dataset.prepared import open_dataset
 from overlay.errors import RequestError, one_line
 from overlay.sources.inputs import Input, Naming, Portion, too_large
 from overlay.sources.parquet_images import BYTES, PATHS, group_rows, image_column
-from overlay.storage.filenames import escaped
+from overlay.storage.filenames import escape_name
 from overlay.storage.path import StoragePath
 from overlay.storage.walk import stamp_of
 
@@ -39,7 +39,7 @@ def from_table(place: StoragePath, naming: Naming) -> Iterator[Portion]:
     if key is not None:
         _check_unique(file, place, key)
     columns = [name for name in (key, "label", "overlay", None if holds_bytes else column) if name in there]
-    uri, (_, version) = escaped(str(place)), stamp_of(place)
+    uri, (_, version) = escape_name(str(place)), stamp_of(place)
     first = 0
     for number in range(file.num_row_groups):
         images: list[Input] = []
@@ -49,7 +49,7 @@ def from_table(place: StoragePath, naming: Naming) -> Iterator[Portion]:
                 row = first + position
                 told = {name: each[position] for name, each in values.items()}
                 image = Input(
-                    id=escaped(f"{naming.prefix}{told[key] if key else row}"),
+                    id=escape_name(f"{naming.prefix}{told[key] if key else row}"),
                     uri=uri,
                     true_label=naming.label(told.get("label") or ""),
                     drawn=told.get("overlay") not in (None, "none"),

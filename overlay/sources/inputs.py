@@ -18,14 +18,14 @@ from overlay.archives.entries import Span
 from overlay.archives.index import SPAN_TYPE
 from overlay.config import Limits
 from overlay.sources.listing import in_archive
-from overlay.sources.mask_pairing import is_mask, pair
+from overlay.sources.mask_pairing import is_mask, pair_masks
 from overlay.sources.parquet_images import GROUP_ROWS
-from overlay.sources.read_plan import passes
-from overlay.storage.filenames import escaped, sample_key
+from overlay.sources.read_plan import archive_passes
+from overlay.storage.filenames import escape_name, sample_key
 from overlay.storage.path import StoragePath
 from overlay.storage.walk import Stamp, stamp_of
 
-MANIFEST_SCHEMA = pa.schema(
+INPUT_MANIFEST_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("uri", pa.string()),
@@ -116,7 +116,7 @@ def from_archive(place: StoragePath, naming: Naming) -> list[Portion]:
         OSError: the file can't be read.
     """
     held = in_archive(place, naming.limits)
-    uri, (_, version) = escaped(str(place)), stamp_of(place)
+    uri, (_, version) = escape_name(str(place)), stamp_of(place)
     masks_of, rejected = _pairing(sorted(held.names))
     above = PurePosixPath(place.path).parts
     images = []
@@ -126,9 +126,9 @@ def from_archive(place: StoragePath, naming: Naming) -> list[Portion]:
         span = (held.spans or {})[name]
         images.append(
             Input(
-                id=escaped(naming.prefix + name),
+                id=escape_name(naming.prefix + name),
                 uri=uri,
-                member=escaped(name),
+                member=escape_name(name),
                 masks=masks,
                 true_label=naming.label(held.labels.get(sample_key(name), ""), *reversed(folders)),
                 reason=rejected.get(name),
@@ -140,17 +140,17 @@ def from_archive(place: StoragePath, naming: Naming) -> list[Portion]:
         )
     taken = {image.id for image in images}
     for member, reason in held.troubles:
-        first = id = escaped(naming.prefix.rstrip("/") or place.name if member is None else naming.prefix + member)
+        first = id = escape_name(naming.prefix.rstrip("/") or place.name if member is None else naming.prefix + member)
         number = 2
         while id in taken:
             id, number = f"{first}#{number}", number + 1
         taken.add(id)
-        images.append(Input(id, uri, None if member is None else escaped(member), reason=reason, version=version))
+        images.append(Input(id, uri, None if member is None else escape_name(member), reason=reason, version=version))
     at_once = [image for image in images if not (image.spans and image.spans[0].in_order_only)]
     in_order = [image for image in images if image.spans and image.spans[0].in_order_only]
     return [
         Portion(at_once, passed_over=held.passed_over),
-        *(Portion(each, in_order=True) for each in passes(in_order)),
+        *(Portion(each, in_order=True) for each in archive_passes(in_order)),
     ]
 
 
@@ -170,8 +170,8 @@ def from_names(names: list[str], root: StoragePath, stamp: Callable[[str], Stamp
         size, version = stamp(name)
         versions = [version, *(stamp(mask)[1] for mask in masks)] if masks else [version]
         yield Input(
-            id=escaped(naming.prefix + name),
-            uri=escaped(_uri(root, name)),
+            id=escape_name(naming.prefix + name),
+            uri=escape_name(_uri(root, name)),
             masks=tuple(_uri(root, mask) for mask in masks),
             true_label=labels[folder],
             reason=rejected.get(name) or too_large(size, most),
@@ -191,14 +191,14 @@ def too_large(size: int | None, most: int) -> str | None:
 def _pairing(names: list[str]) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
     """Return the masks of each image, and the reasons why some names can't be used."""
     if not any(map(_MASKED.search, names)):
-        odd = {name: "its name is not UTF-8" for name in names if escaped(name) != name}
+        odd = {name: "its name is not UTF-8" for name in names if escape_name(name) != name}
         return {name: () for name in names if name not in odd}, odd
     # `pair` expects a class folder first; a prediction's input has none, so all get the same.
-    pairing = pair([f"any/{name}" for name in names])
+    pairing = pair_masks([f"any/{name}" for name in names])
     images = {name[4:]: tuple(mask[4:] for mask in masks) for name, masks in pairing.images.items()}
     rejected = {}
     for name, reason in pairing.rejected.items():
-        if is_mask(name) or escaped(name) != name:
+        if is_mask(name) or escape_name(name) != name:
             rejected[name[4:]] = reason
         else:
             images[name[4:]] = ()  # an image without a mask, where others have one: it can be classified all the same

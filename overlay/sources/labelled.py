@@ -9,9 +9,16 @@ from dataclasses import dataclass
 from overlay.archives.entries import Span
 from overlay.config import Limits
 from overlay.errors import RequestError
-from overlay.sources.listing import Holding, locate, look, name_places
-from overlay.sources.mask_pairing import IMAGE_FOLDERS, MASK_FOLDERS, is_mask, masked, pair, wrapper
-from overlay.storage.filenames import escaped, is_archive, is_image, safe_name, sample_key
+from overlay.sources.listing import Holding, list_source, locate_source, name_places
+from overlay.sources.mask_pairing import (
+    IMAGE_FOLDERS,
+    MASK_FOLDERS,
+    image_of_mask,
+    is_mask,
+    pair_masks,
+    wrapping_folder,
+)
+from overlay.storage.filenames import escape_name, is_archive, is_image, safe_name, sample_key
 from overlay.storage.path import StoragePath
 
 LAYOUT = "give a folder with one subfolder for each class, such as benign/ and malignant/"
@@ -69,7 +76,7 @@ class Collection:
         return sorted({record.label for record in self.records})
 
 
-def collect(sources: list[str], limits: Limits | None = None) -> Collection:
+def list_labelled(sources: list[str], limits: Limits | None = None) -> Collection:
     """List the sources and pair images with masks.
 
     Raises:
@@ -80,7 +87,7 @@ def collect(sources: list[str], limits: Limits | None = None) -> Collection:
     for place in places:
         if places.count(place) > 1:
             raise RequestError(f"source {place} is named twice; name it once")
-    holdings = [holding for place in places for holding in look(place, limits or Limits())]
+    holdings = [holding for place in places for holding in list_source(place, limits or Limits())]
     records: list[Record] = []
     rejected: list[Rejected] = []
     images = masks = 0
@@ -108,9 +115,9 @@ def collect(sources: list[str], limits: Limits | None = None) -> Collection:
 def _collect(holding: Holding, source: str, before: str) -> Collection:
     """Pair what one folder or archive holds; ``before`` is what its ids begin with."""
     names = {_with_label(name, holding): name for name in holding.names}
-    prefix = wrapper(list(names)) if names else ""
+    prefix = wrapping_folder(list(names)) if names else ""
     paths = {path.removeprefix(prefix): name for path, name in names.items()}
-    pairing = pair(paths)
+    pairing = pair_masks(paths)
     if names and not pairing.images and all("/" not in path for path in pairing.rejected):
         raise RequestError(f"source {holding.place} has images but no class folders; {LAYOUT}")
     in_archive = holding.spans is not None
@@ -131,7 +138,10 @@ def _collect(holding: Holding, source: str, before: str) -> Collection:
         )
     rejected = [
         Rejected(
-            escaped(before + path), escaped(holding.uri(paths[path])), _label(path) if "/" in path else None, reason
+            escape_name(before + path),
+            escape_name(holding.uri(paths[path])),
+            _label(path) if "/" in path else None,
+            reason,
         )
         for path, reason in pairing.rejected.items()
     ]
@@ -141,19 +151,19 @@ def _collect(holding: Holding, source: str, before: str) -> Collection:
 
 def _rejected(holding: Holding, member: str | None, reason: str, before: str) -> Rejected:
     """Make a row of what an archive holds that can't be used."""
-    uri = escaped(str(holding.place))
+    uri = escape_name(str(holding.place))
     if member is None:
-        return Rejected(escaped(before + holding.place.name), uri, None, reason)
-    prefix = wrapper(holding.names) if holding.names else ""
+        return Rejected(escape_name(before + holding.place.name), uri, None, reason)
+    prefix = wrapping_folder(holding.names) if holding.names else ""
     path = member.removeprefix(prefix)
     labelled = "/" in path and is_image(path) and safe_name(path) == path
-    return Rejected(escaped(before + path), uri, _label(path) if labelled else None, reason)
+    return Rejected(escape_name(before + path), uri, _label(path) if labelled else None, reason)
 
 
 def _empty(holding: Holding) -> str:
     if holding.troubles:
         reason = next((reason for name, reason in holding.troubles if name is None), holding.troubles[0][1])
-        return f"source {holding.place} holds no image that can be used: {escaped(reason)}"
+        return f"source {holding.place} holds no image that can be used: {escape_name(reason)}"
     return f"source {holding.place} holds no image among its {holding.passed_over} files; {LAYOUT}"
 
 
@@ -162,16 +172,16 @@ def _with_label(name: str, holding: Holding) -> str:
     if not holding.labels:
         return name
     key = sample_key(name)
-    label = holding.labels.get(key) or holding.labels.get(masked(key) or "")
+    label = holding.labels.get(key) or holding.labels.get(image_of_mask(key) or "")
     return f"{label.replace('/', '_')}/{name}" if label else name
 
 
 def _label(path: str) -> str:
-    return escaped(path.split("/", 1)[0])
+    return escape_name(path.split("/", 1)[0])
 
 
 def _place_of(source: str) -> StoragePath:
-    place = locate(source, "source")
+    place = locate_source(source, "source")
     if not place.is_folder() and not is_archive(place.name):
         raise RequestError(f"source {source} is a file and no archive (.zip, .tar, .tar.gz, .tar.zst); {LAYOUT}")
     return place

@@ -9,7 +9,7 @@ from overlay.archives.entries import Span
 from overlay.archives.index import list_archive
 from overlay.config import Limits
 from overlay.errors import RequestError, one_line
-from overlay.storage.filenames import is_archive, is_image, stem
+from overlay.storage.filenames import file_stem, is_archive, is_image
 from overlay.storage.path import StoragePath
 
 _THREADS = 8  # decompression and requests to a bucket wait outside Python's lock
@@ -40,7 +40,7 @@ class Holding:
         return None if self.spans is None else tuple(self.spans[name] for name in names)
 
 
-def locate(given: str, what: str) -> StoragePath:
+def locate_source(given: str, what: str) -> StoragePath:
     """Return the place that a user named, with links resolved.
 
     Raises:
@@ -57,7 +57,7 @@ def locate(given: str, what: str) -> StoragePath:
     return place
 
 
-def look(place: StoragePath, limits: Limits) -> list[Holding]:
+def list_source(place: StoragePath, limits: Limits) -> list[Holding]:
     """List a folder, or an archive. A folder that holds archives and no image stands for its archives.
 
     Raises:
@@ -81,7 +81,7 @@ def name_places(places: Sequence[StoragePath]) -> list[str]:
     """Name each place by its folder or archive; equal names are numbered in the order in which they were given."""
     names: list[str] = []
     for place in places:
-        first = name = stem(place.name)
+        first = name = file_stem(place.name)
         number = 2
         while name in names:
             name, number = f"{first}-{number}", number + 1

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from overlay.storage.filenames import escaped
+from overlay.storage.filenames import escape_name
 
 IMAGE_FOLDERS = frozenset({"image", "images"})
 MASK_FOLDERS = frozenset({"mask", "masks"})
@@ -29,7 +29,7 @@ class Pairing:
     """name -> reason"""
 
 
-def masked(stem: str) -> str | None:
+def image_of_mask(stem: str) -> str | None:
     """Return the name of the image that a mask is called after, both without ending; None for another name."""
     named = _MASK_NAME.fullmatch(stem)
     return named["stem"] if named else None
@@ -40,10 +40,10 @@ def is_mask(name: str) -> bool:
     folders = set(name.lower().split("/")[1:-1])
     if folders & MASK_FOLDERS:
         return True
-    return not folders & IMAGE_FOLDERS and masked(_key(name)[1]) is not None
+    return not folders & IMAGE_FOLDERS and image_of_mask(_key(name)[1]) is not None
 
 
-def wrapper(names: list[str]) -> str:
+def wrapping_folder(names: list[str]) -> str:
     """Return the folder, with its slash, that holds the class folders and everything else, as unzipped downloads do.
 
     Empty where the class folders stand at the top. One class folder with ``images`` and ``masks`` in it is no wrapper.
@@ -61,7 +61,7 @@ def wrapper(names: list[str]) -> str:
         prefix += outer.pop() + "/"
 
 
-def pair(names: Iterable[str]) -> Pairing:
+def pair_masks(names: Iterable[str]) -> Pairing:
     """Pair the images of one source with their masks, by relative names from the class folder on.
 
     Where any image of the source has a mask, one without is rejected; so is a mask without an image, and a file that
@@ -71,7 +71,7 @@ def pair(names: Iterable[str]) -> Pairing:
     masks: dict[Key, list[str]] = {}
     images: dict[Key, list[str]] = {}
     for name in sorted(names):
-        if escaped(name) != name:
+        if escape_name(name) != name:
             pairing.rejected[name] = "its name is not UTF-8"
         elif "/" not in name:
             pairing.rejected[name] = "lies beside the class folders, so it has no label"
@@ -82,7 +82,7 @@ def pair(names: Iterable[str]) -> Pairing:
             masks.setdefault(_key(name), []).append(name)
     for key, found in masks.items():
         # In a folder of masks the name may be the image's own, and that comes first: an image may be called x_mask.
-        owners = images.get(key) or images.get((key[0], masked(key[1]) or ""))
+        owners = images.get(key) or images.get((key[0], image_of_mask(key[1]) or ""))
         for mask in found:
             if owners is None:
                 pairing.rejected[mask] = "mask without an image"

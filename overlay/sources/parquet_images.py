@@ -37,7 +37,7 @@ def group_rows(file: pq.ParquetFile, number: int, column: str) -> int:
     return max(1, min(GROUP_ROWS, _GROUP_BYTES * rows // max(total, 1)))
 
 
-def contents(place: StoragePath, rows: list[int]) -> Iterator[bytes | None]:
+def read_images(place: StoragePath, rows: list[int]) -> Iterator[bytes | None]:
     """Yield the bytes of the images in some rows of a table, ascending; None where a row has none.
 
     What is held is a batch of few rows, however large the table's row groups are.

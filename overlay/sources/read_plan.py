@@ -47,7 +47,7 @@ class ReadPlan(Generic[_Record]):
     units: list[ReadUnit]
 
 
-def plan(records: Sequence[_Record], rows: int) -> ReadPlan[_Record]:
+def plan_reads(records: Sequence[_Record], rows: int) -> ReadPlan[_Record]:
     """Divide records into groups of at most ``rows``, and groups among the tasks that read them."""
     at_once: list[_Record] = []
     in_order: dict[str, list[_Record]] = {}
@@ -59,14 +59,14 @@ def plan(records: Sequence[_Record], rows: int) -> ReadPlan[_Record]:
     groups = [at_once[start : start + rows] for start in range(0, len(at_once), rows)]
     units = [ReadUnit((group,), in_order=False) for group in range(len(groups))]
     for of_one_archive in in_order.values():
-        for one_pass in passes(of_one_archive):
-            more = list(cut(one_pass, rows))
+        for one_pass in archive_passes(of_one_archive):
+            more = list(cut_groups(one_pass, rows))
             units.append(ReadUnit(tuple(range(len(groups), len(groups) + len(more))), in_order=True))
             groups += more
     return ReadPlan(groups, units)
 
 
-def joined(units: Sequence[ReadUnit], at_least: int, most: int) -> list[ReadUnit]:
+def join_units(units: Sequence[ReadUnit], at_least: int, most: int) -> list[ReadUnit]:
     """Join up to ``most`` groups that any task can read into one unit, where ``at_least`` units are left all the same.
 
     A task costs several milliseconds, whatever it does.
@@ -81,13 +81,13 @@ def joined(units: Sequence[ReadUnit], at_least: int, most: int) -> list[ReadUnit
     return found
 
 
-def without(units: Sequence[ReadUnit], done: set[int]) -> list[ReadUnit]:
+def remove_done(units: Sequence[ReadUnit], done: set[int]) -> list[ReadUnit]:
     """Return the units without groups that are done."""
     left = [ReadUnit(tuple(group for group in unit.groups if group not in done), unit.in_order) for unit in units]
     return [unit for unit in left if unit.groups]
 
 
-def passes(records: Sequence[_Record]) -> Iterator[list[_Record]]:
+def archive_passes(records: Sequence[_Record]) -> Iterator[list[_Record]]:
     """Divide the records of an archive among passes over it, each in the order in which they become complete."""
     left = sorted(records, key=lambda record: _ends(record)[0])
     while left:
@@ -109,7 +109,7 @@ def passes(records: Sequence[_Record]) -> Iterator[list[_Record]]:
         left = later
 
 
-def cut(records: Sequence[_Record], rows: int) -> Iterator[list[_Record]]:
+def cut_groups(records: Sequence[_Record], rows: int) -> Iterator[list[_Record]]:
     """Divide the records of a pass into groups of at most ``rows``, and fewer where their images are large."""
     group: list[_Record] = []
     for record in records:

@@ -70,7 +70,7 @@ def read_in_order(manifest: GroupReader, unit: ReadUnit) -> Iterator[tuple[int, 
         groups[group] = [rows[position] for position in unit.left.get(group, range(len(rows)))]
     uri = next(iter(groups.values()))[0]["uri"]
     if next(iter(groups.values()))[0]["spans"] is None:
-        images = parquet_images.contents(
+        images = parquet_images.read_images(
             StoragePath(uri), [int(row["member"]) for rows in groups.values() for row in rows]
         )
         for group, rows in groups.items():

@@ -18,16 +18,16 @@ from overlay.errors import RequestError, one_line
 from overlay.sources.input_folder import from_folder
 from overlay.sources.input_table import from_dataset, from_table
 from overlay.sources.inputs import Naming, Portion, from_archive, from_files
-from overlay.sources.listing import locate, name_places
+from overlay.sources.listing import locate_source, name_places
 from overlay.storage.filenames import is_archive, is_image, is_table
 from overlay.storage.path import StoragePath
-from overlay.storage.walk import walk
+from overlay.storage.walk import walk_folder
 
 _PATTERN = re.compile(r"[*?[]")
 _Source = tuple[StoragePath, Callable[[Naming], Iterator[Portion]]]
 
 
-def collect(inputs: Sequence[str], classes: Sequence[str], limits: Limits) -> Iterator[Portion]:
+def resolve_inputs(inputs: Sequence[str], classes: Sequence[str], limits: Limits) -> Iterator[Portion]:
     """List all that was named, portion by portion, always in the same order.
 
     Raises:
@@ -94,7 +94,7 @@ def _places(inputs: Sequence[str]) -> Iterator[StoragePath]:
         elif _PATTERN.search(_path(given)) and not (_is_local(given) and Path(given).expanduser().exists()):
             yield from _matches(given)
         else:
-            yield locate(given, "input")
+            yield locate_source(given, "input")
 
 
 def _listed(line: str) -> StoragePath:
@@ -131,7 +131,7 @@ def _in_bucket(pattern: str) -> list[StoragePath]:
     while _PATTERN.search(root.path):
         root = root.parent
     try:
-        names = [name for folder in walk(root) for name in folder.names]
+        names = [name for folder in walk_folder(root) for name in folder.names]
     except OSError as error:
         raise RequestError(f"{pattern} can't be read: {one_line(error)}; check the address") from error
     return [root / name for name in names if _usable(name) and wanted.fullmatch(f"{root.path}/{name}")]

@@ -31,12 +31,12 @@ def is_table(name: str) -> bool:
     return name.lower().endswith(".parquet") and not is_hidden(name)
 
 
-def stem(name: str) -> str:
+def file_stem(name: str) -> str:
     """Return the name of a folder, or that of an archive without its ending."""
     return next((name[: -len(end)] for end in ARCHIVE_ENDINGS if name.lower().endswith(end)), name)
 
 
-def escaped(name: str) -> str:
+def escape_name(name: str) -> str:
     """Write the bytes of a name that are not UTF-8, which Python holds as lone surrogates, as escapes."""
     return name.encode(errors="backslashreplace").decode()
 

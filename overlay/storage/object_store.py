@@ -20,7 +20,7 @@ _Result = TypeVar("_Result")
 
 
 @lru_cache(maxsize=64)
-def filesystem(root: str) -> FileSystem:
+def bucket_filesystem(root: str) -> FileSystem:
     """Return the file system of a bucket, by its URI.
 
     Raises:

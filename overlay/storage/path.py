@@ -193,7 +193,7 @@ class StoragePath:
         path, query = _divide(self.text)
         root = "/".join(path.split("/")[:3]) + query
         try:
-            return object_store.filesystem(root)
+            return object_store.bucket_filesystem(root)
         except (ValueError, NotImplementedError) as error:
             raise RequestError(f"{root} can't be used: {one_line(error)}; check the address") from error
 

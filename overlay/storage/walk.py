@@ -30,7 +30,7 @@ class WalkedFolder:
     """from such a path to what would tell another file of the same name"""
 
 
-def walk(folder: StoragePath) -> Iterator[WalkedFolder]:
+def walk_folder(folder: StoragePath) -> Iterator[WalkedFolder]:
     """Go through a folder and all folders in it, always in the same order; a link to a folder is followed once.
 
     Only regular files, and links to such, come: a pipe or a device would have no end.

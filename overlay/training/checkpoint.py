@@ -27,35 +27,35 @@ BLOCK_BYTES = 2**22
 _PARTIAL = "partial-"
 
 
-def newest(checkpoints: Path) -> Path | None:
+def newest_checkpoint(checkpoints: Path) -> Path | None:
     """Return the folder of the newest complete checkpoint."""
     return max(checkpoints.glob("step-*"), key=lambda folder: folder.name, default=None)
 
 
-def clear(checkpoints: Path) -> None:
+def remove_partial_checkpoints(checkpoints: Path) -> None:
     """Remove all but the newest complete checkpoint; for the driver, while no worker runs."""
-    keep = newest(checkpoints)
+    keep = newest_checkpoint(checkpoints)
     for folder in checkpoints.iterdir():
         if folder != keep:
             shutil.rmtree(folder)
 
 
-def name(step: int) -> str:
+def checkpoint_name(step: int) -> str:
     """Return the name of the checkpoint after so many steps; names sort as the steps do."""
     return f"step-{step:09d}"
 
 
-def step(folder: Path | None) -> int:
+def checkpoint_step(folder: Path | None) -> int:
     """Return after how many steps a checkpoint was written; 0 without one."""
     return 0 if folder is None else int(folder.name.removeprefix("step-"))
 
 
-def history(folder: Path | None) -> list[Epoch]:
+def checkpoint_history(folder: Path | None) -> list[Epoch]:
     """Return the epochs that had been done when a checkpoint was written; none without one."""
-    return [] if folder is None else [Epoch(**row) for row in load(folder, "last.pt")["history"]]
+    return [] if folder is None else [Epoch(**row) for row in load_checkpoint(folder, "last.pt")["history"]]
 
 
-def load(folder: Path, file: str, *, mmap: bool = True) -> dict[str, Any]:
+def load_checkpoint(folder: Path, file: str, *, mmap: bool = True) -> dict[str, Any]:
     """Read one of a checkpoint's two files, tensors to the CPU; with ``mmap`` only once they are looked at, so the file
     stays open for as long as one of them lives.
     """
@@ -99,14 +99,14 @@ class CheckpointWriter:
             self._pending.result()
 
     def _write(self, step: int, improved: bool, then: Callable[[], None] | None) -> None:
-        previous = newest(self._checkpoints)
+        previous = newest_checkpoint(self._checkpoints)
         folder = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=self._checkpoints))
         self._last.save(folder / "last.pt")
         if improved:
             self._best.save(folder / "best.pt")
         elif previous is not None and (previous / "best.pt").exists():
             _link(previous / "best.pt", folder / "best.pt")
-        folder.replace(self._checkpoints / name(step))
+        folder.replace(self._checkpoints / checkpoint_name(step))
         sync(self._checkpoints)
         if previous is not None:
             shutil.rmtree(previous, ignore_errors=True)  # over NFS, what somebody has open stays until it is closed

@@ -8,17 +8,17 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from overlay.config import Model
-from overlay.models.network import stages
+from overlay.models.network import parameter_stages
 
 
-def trainable(network: nn.Module, config: Model, epoch: int) -> frozenset[str]:
+def trainable_parameters(network: nn.Module, config: Model, epoch: int) -> frozenset[str]:
     """Return the names of the parameters that are trained in an epoch, which counts from 0.
 
     After each ``config.unfreeze_every`` epochs one stage more is trained, from the head down (Howard & Ruder 2018,
     arXiv:1801.06146). ``config.freeze_norm`` freezes the weights and biases of all batch normalisation, as
     torchvision's FrozenBatchNorm2d does.
     """
-    names = stages(network)
+    names = parameter_stages(network)
     order = list(names)
     if config.freeze == "none":
         frozen = 0
@@ -32,13 +32,13 @@ def trainable(network: nn.Module, config: Model, epoch: int) -> frozenset[str]:
     return frozenset(name for stage in order[frozen:] for name in names[stage]) - norms
 
 
-def apply(network: nn.Module, config: Model, epoch: int) -> bool:
+def apply_freezing(network: nn.Module, config: Model, epoch: int) -> bool:
     """Let only the parameters of ``trainable`` need gradients; return whether that changed any.
 
     DistributedDataParallel exchanges the gradients of those parameters alone that need them when it is built, so after
     a change the network must be wrapped anew.
     """
-    names = trainable(network, config, epoch)
+    names = trainable_parameters(network, config, epoch)
     changed = False
     for name, parameter in network.named_parameters():
         if parameter.requires_grad != (name in names):
@@ -47,7 +47,7 @@ def apply(network: nn.Module, config: Model, epoch: int) -> bool:
     return changed
 
 
-def train_mode(network: nn.Module) -> None:
+def set_train_mode(network: nn.Module) -> None:
     """Set a network, wrapped or not, to training, all but the batch normalisation whose parameters are frozen."""
     network.train()
     for module in network.modules():

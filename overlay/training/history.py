@@ -31,7 +31,7 @@ class Epoch:
     """mean over the epoch's steps, before any clipping"""
 
 
-def table(history: Sequence[Epoch]) -> pa.Table:
+def history_table(history: Sequence[Epoch]) -> pa.Table:
     """Return the history as a table, one row an epoch."""
     return pa.Table.from_pylist([asdict(epoch) for epoch in history])
 
@@ -39,12 +39,12 @@ def table(history: Sequence[Epoch]) -> pa.Table:
 def write_history(history: Sequence[Epoch], path: Path) -> None:
     """Write history.parquet, whole or not at all."""
     with write_atomically(path) as temporary:
-        pq.write_table(table(history), temporary)
+        pq.write_table(history_table(history), temporary)
 
 
-def curves(history: Sequence[Epoch], best: int) -> bytes:
+def history_curves(history: Sequence[Epoch], best: int) -> bytes:
     """Draw the picture curves.png, as PNG; ``best`` is the position of the best epoch."""
-    return figures.curves(table(history).to_pydict(), best_epoch=history[best].epoch)
+    return figures.draw_curves(history_table(history).to_pydict(), best_epoch=history[best].epoch)
 
 
 def best_epoch(history: Sequence[Epoch], config: EarlyStopping) -> int:

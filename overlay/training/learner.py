@@ -15,13 +15,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from overlay.config import Train
 from overlay.models.device import autocast
-from overlay.models.network import StateDict, build, normalise
-from overlay.models.pretrained import Weights, initialise
+from overlay.models.network import StateDict, create_network, normalise
+from overlay.models.pretrained import Weights, initialise_backbone
 from overlay.training import freezing
 from overlay.training.ema import Ema
-from overlay.training.losses import per_sample, soft_targets
+from overlay.training.losses import sample_losses, soft_targets
 from overlay.training.lr_schedule import LearningRateSchedule
-from overlay.training.mixup import mix
+from overlay.training.mixup import mix_batch
 from overlay.training.optimizer import build_optimizer
 from overlay.training.sampler import SamplePlan
 
@@ -48,8 +48,8 @@ class Learner:
         self._rank, self._world_size = rank, world_size
         self._device = device
         torch.manual_seed(config.train.seed)
-        network = build(config.model.arch, classes, config.model.dropout)
-        initialise(network, weights)
+        network = create_network(config.model.arch, classes, config.model.dropout)
+        initialise_backbone(network, weights)
         if config.train.sync_batch_norm:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         self.network: nn.Module = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -79,7 +79,7 @@ class Learner:
 
     def begin_epoch(self, epoch: int) -> None:
         """Freeze what is frozen in an epoch, which counts from 0; call it before its first step, or in resuming."""
-        changed = freezing.apply(self.network, self._config.model, epoch)
+        changed = freezing.apply_freezing(self.network, self._config.model, epoch)
         if self._forward is None or changed:
             trained = DistributedDataParallel(self.network) if self._world_size > 1 else self.network
             self._wrapped: nn.Module = trained
@@ -92,7 +92,7 @@ class Learner:
         device; ``total_weight`` is the sum of the weights of all samples of the batch, over all workers.
         """
         assert self._forward is not None
-        freezing.train_mode(self._wrapped)
+        freezing.set_train_mode(self._wrapped)
         torch.manual_seed(_seed(self._config.train.seed, step, self._rank))
         parts = self._config.train.accumulate
         logits, losses = [], []
@@ -146,10 +146,10 @@ class Learner:
         assert self._forward is not None
         targets = soft_targets(labels, self._classes)
         normalised = normalise(images, self._mean, self._std)
-        mixed, targets = mix(normalised, targets, self._config.augment, seed=self._config.train.seed, step=step)
+        mixed, targets = mix_batch(normalised, targets, self._config.augment, seed=self._config.train.seed, step=step)
         with self._autocast:
             logits = self._forward(mixed)
-        losses, _ = per_sample(logits, targets, self._class_weights, self._config.loss.label_smoothing)
+        losses, _ = sample_losses(logits, targets, self._class_weights, self._config.loss.label_smoothing)
         return logits.float(), losses
 
     def _update(self) -> None:

@@ -34,7 +34,7 @@ def soft_targets(labels: Tensor, classes: int) -> Tensor:
     return one_hot(labels, classes).float()
 
 
-def per_sample(
+def sample_losses(
     logits: Tensor, targets: Tensor, weights: Tensor | None = None, label_smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Return the weighted cross-entropy of each sample, float32 (n,), and the sample's weight, float32 (n,).

@@ -14,7 +14,7 @@ from torch import Tensor
 from overlay.config import Augment
 
 
-def mix(images: Tensor, targets: Tensor, config: Augment, *, seed: int, step: int) -> tuple[Tensor, Tensor]:
+def mix_batch(images: Tensor, targets: Tensor, config: Augment, *, seed: int, step: int) -> tuple[Tensor, Tensor]:
     """Blend each image with its neighbour in the batch.
 
     mixup (Zhang et al. 2018, arXiv:1710.09412) adds two images up, cutmix (Yun et al. 2019, arXiv:1905.04899) pastes a

@@ -7,7 +7,7 @@ from torch.optim import SGD, AdamW
 from torch.optim import Optimizer as TorchOptimizer
 
 from overlay.config import Optimizer
-from overlay.models.network import stages
+from overlay.models.network import parameter_stages
 
 
 class ParameterGroup(TypedDict):
@@ -40,7 +40,7 @@ def parameter_groups(network: nn.Module, config: Optimizer) -> list[ParameterGro
     """
     parameters = dict(network.named_parameters())
     groups: dict[tuple[float, float], ParameterGroup] = {}
-    for depth, names in enumerate(reversed(stages(network).values())):
+    for depth, names in enumerate(reversed(parameter_stages(network).values())):
         if config.layer_decay is not None:
             rate = config.lr * config.layer_decay**depth
         else:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def spread(total: int, parts: int, part: int) -> slice:
+def worker_slice(total: int, parts: int, part: int) -> slice:
     """Return the ``part``-th of ``parts`` adjoining slices of ``range(total)``, whose lengths differ by at most one."""
     return slice(part * total // parts, (part + 1) * total // parts)
 
@@ -71,8 +71,8 @@ class SamplePlan:
 
     def _share(self, step: int, rank: int, world_size: int) -> slice:
         """Return the positions in the epoch that one worker sees in one step."""
-        whole = spread(self.samples, self.steps_per_epoch, step % self.steps_per_epoch)
-        part = spread(whole.stop - whole.start, world_size, rank)
+        whole = worker_slice(self.samples, self.steps_per_epoch, step % self.steps_per_epoch)
+        part = worker_slice(whole.stop - whole.start, world_size, rank)
         return slice(whole.start + part.start, whole.start + part.stop)
 
 
@@ -89,7 +89,7 @@ def _order(seed: int, epoch: int, drawn: int | tuple[int, ...]) -> tuple[NDArray
     classes = random.permutation(np.unique(labels))  # at random, since the sizes of the parts differ by one
     parts = []
     for number, label in enumerate(classes):
-        members, part = np.flatnonzero(labels == label), spread(len(labels), len(classes), number)
+        members, part = np.flatnonzero(labels == label), worker_slice(len(labels), len(classes), number)
         rounds = -(-(part.stop - part.start) // len(members))
         again = np.concatenate([random.permutation(members) for _ in range(rounds)])
         parts.append(again[: part.stop - part.start])

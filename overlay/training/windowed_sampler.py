@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from overlay.training.sampler import SamplePlan, spread
+from overlay.training.sampler import SamplePlan, worker_slice
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def _windowed(plan: WindowedSamplePlan, epoch: int) -> tuple[NDArray[np.int64], 
     )
     for begin in range(0, plan.steps_per_epoch, plan.window):
         last = min(begin + plan.window, plan.steps_per_epoch) - 1
-        first_sample = spread(plan.samples, plan.steps_per_epoch, begin).start
-        end_sample = spread(plan.samples, plan.steps_per_epoch, last).stop
+        first_sample = worker_slice(plan.samples, plan.steps_per_epoch, begin).start
+        end_sample = worker_slice(plan.samples, plan.steps_per_epoch, last).stop
         random.shuffle(order[first_sample:end_sample])
     return order, np.zeros(plan.samples, np.int64)

@@ -13,7 +13,7 @@ import torch
 
 from overlay.config import Predict
 from overlay.engines.base import Pixels, score_rows
-from overlay.engines.factory import open_engine, prepare
+from overlay.engines.factory import open_engine, prepare_engine
 from overlay.errors import RequestError
 from overlay.models.model_file import ModelFile
 from overlay.prediction.decode import Columns, decode_group
@@ -33,7 +33,7 @@ class InThisProcess:
         if config.device == "cuda" and not torch.cuda.is_available():
             raise RequestError("device is cuda, but this machine has no GPU; choose cpu, or set RAY_ADDRESS")
         device: Literal["cpu", "cuda"] = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
-        plan = prepare(loaded, config.engine, device, config.precision, calibration)
+        plan = prepare_engine(loaded, config.engine, device, config.precision, calibration)
         self.computed = str(plan)
         self._engine = open_engine(plan, batch_size=config.batch_size, flips=config.flips)
         self._config, self._card = config, loaded.card

@@ -11,7 +11,7 @@ from ray.data import ActorPoolStrategy
 from cluster.session import Resources
 from overlay.config import EngineKind, Precision
 from overlay.engines.base import Columns, EnginePlan, Pixels, score_rows
-from overlay.engines.factory import open_engine, prepare
+from overlay.engines.factory import open_engine, prepare_engine
 from pipelines.runtime.placement import actor_cpus
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def plan_of(loaded: "ModelFile", engine: Engine) -> EnginePlan:
     Raises:
         RequestError: as `score`.
     """
-    return prepare(loaded, engine.kind, engine.device, engine.precision, engine.calibration)
+    return prepare_engine(loaded, engine.kind, engine.device, engine.precision, engine.calibration)
 
 
 def score_by(plan: EnginePlan, rows: ray.data.Dataset, engine: Engine, cluster: Resources) -> ray.data.Dataset:

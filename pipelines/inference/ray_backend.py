@@ -14,7 +14,7 @@ from overlay.errors import WorkError
 from overlay.models.model_file import ModelCard, ModelFile
 from overlay.prediction.decode import Columns, decode_group
 from overlay.prediction.manifest import Manifest
-from overlay.sources.read_plan import ReadUnit, joined
+from overlay.sources.read_plan import ReadUnit, join_units
 from pipelines.inference.model_actors import Engine, actors_of, plan_of, score_by
 from pipelines.inference.read_groups import read_groups
 from pipelines.runtime.placement import device
@@ -57,7 +57,7 @@ class OnRay:
         Raises:
             WorkError: a worker failed, again and again.
         """
-        several = joined(units, at_least=8 * max(1, int(self._cluster.cpus)), most=_JOINED_GROUPS)
+        several = join_units(units, at_least=8 * max(1, int(self._cluster.cpus)), most=_JOINED_GROUPS)
         groups = read_groups(manifest, several)
         rows = groups.rows.map_batches(
             decode,  # type: ignore[arg-type]  # Ray's type knows nothing of fn_kwargs

@@ -12,7 +12,7 @@ from ray.data.expressions import col
 from overlay.config import Input
 from overlay.dataset.prepared import PreparedDataset
 from overlay.errors import ImageError, WorkError
-from overlay.images.codec import decode, decode_target, resize
+from overlay.images.codec import decode_image, decode_target, resize_image
 
 
 def decoded_rows(
@@ -48,6 +48,8 @@ def decode_one(name: str, data: bytes, config: Input) -> NDArray[np.uint8]:
         WorkError: it can't be decoded.
     """
     try:
-        return resize(decode(data, target=decode_target(config.size, config.resize)), config.size, config.resize)
+        return resize_image(
+            decode_image(data, target=decode_target(config.size, config.resize)), config.size, config.resize
+        )
     except ImageError as error:
         raise WorkError(f"the dataset's image {name} can't be decoded ({error}); prepare it again") from error

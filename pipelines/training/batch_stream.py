@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from ray.data import TaskPoolStrategy
 
 from overlay.config import Augment
-from overlay.images.augment import augment, generator
+from overlay.images.augment import augment, augmentation_generator
 from overlay.training.sampler import SamplePlan
 from pipelines.training.image_source import TASK_IMAGES, Source
 
@@ -117,7 +117,7 @@ class _Execution:
             samples = self.plan.batch(step, self.rank, self.world_size)
             repeats = self.plan.repeats(step, self.rank, self.world_size)
             augmented = [
-                augment(image, self.config, generator(self.plan.seed, epoch, sample, repeat)).tobytes()
+                augment(image, self.config, augmentation_generator(self.plan.seed, epoch, sample, repeat)).tobytes()
                 for image, sample, repeat in zip(images, samples.tolist(), repeats.tolist(), strict=True)
             ]
             labels = self.source.labels[samples].tolist()

@@ -116,8 +116,8 @@ class Tracker:
         self._run: tracking.WandbRun | None = None
 
     def __enter__(self) -> "Tracker":
-        mode = tracking.resolve(self._config.tracking)
-        print(tracking.describe(self._config.tracking, mode))
+        mode = tracking.resolve_mode(self._config.tracking)
+        print(tracking.describe_mode(self._config.tracking, mode))
         if mode != "disabled":
             self._run = tracking.WandbRun(self._config, mode, self._folder.tracking_id, self._folder.path)
         # What kills a job politely: `ray job stop`, Kubernetes, a batch system. Ctrl-C is Ray Train's own.
@@ -160,7 +160,7 @@ class Tracker:
             history.write_history(epochs, self._folder.history_file)
             best = history.best_epoch(epochs, self._config.early_stopping)
             with write_atomically(self._folder.curves_file) as temporary:
-                temporary.write_bytes(history.curves(epochs, best))
+                temporary.write_bytes(history.history_curves(epochs, best))
 
     def finish(self, evaluation: metrics.Evaluation, labels: list[int], predicted: list[int], model: Path) -> None:
         """Log the test's result and the model."""

@@ -86,11 +86,11 @@ def train_worker(config: dict[str, Job]) -> None:
     interruptions = Interruptions(job.board, rank, world_size)
     writer = checkpoint.CheckpointWriter(job.checkpoints)
     step, epochs, trained_for = 0, list[Epoch](), 0.0
-    previous = ray.train.collective.broadcast_from_rank_zero(checkpoint.newest(job.checkpoints))
+    previous = ray.train.collective.broadcast_from_rank_zero(checkpoint.newest_checkpoint(job.checkpoints))
     if previous is not None:
-        state = checkpoint.load(previous, "last.pt", mmap=False)
+        state = checkpoint.load_checkpoint(previous, "last.pt", mmap=False)
         learner.load_state_dict(state["learner"])
-        step, epochs, trained_for = state["step"], checkpoint.history(previous), state["seconds"]
+        step, epochs, trained_for = state["step"], checkpoint.checkpoint_history(previous), state["seconds"]
         if rank == 0:  # the totals are those of all workers
             tally.load(state["tally"])
         del state

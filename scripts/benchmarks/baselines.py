@@ -59,7 +59,7 @@ def daft(images: Path, model: Path) -> None:
 
         def __init__(self, file: str) -> None:
             self._device = "cuda" if torch.cuda.is_available() else "cpu"
-            self._network = files.network(files.load(file)).to(self._device)
+            self._network = files.build_network(files.load_model_file(file)).to(self._device)
 
         @package.method.batch(return_dtype=package.DataType.int64(), batch_size=BATCH)  # type: ignore[untyped-decorator]
         def label(self, pixels: Any) -> list[int]:  # noqa: ANN401

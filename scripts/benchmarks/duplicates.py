@@ -17,7 +17,7 @@ import numpy as np
 
 from overlay.duplicates.hamming import compare_all, near_pairs
 from overlay.duplicates.multi_index import BITS, Hashes
-from overlay.duplicates.pairs import connected
+from overlay.duplicates.pairs import connected_components
 
 DISTANCE = 40
 
@@ -49,7 +49,7 @@ def main() -> None:
     for name, hashes in sets.items():
         start, cpu = time.perf_counter(), time.process_time()
         pairs = near_pairs(hashes, DISTANCE)
-        groups = len(set(connected([(pairs.first, pairs.second)], len(hashes)).tolist()))
+        groups = len(set(connected_components([(pairs.first, pairs.second)], len(hashes)).tolist()))
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         listed = f"{len(pairs):,} pairs{'' if pairs.complete else ' that link them'}"

@@ -37,14 +37,14 @@ def main() -> None:
 def freeze(folder: Path) -> None:
     """List what was made."""
     from overlay.config import Limits
-    from overlay.prediction.manifest import ManifestListing, write
-    from overlay.sources.resolve import collect
+    from overlay.prediction.manifest import ManifestListing, write_manifest
+    from overlay.sources.resolve import resolve_inputs
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     (folder / "manifest").mkdir()
     began, processor = time.perf_counter(), time.process_time()
-    portions = collect([str(folder / "images")], ["benign", "malignant", "normal"], Limits())
-    *_, listing = write(portions, folder / "manifest", 10_000)
+    portions = resolve_inputs([str(folder / "images")], ["benign", "malignant", "normal"], Limits())
+    *_, listing = write_manifest(portions, folder / "manifest", 10_000)
     seconds, processor = time.perf_counter() - began, time.process_time() - processor
     assert isinstance(listing, ManifestListing)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -41,12 +41,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from overlay.engines.factory import open_engine, prepare
+from overlay.engines.factory import open_engine, prepare_engine
 from overlay.images import phantoms
-from overlay.images.codec import decode, decode_target, resize
+from overlay.images.codec import decode_image, decode_target, resize_image
 from overlay.models import model_file
 from overlay.models.device import use_all_cores
-from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, build
+from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, create_network
 
 SIZE = 224
 CLASSES = ("benign", "malignant", "normal")
@@ -72,7 +72,7 @@ class Timed:
 
 def make_images(folder: Path, count: int) -> Path:
     """Draw phantoms into one folder."""
-    phantoms.write(folder / "drawn", images_per_class=-(-count // 3), seed=0)
+    phantoms.write_phantoms(folder / "drawn", images_per_class=-(-count // 3), seed=0)
     drawn = sorted(path for path in (folder / "drawn").rglob("*.png") if "_mask" not in path.stem)[:count]
     (folder / "images").mkdir()
     for path in drawn:
@@ -83,20 +83,22 @@ def make_images(folder: Path, count: int) -> Path:
 def make_model(folder: Path, arch: str) -> Path:
     """Write a network with random weights; one pass in training gives its normalisation usual statistics."""
     torch.manual_seed(0)
-    network = build(arch, len(CLASSES))
+    network = create_network(arch, len(CLASSES))
     with torch.no_grad():
         network(torch.randn(4, 3, SIZE, SIZE))
     card = model_file.ModelCard(
         arch, CLASSES, SIZE, "squash", IMAGENET_MEAN, IMAGENET_STD, None, "phantoms", "none", version("overlay")
     )
-    model_file.save(folder / "model.pth", OrderedDict(network.state_dict()), card)
+    model_file.save_model_file(folder / "model.pth", OrderedDict(network.state_dict()), card)
     return folder / "model.pth"
 
 
 def bare_forward(file: Path, kind: Any, precision: Any, batch: int, device: Any) -> tuple[float, str]:  # noqa: ANN401
     """Return images a second of an engine on images in memory, and its precision."""
     pixels = np.random.default_rng(0).integers(0, 256, (batch, SIZE, SIZE, 3), np.uint8)
-    engine = open_engine(prepare(model_file.load(file), kind, device, precision, pixels), batch_size=batch)
+    engine = open_engine(
+        prepare_engine(model_file.load_model_file(file), kind, device, precision, pixels), batch_size=batch
+    )
     for _ in range(3):
         engine(pixels)
     began, done = time.perf_counter(), 0
@@ -111,7 +113,7 @@ def decode_alone(images: Path) -> float:
     paths = sorted(images.iterdir())
     began = time.process_time()
     for path in paths:
-        resize(decode(path.read_bytes(), target=decode_target(SIZE, "squash")), SIZE, "squash")
+        resize_image(decode_image(path.read_bytes(), target=decode_target(SIZE, "squash")), SIZE, "squash")
     return len(paths) / (time.process_time() - began)
 
 
@@ -182,7 +184,7 @@ def timed(batches: Iterator[int]) -> Timed:
 
 def loader_loop(images: Path, file: Path, batch: int, device: str, bf16: bool) -> Iterator[int]:
     """Loop over a DataLoader; yields the size of each batch once its result is there."""
-    network = model_file.network(model_file.load(file)).to(device)
+    network = model_file.build_network(model_file.load_model_file(file)).to(device)
     if bf16:
         network = network.to(memory_format=torch.channels_last)
     with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=bf16):
@@ -200,7 +202,7 @@ class Classify:
     def __init__(self, file: str, device: str) -> None:
         use_all_cores()
         self._device = device
-        self._network: nn.Module = model_file.network(model_file.load(file)).to(device)
+        self._network: nn.Module = model_file.build_network(model_file.load_model_file(file)).to(device)
 
     def __call__(self, rows: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Classify a batch."""

@@ -25,7 +25,7 @@ from PIL import Image
 from overlay.config import OverlayStyle, Prepare
 from overlay.images import phantoms, render
 from overlay.images.codec import encode_png
-from overlay.sources.labelled import Record, collect
+from overlay.sources.labelled import Record, list_labelled
 
 Encoder = Callable[[NDArray[np.uint8]], bytes]
 
@@ -52,10 +52,10 @@ def pillow_png(image: NDArray[np.uint8]) -> bytes:
 def plain_loop(records: list[Record], encoder: Encoder) -> float:
     """Return images a second of one process, one after the other."""
     with mock.patch.object(render, "encode_png", encoder):
-        render.render(records[0].id, records[0].uri, records[0].masks, OverlayStyle(), 50_000_000)  # imports
+        render.render_row(records[0].id, records[0].uri, records[0].masks, OverlayStyle(), 50_000_000)  # imports
         began = time.perf_counter()
         for record in records:
-            render.render(record.id, record.uri, record.masks, OverlayStyle(), 50_000_000)
+            render.render_row(record.id, record.uri, record.masks, OverlayStyle(), 50_000_000)
     return len(records) / (time.perf_counter() - began)
 
 
@@ -82,14 +82,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         if options.folder is None:
-            phantoms.write(work / "png", images_per_class=options.images // 3, seed=0)
+            phantoms.write_phantoms(work / "png", images_per_class=options.images // 3, seed=0)
         png = options.folder or work / "png"
         as_jpeg(png, work / "jpeg")
         print(f"load of this machine in the last minute: {os.getloadavg()[0]:.1f}")
         columns = ("plain loop", "drawing", "once started", "whole", "Pillow's PNG", "ratio")
         print("".join(f"{column:>14}" for column in ("", *columns)))
         for label, folder in (("PNG", png), ("JPEG", work / "jpeg")):
-            records = collect([str(folder)]).records
+            records = list_labelled([str(folder)]).records
             before = plain_loop(records[::2], encode_png)
             drawing, started, whole = prepare_rates(folder, work / f"dataset-{label}")
             loop = (before + plain_loop(records[1::2], encode_png)) / 2

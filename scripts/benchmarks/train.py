@@ -31,10 +31,10 @@ from torch.utils.data import DataLoader, Dataset
 from overlay.config import Augment, Optimizer
 from overlay.config.train import TrainingPrecision
 from overlay.images import phantoms
-from overlay.images.augment import augment, generator
-from overlay.images.codec import decode, decode_target, resize
+from overlay.images.augment import augment, augmentation_generator
+from overlay.images.codec import decode_image, decode_target, resize_image
 from overlay.models.device import autocast, use_all_cores
-from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, build, normalise
+from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, create_network, normalise
 from overlay.training.optimizer import build_optimizer
 
 CLASSES = ("benign", "malignant", "normal")
@@ -55,7 +55,7 @@ def step(network: nn.Module, optimizer: torch.optim.Optimizer, pixels: Tensor, l
 def learner(arch: str, *, channels_last: bool) -> tuple[nn.Module, torch.optim.Optimizer]:
     """Build a network and its optimizer on the device."""
     use_all_cores()
-    network = build(arch, len(CLASSES)).to(DEVICE)
+    network = create_network(arch, len(CLASSES)).to(DEVICE)
     if channels_last:
         network = network.to(memory_format=torch.channels_last)
     return network, build_optimizer(network, Optimizer())
@@ -86,7 +86,7 @@ def decode_alone(files: list[Path], size: int) -> float:
     """Return how many images a second one core decodes and resizes, which is done once a run where they fit."""
     began = time.process_time()
     for file in files[:64]:
-        resize(decode(file.read_bytes(), target=decode_target(size, "squash")), size, "squash")
+        resize_image(decode_image(file.read_bytes(), target=decode_target(size, "squash")), size, "squash")
     return min(len(files), 64) / (time.process_time() - began)
 
 
@@ -94,7 +94,11 @@ def augment_alone(images: NDArray[np.uint8], count: int = 512) -> float:
     """Return how many images a second one core augments."""
     began = time.process_time()
     for number in range(count):
-        augment(images[number % len(images)], Augment(), generator(0, number // len(images), number % len(images)))
+        augment(
+            images[number % len(images)],
+            Augment(),
+            augmentation_generator(0, number // len(images), number % len(images)),
+        )
     return count / (time.process_time() - began)
 
 
@@ -109,7 +113,7 @@ class Files(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         data = self._files[index].read_bytes()
-        image = resize(decode(data, target=decode_target(self._size, "squash")), self._size, "squash")
+        image = resize_image(decode_image(data, target=decode_target(self._size, "squash")), self._size, "squash")
         random = np.random.default_rng()
         return torch.from_numpy(augment(image, Augment(), random).copy()), CLASSES.index(self._files[index].parent.name)
 
@@ -168,10 +172,12 @@ def main() -> None:
     on_gpu = DEVICE.type == "cuda"
 
     with tempfile.TemporaryDirectory() as folder:
-        phantoms.write(Path(folder, "phantoms"), images_per_class=round(options.images / 0.7 / 3), seed=0)
+        phantoms.write_phantoms(Path(folder, "phantoms"), images_per_class=round(options.images / 0.7 / 3), seed=0)
         overlay("prepare", f"{folder}/phantoms", f"--out={folder}/dataset")
         files = sorted(file for file in Path(folder, "phantoms").glob("*/*.png") if "_mask" not in file.name)
-        shown = [resize(decode(file.read_bytes()), options.size, "squash") for file in files[: options.batch]]
+        shown = [
+            resize_image(decode_image(file.read_bytes()), options.size, "squash") for file in files[: options.batch]
+        ]
         images = np.stack(shown)
         augmented, decoded = augment_alone(images), decode_alone(files, options.size)
 

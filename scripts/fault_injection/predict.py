@@ -170,7 +170,7 @@ def make_model(file: Path) -> None:
     import torch
 
     from overlay.models import model_file
-    from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, build
+    from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, create_network
 
     torch.manual_seed(0)
     classes = ("benign", "malignant", "normal")
@@ -186,7 +186,7 @@ def make_model(file: Path) -> None:
         weights="none",
         version="0",
     )
-    model_file.save(file, build("resnet18", len(classes)).state_dict(), card)  # type: ignore[arg-type]
+    model_file.save_model_file(file, create_network("resnet18", len(classes)).state_dict(), card)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

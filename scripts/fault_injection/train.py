@@ -105,7 +105,7 @@ def prepare(folder: Path, images: int) -> None:
     """Prepare small phantoms."""
     from overlay.images import phantoms
 
-    phantoms.write(folder / "phantoms", images_per_class=images, seed=0)
+    phantoms.write_phantoms(folder / "phantoms", images_per_class=images, seed=0)
     words = ["prepare", str(folder / "phantoms"), "--out", str(folder / "dataset")]
     subprocess.run([sys.executable, "-m", "overlay", *words], check=True, stdout=subprocess.DEVNULL)
 

@@ -52,9 +52,9 @@ def test_the_name_of_a_job_is_short_enough() -> None:
 
 
 def test_the_job_is_a_request_that_the_command_line_takes() -> None:
-    from overlay.cli.parser import parse
+    from overlay.cli.parser import parse_arguments
     from overlay.config import Loop, Train
 
     program, verb, *words = read("rayjob.yaml")[0]["spec"]["entrypoint"].split()
     assert program == "overlay"
-    assert parse(verb, words) == Train(dataset="/shared/dataset", out="/shared/run", train=Loop(workers=2))
+    assert parse_arguments(verb, words) == Train(dataset="/shared/dataset", out="/shared/run", train=Loop(workers=2))

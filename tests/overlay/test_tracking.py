@@ -16,7 +16,7 @@ import wandb
 from overlay.config import Tracking, Train
 from overlay.errors import RequestError, WorkError
 from overlay.evaluation import metrics
-from overlay.tracking import WandbRun, describe, resolve
+from overlay.tracking import WandbRun, describe_mode, resolve_mode
 from overlay.training.history import Epoch
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -57,41 +57,41 @@ def test_modes(mode: Any, with_key: str, without_key: str | None, monkeypatch: p
         with pytest.raises(
             RequestError, match=r"^tracking.mode is online, but there is no key; set WANDB_API_KEY or .*$"
         ):
-            resolve(Tracking(mode=mode))
+            resolve_mode(Tracking(mode=mode))
     else:
-        assert resolve(Tracking(mode=mode)) == without_key
+        assert resolve_mode(Tracking(mode=mode)) == without_key
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    assert resolve(Tracking(mode=mode)) == with_key
+    assert resolve_mode(Tracking(mode=mode)) == with_key
 
 
 def test_the_key_of_wandb_login_counts(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     netrc(home / ".netrc")
-    assert resolve(Tracking()) == "online"
+    assert resolve_mode(Tracking()) == "online"
     monkeypatch.setenv("NETRC", str(home / "elsewhere"))
-    assert resolve(Tracking()) == "disabled"
+    assert resolve_mode(Tracking()) == "disabled"
     netrc(home / "elsewhere", machine="other.example")
-    assert resolve(Tracking()) == "disabled"
+    assert resolve_mode(Tracking()) == "disabled"
 
 
 def test_the_key_of_a_server_of_one_s_own_is_known_by_host_and_port(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     netrc(home / ".netrc", machine="localhost:8080")
-    assert resolve(Tracking()) == "disabled"
+    assert resolve_mode(Tracking()) == "disabled"
     monkeypatch.setenv("WANDB_BASE_URL", "http://localhost:8080")
-    assert resolve(Tracking()) == "online"
+    assert resolve_mode(Tracking()) == "online"
 
 
 @pytest.mark.parametrize("content", ["no netrc at all", "machine api.wandb.ai login user\n", ""])
 def test_a_netrc_without_a_key_is_none(home: Path, content: str) -> None:
     (home / ".netrc").write_text(content)
-    assert resolve(Tracking()) == "disabled"
+    assert resolve_mode(Tracking()) == "disabled"
 
 
 def test_says_in_one_line_what_it_does() -> None:
-    assert describe(Tracking(), "disabled") == "tracking: disabled, since there is no key of Weights & Biases"
-    assert describe(Tracking(mode="disabled"), "disabled") == "tracking: disabled"
-    assert describe(Tracking(project="p"), "online") == "tracking: Weights & Biases, online, project p"
+    assert describe_mode(Tracking(), "disabled") == "tracking: disabled, since there is no key of Weights & Biases"
+    assert describe_mode(Tracking(mode="disabled"), "disabled") == "tracking: disabled"
+    assert describe_mode(Tracking(project="p"), "online") == "tracking: Weights & Biases, online, project p"
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     run.log(EPOCHS[:1])
     run.log(EPOCHS)
     probabilities = np.array([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.25, 0.25, 0.5], [0.25, 0.25, 0.5]])
-    evaluation = metrics.evaluate(np.array([0, 1, 2, 1]), probabilities, ("benign", "malignant", "normal"))
+    evaluation = metrics.compute_evaluation(np.array([0, 1, 2, 1]), probabilities, ("benign", "malignant", "normal"))
     run.finish(evaluation, [0, 1, 2, 1], [0, 1, 2, 2], model)
     run.close(failed=False)
     yield folder

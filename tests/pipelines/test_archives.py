@@ -17,7 +17,7 @@ from overlay.dataset.prepared import PreparedDataset
 from overlay.errors import RequestError
 from overlay.images.codec import FORMATS
 from overlay.models import model_file
-from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, build
+from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, create_network
 from pipelines import predict, prepare
 
 
@@ -57,8 +57,8 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         weights="none",
         version="0",
     )
-    state = build("resnet18", len(classes)).state_dict()
-    model_file.save(path, state, card)  # type: ignore[arg-type]
+    state = create_network("resnet18", len(classes)).state_dict()
+    model_file.save_model_file(path, state, card)  # type: ignore[arg-type]
     return path
 
 

@@ -13,7 +13,7 @@ import torchvision
 from overlay import load_model
 from overlay.config import Export, Legacy
 from overlay.engines import export
-from overlay.engines.factory import open_engine, prepare
+from overlay.engines.factory import open_engine, prepare_engine
 from overlay.errors import RequestError, WorkError
 from overlay.models import model_file
 from pipelines.export import run
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.no_grad():
         network(torch.randn(8, 3, 64, 64))
     run_folder = tmp_path_factory.mktemp("run")
-    model_file.save(run_folder / model_file.MODEL_FILE, OrderedDict(network.state_dict()), CARD)
+    model_file.save_model_file(run_folder / model_file.MODEL_FILE, OrderedDict(network.state_dict()), CARD)
     return run_folder
 
 
@@ -38,7 +38,7 @@ def test_safetensors_is_a_model_file_again(folder: Path, capsys: pytest.CaptureF
     run(Export(str(folder), "safetensors"))
     out = folder / "Resnet_fineTuning.safetensors"
     assert capsys.readouterr().out == f"{out}: probabilities differ by at most 0.0e+00 from the model's\n"
-    assert model_file.load(out).card == CARD
+    assert model_file.load_model_file(out).card == CARD
     image = np.random.default_rng(0).integers(0, 256, (80, 70, 3), np.uint8)
     before, after = (load_model(path, engine="torch").predict([image]) for path in (folder, out))
     assert before == after
@@ -52,8 +52,8 @@ def test_onnx_takes_pixels_and_gives_probabilities(folder: Path, tmp_path: Path)
     (pixels,) = session.get_inputs()
     assert (pixels.name, pixels.type, pixels.shape[1:]) == ("pixels", "tensor(uint8)", [64, 64, 3])
     assert [output.name for output in session.get_outputs()] == ["probabilities", "embeddings"]
-    loaded = model_file.load(folder)
-    engine = open_engine(prepare(loaded, "torch", "cpu", "fp32"))
+    loaded = model_file.load_model_file(folder)
+    engine = open_engine(prepare_engine(loaded, "torch", "cpu", "fp32"))
     for images in (1, 7):
         batch = np.random.default_rng(images).integers(0, 256, (images, 64, 64, 3), np.uint8)
         probabilities, embeddings = session.run(None, {"pixels": batch})
@@ -76,7 +76,7 @@ def test_a_model_of_another_program_gets_a_card(tmp_path: Path) -> None:
     network.fc = torch.nn.Sequential(torch.nn.Linear(512, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
     torch.save(network, tmp_path / "m.pth")
     run(Export(str(tmp_path / "m.pth"), "safetensors", legacy=Legacy(classes="x,y")))
-    card = model_file.load(tmp_path / "m.safetensors").card
+    card = model_file.load_model_file(tmp_path / "m.safetensors").card
     assert (card.classes, card.head) == (("x", "y"), ("Linear(512, 4)", "ReLU()", "Linear(4, 2)"))
 
 

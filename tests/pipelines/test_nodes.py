@@ -85,7 +85,9 @@ def test_a_node_is_lost_in_mid_epoch(
     with cluster(head_cpus=3) as nodes:
         lost = nodes.add_node(num_cpus=3)
         driver = begin(config, nodes.address, log)
-        wait_until(lambda: checkpoint.step(checkpoint.newest(run / "checkpoints")) >= 5, driver, log)
+        wait_until(
+            lambda: checkpoint.checkpoint_step(checkpoint.newest_checkpoint(run / "checkpoints")) >= 5, driver, log
+        )
         nodes.remove_node(lost, allow_graceful=False)
         if workers == 2:
             nodes.add_node(num_cpus=3)
@@ -105,7 +107,7 @@ def test_what_is_missing_is_named_and_waited_for(
     with cluster(head_cpus=1) as nodes:
         lost = nodes.add_node(num_cpus=3)
         driver = begin(config, nodes.address, log)
-        wait_until(lambda: checkpoint.newest(run / "checkpoints") is not None, driver, log)
+        wait_until(lambda: checkpoint.newest_checkpoint(run / "checkpoints") is not None, driver, log)
         nodes.remove_node(lost, allow_graceful=False)
         named = "waiting: training needs 2 CPUs, and the cluster has 1; training goes on as soon as it is there"
         wait_until(lambda: named in log.read_text(), driver, log)

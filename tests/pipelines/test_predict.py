@@ -16,7 +16,7 @@ import torch
 
 from overlay.config import Predict, Tracking
 from overlay.errors import RequestError
-from overlay.images.codec import decode, resize
+from overlay.images.codec import decode_image, resize_image
 from overlay.models import model_file
 from overlay.models.network import normalise
 from pipelines import predict
@@ -70,13 +70,13 @@ def test_each_input_has_one_row(predicted: Path, images: Path) -> None:
 
 
 def test_a_row_is_what_the_model_says_of_its_image(predicted: Path, random_model: Path) -> None:
-    file = model_file.load(random_model)
-    network = model_file.network(file)
+    file = model_file.load_model_file(random_model)
+    network = model_file.build_network(file)
     for row in pq.read_table(predicted / "predictions").to_pylist():
         masks = list(Path(row["uri"]).parent.glob(f"{Path(row['uri']).stem}_mask*"))
         if row["status"] == "error" or masks:
             continue
-        pixels = resize(decode(Path(row["uri"]).read_bytes(), target=32), 32, "squash")
+        pixels = resize_image(decode_image(Path(row["uri"]).read_bytes(), target=32), 32, "squash")
         mean, std = torch.tensor(file.card.mean), torch.tensor(file.card.std)
         with torch.inference_mode():
             logits = network(normalise(torch.from_numpy(pixels[None]), mean, std))

@@ -23,7 +23,7 @@ from overlay.config import Duplicates, OverlayStyle, Prepare, Split
 from overlay.dataset.prepared import PreparedDataset
 from overlay.dataset.schema import DATASET_MANIFEST_SCHEMA, DATASET_SCHEMA, REJECTED_SCHEMA
 from overlay.errors import RequestError, WorkError
-from overlay.images.codec import decode
+from overlay.images.codec import decode_image
 from pipelines import prepare
 
 REPOSITORY = Path(__file__).parents[2]
@@ -107,7 +107,7 @@ def test_duckdb_and_pandas_read_it(prepared: PreparedDataset) -> None:
     assert all(row[4] for row in rows)
     frame = pd.read_parquet(Path(prepared.path) / "data")
     assert sorted(frame["id"]) == sorted(f"{label}/{label} ({i}).png" for label in "ab" for i in range(8))
-    assert decode(frame["image"][0]["bytes"]).shape == (24, 30, 3)
+    assert decode_image(frame["image"][0]["bytes"]).shape == (24, 30, 3)
 
 
 def test_hugging_face_shows_images(
@@ -139,7 +139,7 @@ def test_an_overlay_lies_where_the_masks_are(prepared: PreparedDataset, source: 
         if row["id"] == "a/a (1).png"
     ]
     before = np.asarray(Image.open(source / "a" / "a (1).png"))
-    changed = (decode(row["image"]["bytes"]) != before).any(axis=2)
+    changed = (decode_image(row["image"]["bytes"]) != before).any(axis=2)
     expected = np.zeros((24, 30), bool)
     expected[2:8, 3:9] = expected[14:20, 3:9] = True
     assert not changed[~expected].any()
@@ -381,8 +381,8 @@ def test_near_duplicates_are_listed_and_stay_together(
     assert (card.near_duplicates, card.identical, card.conflicts, card.all_pairs) == (3, 2, 1, True)
     assert (card.groups, card.largest_group) == (24, 2)
     assert card.leaks == {"pairs": 0, "identical": 0, "groups": 0}
-    assert decode((tmp_path / "out" / "duplicates.png").read_bytes()).shape[1] == 1112
-    assert decode((tmp_path / "out" / "contact_sheet.png").read_bytes()).shape[1] == 1416
+    assert decode_image((tmp_path / "out" / "duplicates.png").read_bytes()).shape[1] == 1112
+    assert decode_image((tmp_path / "out" / "contact_sheet.png").read_bytes()).shape[1] == 1416
     said = capsys.readouterr().out
     assert "3 pairs of near-duplicates, 2 of them identical; 24 groups, the largest of 2" in said
     assert "  a/a (2).png (a) and b/b (20).png (b): identical pixels" in said

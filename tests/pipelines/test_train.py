@@ -52,7 +52,7 @@ def test_leaves_the_files_of_the_contract(trained: Trained) -> None:
 
 
 def test_the_model_file_says_all_that_using_it_needs(trained: Trained) -> None:
-    card = model_file.load(trained.folder).card
+    card = model_file.load_model_file(trained.folder).card
     assert (card.arch, card.classes, card.size, card.resize) == (
         "resnet18",
         ("benign", "malignant", "normal"),
@@ -66,11 +66,11 @@ def test_the_model_file_says_all_that_using_it_needs(trained: Trained) -> None:
 
 def test_the_reported_validation_is_that_of_the_checkpoint(trained: Trained) -> None:
     validation = image_source.decoded(trained.dataset, "val", trained.config.input)
-    last = checkpoint.newest(trained.folder / "checkpoints")
+    last = checkpoint.newest_checkpoint(trained.folder / "checkpoints")
     assert last is not None
-    file = model_file.load(trained.folder)
-    network = model_file.network(
-        replace(file, state=OrderedDict(checkpoint.load(last, "last.pt")["learner"]["network"]))
+    file = model_file.load_model_file(trained.folder)
+    network = model_file.build_network(
+        replace(file, state=OrderedDict(checkpoint.load_checkpoint(last, "last.pt")["learner"]["network"]))
     )
     network = network.to(memory_format=torch.channels_last)
     loss, confusion = validate(network, validation, file.card, torch.autocast("cpu", enabled=False), 0, 1)
@@ -168,7 +168,7 @@ def test_asked_to_stop_it_saves_and_leaves_and_killed_it_goes_on(dataset: Prepar
     wait_for_step(1, out, first)
     first.send_signal(signal.SIGTERM)
     _, told = first.communicate(timeout=120)
-    step = checkpoint.step(checkpoint.newest(out / "checkpoints"))
+    step = checkpoint.checkpoint_step(checkpoint.newest_checkpoint(out / "checkpoints"))
     assert f"overlay train: stopped after step {step} of 72, as asked; the same command goes on from there" in told
     assert first.returncode == 1
 
@@ -176,12 +176,14 @@ def test_asked_to_stop_it_saves_and_leaves_and_killed_it_goes_on(dataset: Prepar
     wait_for_step(step + 2, out, second)
     kill_session(second.pid)
     second.wait()
-    newest = checkpoint.newest(out / "checkpoints")
-    begun = checkpoint.history(newest)
+    newest = checkpoint.newest_checkpoint(out / "checkpoints")
+    begun = checkpoint.checkpoint_history(newest)
 
     third = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
     assert third.returncode == 0, third.stderr
-    assert f"going on after epoch {len(begun)} of 12, at step {checkpoint.step(newest)} of 72" in third.stdout
+    assert (
+        f"going on after epoch {len(begun)} of 12, at step {checkpoint.checkpoint_step(newest)} of 72" in third.stdout
+    )
     assert [epoch.epoch for epoch in epochs(out)] == list(range(1, 13))
     assert epochs(out)[: len(begun)] == begun
 
@@ -192,7 +194,7 @@ def test_asked_to_stop_it_saves_and_leaves_and_killed_it_goes_on(dataset: Prepar
 
 
 def wait_for_step(step: int, out: Path, driver: "subprocess.Popen[Any]") -> None:
-    while checkpoint.step(checkpoint.newest(out / "checkpoints")) < step:
+    while checkpoint.checkpoint_step(checkpoint.newest_checkpoint(out / "checkpoints")) < step:
         assert driver.poll() is None
         time.sleep(0.02)
 

@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay.cli.parser import USAGE, VERBS, Config, option_types, parse, to_words
+from overlay.cli.parser import USAGE, VERBS, Config, option_types, parse_arguments, to_words
 from overlay.config import (
     Augment,
     Demo,
@@ -63,7 +63,7 @@ def configs(paths: st.SearchStrategy[str]) -> st.SearchStrategy[Config]:
 @given(configs(PATHS))
 def test_the_words_of_a_configuration_are_read_back_as_the_same(config: Config) -> None:
     verb, *words = to_words(config)
-    assert parse(verb, words) == config
+    assert parse_arguments(verb, words) == config
 
 
 # A path such as 0E0 would be written by PyYAML without quotes and read by jsonargparse as a number.
@@ -73,7 +73,7 @@ def test_the_file_of_a_configuration_is_read_back_as_the_same(
 ) -> None:
     file = tmp_path_factory.getbasetemp() / "config.yaml"
     file.write_text(yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
-    assert parse(type(config).__name__.lower(), ["--config", str(file)]) == config
+    assert parse_arguments(type(config).__name__.lower(), ["--config", str(file)]) == config
 
 
 def test_words_are_positional_arguments_and_what_differs_from_the_defaults() -> None:
@@ -92,16 +92,18 @@ def test_words_are_positional_arguments_and_what_differs_from_the_defaults() -> 
 def test_a_section_may_have_defaults_of_its_own() -> None:
     config = Predict(model="/m.pth", inputs=["-"], out="/o", tracking=Tracking(mode="auto"))
     assert to_words(config) == ["predict", "--out=/o", "--tracking.mode=auto", "--", "/m.pth", "-"]
-    assert parse("predict", to_words(config)[1:]) == config
-    assert parse("predict", ["/m.pth", "-", "--out=/o"]) == replace(config, tracking=Tracking(mode="disabled"))
+    assert parse_arguments("predict", to_words(config)[1:]) == config
+    assert parse_arguments("predict", ["/m.pth", "-", "--out=/o"]) == replace(
+        config, tracking=Tracking(mode="disabled")
+    )
 
 
 def test_positional_arguments_go_in_order() -> None:
     expected = Predict(model="m", inputs=["a", "b"], out="o")
-    assert parse("predict", ["m", "a", "b", "--out", "o"]) == expected
-    assert parse("predict", ["--out=o", "m", "a", "b"]) == expected
-    assert parse("predict", ["--out", "o", "m", "--", "a", "b"]) == expected
-    assert parse("evaluate", ["m", "d", "--out", "o"]) == Evaluate(model="m", dataset="d", out="o")
+    assert parse_arguments("predict", ["m", "a", "b", "--out", "o"]) == expected
+    assert parse_arguments("predict", ["--out=o", "m", "a", "b"]) == expected
+    assert parse_arguments("predict", ["--out", "o", "m", "--", "a", "b"]) == expected
+    assert parse_arguments("evaluate", ["m", "d", "--out", "o"]) == Evaluate(model="m", dataset="d", out="o")
 
 
 def test_a_switch_stands_alone_or_has_a_value() -> None:
@@ -111,11 +113,13 @@ def test_a_switch_stands_alone_or_has_a_value() -> None:
         (["--overwrite", "false"], False),
         (["--overwrite=false"], False),
     ):
-        assert parse("prepare", ["s", "--out", "o", *words]) == Prepare(sources=["s"], out="o", overwrite=overwrite)
+        assert parse_arguments("prepare", ["s", "--out", "o", *words]) == Prepare(
+            sources=["s"], out="o", overwrite=overwrite
+        )
 
 
 def test_everything_after_the_dashes_is_the_job() -> None:
-    config = parse("submit", ["--address", "http://h:8265", "--", "train", "/d", "--out", "/r", "--", "x"])
+    config = parse_arguments("submit", ["--address", "http://h:8265", "--", "train", "/d", "--out", "/r", "--", "x"])
     assert config == Submit(address="http://h:8265", job=["train", "/d", "--out", "/r", "--", "x"])
 
 
@@ -125,20 +129,20 @@ def test_the_command_line_counts_more_than_the_file(tmp_path: Path, order: str) 
     file.write_text("dataset: from-file\nout: run\ntrain: {epochs: 3, batch_size: 8}\n")
     words = ["here", "--train.epochs", "5"]
     words = ["--config", str(file), *words] if order == "file first" else [*words, f"--config={file}"]
-    assert parse("train", words) == Train(dataset="here", out="run", train=Loop(epochs=5, batch_size=8))
+    assert parse_arguments("train", words) == Train(dataset="here", out="run", train=Loop(epochs=5, batch_size=8))
 
 
 def test_the_printed_configuration_is_whole_and_read_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["m.pth", "a", "b", "--out", "o", "--actors", "2"]
     with pytest.raises(SystemExit) as done:
-        parse("predict", [*words, "--print_config"])
+        parse_arguments("predict", [*words, "--print_config"])
     assert done.value.code == 0
     printed = capsys.readouterr().out
     config = Predict(model="m.pth", inputs=["a", "b"], out="o", actors=2)
     assert yaml.safe_load(printed) == asdict(config)
     file = tmp_path / "c.yaml"
     file.write_text(printed)
-    assert parse("predict", ["--config", str(file)]) == config == parse("predict", words)
+    assert parse_arguments("predict", ["--config", str(file)]) == config == parse_arguments("predict", words)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +183,7 @@ def test_the_printed_configuration_is_whole_and_read_back(tmp_path: Path, capsys
 )
 def test_a_wrong_request_is_answered_in_one_line(verb: str, words: list[str], message: str) -> None:
     with pytest.raises(RequestError) as refusal:
-        parse(verb, words)
+        parse_arguments(verb, words)
     assert str(refusal.value) == message
 
 
@@ -196,7 +200,7 @@ def test_a_wrong_file_is_answered_in_one_line(tmp_path: Path, text: str, message
     file = tmp_path / "c.yaml"
     file.write_text(f"out: o\n{text}\n")
     with pytest.raises(RequestError) as refusal:
-        parse("train", ["--config", str(file)])
+        parse_arguments("train", ["--config", str(file)])
     assert str(refusal.value) == message
 
 
@@ -205,19 +209,19 @@ def test_a_broken_file_is_answered_in_one_line(tmp_path: Path, text: str) -> Non
     file = tmp_path / "c.yaml"
     file.write_text(text)
     with pytest.raises(RequestError) as refusal:
-        parse("train", ["--config", str(file)])
+        parse_arguments("train", ["--config", str(file)])
     assert "\n" not in str(refusal.value)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"--config: .*none\.yaml"):
-        parse("train", ["d", "--out", "o", "--config", str(tmp_path / "none.yaml")])
+        parse_arguments("train", ["d", "--out", "o", "--config", str(tmp_path / "none.yaml")])
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_lists_every_option_of_the_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as done:
-        parse(verb, ["--help"])
+        parse_arguments(verb, ["--help"])
     assert done.value.code == 0
     printed = capsys.readouterr().out
     assert USAGE[verb] in printed

@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 
 from overlay.duplicates import hamming, multi_index
 from overlay.duplicates import pairs as pairs_module
-from overlay.duplicates.hamming import near_pairs, parse
+from overlay.duplicates.hamming import near_pairs, parse_hashes
 from overlay.duplicates.multi_index import BITS, Hashes
-from overlay.duplicates.pairs import Pairs, connected
+from overlay.duplicates.pairs import Pairs, connected_components
 
 
 def flipped(value: int, bits: set[int]) -> int:
@@ -17,7 +17,7 @@ def flipped(value: int, bits: set[int]) -> int:
 
 
 def words(values: list[int]) -> Hashes:
-    return parse([value.to_bytes(32) for value in values])
+    return parse_hashes([value.to_bytes(32) for value in values])
 
 
 def listed(pairs: Pairs) -> list[tuple[int, int, int]]:
@@ -56,7 +56,7 @@ def test_the_pairs_are_those_of_all_with_all(index: bool, values: list[int], dis
 
 @pytest.mark.parametrize("distance", range(65))
 def test_no_pair_can_hide_from_the_chunks(distance: int) -> None:
-    chunks = multi_index.chunks(distance)
+    chunks = multi_index.hash_chunks(distance)
     bits = np.concatenate([chunk.bits for chunk in chunks])
     assert len(set(bits.tolist())) == len(bits)
     assert sum(chunk.radius + 1 for chunk in chunks) == distance + 1
@@ -105,9 +105,9 @@ def test_of_too_many_pairs_those_that_are_found_link_the_same_groups(
     else:
         assert len(expected) > most
         every = [np.array([pair[side] for pair in expected]) for side in (0, 1)]
-        groups = connected([(every[0], every[1])], len(values))
+        groups = connected_components([(every[0], every[1])], len(values))
         # Equal up to the names of the groups.
-        both = set(zip(groups, connected([(pairs.first, pairs.second)], len(values)), strict=True))
+        both = set(zip(groups, connected_components([(pairs.first, pairs.second)], len(values)), strict=True))
         assert len(both) == len(set(groups))
         assert len(pairs) == len(values) - len(set(groups))
 
@@ -120,7 +120,7 @@ def test_too_many_pairs_become_the_links_of_their_groups(kinds: int, monkeypatch
     assert not pairs.complete
     assert len(pairs) == 158
     assert set(listed(pairs)) <= set(by_hand(values, 40))
-    components = connected([(pairs.first, pairs.second)], 160)
+    components = connected_components([(pairs.first, pairs.second)], 160)
     assert len(set(components[:120])) == len(set(components[120:])) == 1
     assert components[0] != components[-1]
 

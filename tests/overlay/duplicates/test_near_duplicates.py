@@ -5,11 +5,19 @@ import pyarrow as pa
 import pytest
 
 from overlay.config import Prepare, Split
-from overlay.duplicates.hamming import near_pairs, parse
+from overlay.duplicates.hamming import near_pairs, parse_hashes
 from overlay.duplicates.multi_index import Hashes
-from overlay.duplicates.near_duplicates import DUPLICATES_SCHEMA, Leakage, NearDuplicates, find, join, leaks, settle
+from overlay.duplicates.near_duplicates import (
+    DUPLICATES_SCHEMA,
+    Leakage,
+    NearDuplicates,
+    find_leakage,
+    find_near_duplicates,
+    join_groups,
+    resolve_conflicts,
+)
 from overlay.errors import RequestError, WorkError
-from overlay.preparation.division import divide
+from overlay.preparation.division import split_dataset
 
 FAR = [0, 2**64 - 1, 2**128 - 2**64, 2**192 - 2**128, 2**256 - 2**192]
 """numbers that are 64 or 128 bits apart"""
@@ -39,7 +47,7 @@ def table(rows: list[dict[str, Any]]) -> pa.Table:
 
 
 def found(distance: int = 40) -> NearDuplicates:
-    return find(table(ROWS), distance)
+    return find_near_duplicates(table(ROWS), distance)
 
 
 def test_each_pair_is_one_row() -> None:
@@ -55,7 +63,7 @@ def test_each_pair_is_one_row() -> None:
 
 def test_nothing_alike_is_an_empty_table() -> None:
     for rows in ([ROWS[0], ROWS[2], ROWS[5]], []):
-        pairs = find(table(rows), 40).table()
+        pairs = find_near_duplicates(table(rows), 40).table()
         assert pairs.num_rows == 0
         assert pairs.schema == DUPLICATES_SCHEMA
 
@@ -81,12 +89,12 @@ def test_the_reason_names_the_nearest_contradiction() -> None:
 
 
 def joined(own: list[str], values: list[int]) -> list[str]:
-    groups: list[str] = join(pa.chunked_array([own], pa.string()), near_pairs(words(values), 40)).to_pylist()
+    groups: list[str] = join_groups(pa.chunked_array([own], pa.string()), near_pairs(words(values), 40)).to_pylist()
     return groups
 
 
 def words(values: list[int]) -> Hashes:
-    return parse([value.to_bytes(32) for value in values])
+    return parse_hashes([value.to_bytes(32) for value in values])
 
 
 def test_groups_are_links_of_links_and_the_users_own() -> None:
@@ -98,29 +106,29 @@ def test_groups_are_links_of_links_and_the_users_own() -> None:
 
 
 def test_keep_drop_stop() -> None:
-    stay, dropped = settle(table(ROWS), found(), "keep")
+    stay, dropped = resolve_conflicts(table(ROWS), found(), "keep")
     assert stay["group"].to_pylist() == ["a/1", "a/1", "a/3", "a/1", "a/3", "b/3"]
     assert stay["place"].to_pylist() == [0, 1, 2, 3, 4, 5]
     assert dropped.num_rows == 0
-    stay, dropped = settle(table(ROWS), found(), "drop")
+    stay, dropped = resolve_conflicts(table(ROWS), found(), "drop")
     assert stay.select(["id", "place"]).to_pylist() == [{"id": "b/3", "place": 5}]
     assert dropped["id"].to_pylist() == ["a/1", "a/2", "a/3", "b/1", "b/2"]
     assert dropped["reason"][0].as_py() == "label conflict: b/1 is b (identical pixels)"
     with pytest.raises(
         WorkError, match=r"^3 pairs of near-duplicates have different labels: a/1 \(a\) and b/1 \(b\): identical pixels"
     ):
-        settle(table(ROWS), found(), "stop")
+        resolve_conflicts(table(ROWS), found(), "stop")
     alike = table(ROWS[:2])
-    assert settle(alike, find(alike, 40), "stop")[1].num_rows == 0
+    assert resolve_conflicts(alike, find_near_duplicates(alike, 40), "stop")[1].num_rows == 0
 
 
 def test_what_a_split_tears_apart() -> None:
     sides: list[str | None] = ["train", "train", "test", "test", "test", "val"]
     groups = ["p", "p", "p", "q", "q", "q"]
-    assert leaks(sides, groups, found()) == Leakage(pairs=2, identical=1, groups=2)
-    assert not leaks(["train"] * 6, groups, found())
+    assert find_leakage(sides, groups, found()) == Leakage(pairs=2, identical=1, groups=2)
+    assert not find_leakage(["train"] * 6, groups, found())
     sides[3], groups[3] = None, "r"
-    assert leaks(sides, groups, found()) == Leakage(pairs=0, identical=0, groups=2)
+    assert find_leakage(sides, groups, found()) == Leakage(pairs=0, identical=0, groups=2)
 
 
 def many(sides: list[str] | None = None, distance: int = 40) -> tuple[pa.Table, NearDuplicates]:
@@ -136,13 +144,13 @@ def many(sides: list[str] | None = None, distance: int = 40) -> tuple[pa.Table, 
     images = table(rows)
     if sides:
         images = images.append_column("given_split", pa.array(sides))
-    duplicates = find(images, distance)
-    return settle(images, duplicates, "keep")[0], duplicates
+    duplicates = find_near_duplicates(images, distance)
+    return resolve_conflicts(images, duplicates, "keep")[0], duplicates
 
 
 def test_a_division_counts_its_groups_and_how_far_it_is_off() -> None:
     images, duplicates = many()
-    divided, division = divide(images, ["a", "b"], Prepare(["s"], "o"), duplicates)
+    divided, division = split_dataset(images, ["a", "b"], Prepare(["s"], "o"), duplicates)
     assert (division.groups, division.largest_group) == (20, 2)
     assert divided["fold"].null_count == 40
     assert divided["side"] == divided["split"]
@@ -153,7 +161,7 @@ def test_a_division_counts_its_groups_and_how_far_it_is_off() -> None:
 
 def test_folds_are_given_with_the_split_of_the_first_run() -> None:
     images, duplicates = many()
-    divided, division = divide(images, ["a", "b"], Prepare(["s"], "o", split=Split(folds=5)), duplicates)
+    divided, division = split_dataset(images, ["a", "b"], Prepare(["s"], "o", split=Split(folds=5)), duplicates)
     rows = divided.select(["fold", "split", "side"]).to_pylist()
     assert {tuple(each.values()) for each in rows} == {
         (0, "test", "fold 0"),
@@ -168,17 +176,19 @@ def test_folds_are_given_with_the_split_of_the_first_run() -> None:
 def test_a_split_of_the_users_own_is_kept_and_its_leaks_are_counted() -> None:
     own = [("train", "val", "test")[number % 3] for number in range(40)]
     images, duplicates = many(own)
-    divided, division = divide(images, ["a", "b"], Prepare(["s"], "o", split=Split(column="t.csv:x")), duplicates)
+    divided, division = split_dataset(
+        images, ["a", "b"], Prepare(["s"], "o", split=Split(column="t.csv:x")), duplicates
+    )
     assert divided["split"].to_pylist() == own
     assert division.leaks == Leakage(pairs=0, identical=0, groups=20)
 
 
 def test_what_was_dropped_takes_no_part_in_the_leaks() -> None:
     images = table(ROWS).append_column("given_split", pa.array(["train", "val", "test"] * 2))
-    duplicates = find(images, 40)
-    stay = settle(images, duplicates, "keep")[0].slice(1)
+    duplicates = find_near_duplicates(images, 40)
+    stay = resolve_conflicts(images, duplicates, "keep")[0].slice(1)
     config = Prepare(["s"], "o", split=Split(column="t.csv:x"))
-    divided, division = divide(stay, ["a", "b"], config, duplicates)
+    divided, division = split_dataset(stay, ["a", "b"], config, duplicates)
     assert divided["id"].to_pylist() == ["a/2", "a/3", "b/1", "b/2", "b/3"]
     # a/2 and b/1, a/3 and b/2; the pairs of a/1 are gone
     assert division.leaks == Leakage(pairs=2, identical=0, groups=2)
@@ -187,4 +197,4 @@ def test_what_was_dropped_takes_no_part_in_the_leaks() -> None:
 def test_a_class_that_is_gone() -> None:
     images, duplicates = many()
     with pytest.raises(RequestError, match="class c has no usable image left"):
-        divide(images, ["a", "b", "c"], Prepare(["s"], "o"), duplicates)
+        split_dataset(images, ["a", "b", "c"], Prepare(["s"], "o"), duplicates)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from overlay.config import EngineKind, Precision
 from overlay.engines.base import Columns, Engine, OpenVinoModel, score_rows
-from overlay.engines.factory import open_engine, prepare
+from overlay.engines.factory import open_engine, prepare_engine
 from overlay.errors import RequestError
 from overlay.models import model_file
 from overlay.models.model_file import ModelFile
@@ -43,7 +43,7 @@ def file() -> ModelFile:
 @pytest.fixture(scope="module")
 def plain(file: ModelFile) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Probabilities and embeddings of the network as torchvision has it."""
-    network = model_file.network(file)
+    network = model_file.build_network(file)
     head, network.fc = network.fc, torch.nn.Identity()
     with torch.inference_mode():
         embeddings = network(normalise(torch.from_numpy(PIXELS), torch.tensor(MEAN), torch.tensor(STD)))
@@ -57,7 +57,9 @@ def opened(file: ModelFile) -> Callable[..., Engine]:
 
     def opening(kind: EngineKind, precision: Precision, batch_size: int = 8, flips: bool = False) -> Engine:
         if (kind, precision) not in plans:
-            plans[kind, precision] = prepare(file, kind, "cpu", precision, PIXELS if precision == "int8" else None)
+            plans[kind, precision] = prepare_engine(
+                file, kind, "cpu", precision, PIXELS if precision == "int8" else None
+            )
         return open_engine(plans[kind, precision], batch_size=batch_size, flips=flips)
 
     return opening
@@ -124,11 +126,11 @@ def test_flips_are_averaged(opened: Callable[..., Engine]) -> None:
 
 
 def test_automatic_is_openvino_where_it_is_installed(file: ModelFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert isinstance(prepare(file).model, OpenVinoModel)
-    assert prepare(file, precision="fp16").kind == "torch"
-    assert prepare(file, device="cuda").kind == "torch"
+    assert isinstance(prepare_engine(file).model, OpenVinoModel)
+    assert prepare_engine(file, precision="fp16").kind == "torch"
+    assert prepare_engine(file, device="cuda").kind == "torch"
     monkeypatch.setattr("overlay.engines.base.find_spec", lambda _: None)
-    assert prepare(file) == prepare(file, kind="torch", precision="auto")
+    assert prepare_engine(file) == prepare_engine(file, kind="torch", precision="auto")
 
 
 @pytest.mark.parametrize(
@@ -145,14 +147,14 @@ def test_what_an_engine_can_t_do_is_refused(
     kind: EngineKind, device: str, precision: Precision, message: str, file: ModelFile
 ) -> None:
     with pytest.raises(RequestError) as refused:
-        prepare(file, kind, device, precision)  # type: ignore[arg-type]
+        prepare_engine(file, kind, device, precision)  # type: ignore[arg-type]
     assert str(refused.value) == message
 
 
 def test_what_is_not_installed_is_named(file: ModelFile, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("overlay.engines.base.find_spec", lambda _: None)
     with pytest.raises(RequestError, match="openvino is not installed; install overlay"):
-        prepare(file, "openvino")
+        prepare_engine(file, "openvino")
 
 
 @pytest.mark.parametrize("arch", ["swin_t", "maxvit_t", "mnasnet0_5", "convnext_tiny", "densenet121"])
@@ -165,7 +167,7 @@ def test_networks_that_are_no_resnets_have_an_engine_too(arch: str) -> None:
     with torch.inference_mode():
         images = normalise(torch.from_numpy(pixels), torch.tensor(MEAN), torch.tensor(STD))
         expected = network(images).softmax(dim=1).numpy()
-    found = open_engine(prepare(file, "torch", "cpu", "fp32"), batch_size=2)(pixels).probabilities
+    found = open_engine(prepare_engine(file, "torch", "cpu", "fp32"), batch_size=2)(pixels).probabilities
     np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
 
 
@@ -189,14 +191,14 @@ def test_rows_with_a_reason_are_not_scored(opened: Callable[..., Engine]) -> Non
 
 def test_no_number_is_a_reason(file: ModelFile) -> None:
     state = OrderedDict(file.state) | {"fc.bias": torch.tensor([0, torch.nan, 0])}
-    engine = open_engine(prepare(replace(file, state=state), "torch", precision="fp32"))
+    engine = open_engine(prepare_engine(replace(file, state=state), "torch", precision="fp32"))
     rows: Columns = {"row": np.arange(2), "pixels": PIXELS[:2], "reason": np.array(["", "no"])}
     assert score_rows(engine, rows)["reason"].tolist() == ["the model gave no number", "no"]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="an extra")
 def test_openvino_is_imported_without_telemetry_and_computes_without_torch(file: ModelFile, tmp_path: Path) -> None:
-    plan = prepare(file, "openvino")
+    plan = prepare_engine(file, "openvino")
     assert isinstance(plan.model, OpenVinoModel)
     (tmp_path / "m.xml").write_bytes(plan.model.xml)
     (tmp_path / "m.bin").write_bytes(plan.model.weights)

@@ -38,12 +38,12 @@ def history(epochs: int) -> dict[str, list[float]]:
 
 
 def evaluation(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: list[str]) -> metrics.Evaluation:
-    return metrics.evaluate(labels, np.eye(len(classes))[predicted], classes)
+    return metrics.compute_evaluation(labels, np.eye(len(classes))[predicted], classes)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 100])
 def test_curves_of_any_length_fit_the_same_picture(epochs: int) -> None:
-    pixels = decode(figures.curves(history(epochs), best_epoch=epochs))
+    pixels = decode(figures.draw_curves(history(epochs), best_epoch=epochs))
     assert pixels.shape == (600, 1500, 3)
     left, right = pixels[:, :750], pixels[:, 750:]
     for panel, colours in ((left, (BLUE, ORANGE)), (right, (BLUE, ORANGE, GREEN))):
@@ -53,20 +53,20 @@ def test_curves_of_any_length_fit_the_same_picture(epochs: int) -> None:
 
 
 def test_the_best_epoch_is_marked() -> None:
-    plain = decode(figures.curves(history(9)))
-    assert (plain != decode(figures.curves(history(9), best_epoch=3))).any()
+    plain = decode(figures.draw_curves(history(9)))
+    assert (plain != decode(figures.draw_curves(history(9), best_epoch=3))).any()
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 def test_curves_of_a_diverged_run_are_drawn(broken: float) -> None:
     columns = history(4) | {"train_loss": [0.9, 1.5, broken, broken], "val_loss": [broken] * 4}
-    assert decode(figures.curves(columns, best_epoch=1)).shape == (600, 1500, 3)
+    assert decode(figures.draw_curves(columns, best_epoch=1)).shape == (600, 1500, 3)
 
 
 def test_confusion_matrix_is_dark_where_a_row_has_its_share() -> None:
     labels = np.array([0] * 30 + [1] * 3)
-    right = decode(figures.confusion_matrix(evaluation(labels, labels, ["a", "b"])))
-    wrong = decode(figures.confusion_matrix(evaluation(labels, 1 - labels, ["a", "b"])))
+    right = decode(figures.draw_confusion_matrix(evaluation(labels, labels, ["a", "b"])))
+    wrong = decode(figures.draw_confusion_matrix(evaluation(labels, 1 - labels, ["a", "b"])))
     # Shares of the row decide, so three of three are as dark as thirty of thirty.
     darkest = tuple(right.reshape(-1, 3)[(right.sum(axis=2) > 60).ravel()].min(axis=0))
     assert darkest[2] > darkest[0]
@@ -79,7 +79,7 @@ def test_confusion_matrix_is_dark_where_a_row_has_its_share() -> None:
 @pytest.mark.parametrize("classes", [2, 20])
 def test_confusion_matrix_grows_with_the_classes_up_to_a_limit(classes: int) -> None:
     labels = np.arange(2 * classes) % classes
-    pixels = decode(figures.confusion_matrix(evaluation(labels, labels, [f"class {i}" for i in range(classes)])))
+    pixels = decode(figures.draw_confusion_matrix(evaluation(labels, labels, [f"class {i}" for i in range(classes)])))
     side = min(1.15 * classes, 16)
     assert pixels.shape[:2] == (int((side + 1.6) * 150), int((side + 2.2) * 150))
 
@@ -87,14 +87,16 @@ def test_confusion_matrix_grows_with_the_classes_up_to_a_limit(classes: int) -> 
 def test_names_that_matplotlib_would_interpret_are_drawn_as_they_are() -> None:
     labels = np.array([0, 1, 2, 3])
     odd = evaluation(labels, labels, ["$cost$", "_hidden", r"\frac{", "$"])
-    decode(figures.confusion_matrix(odd))
-    assert count(decode(figures.roc(labels, np.eye(4), odd)), ORANGE) > 50
+    decode(figures.draw_confusion_matrix(odd))
+    assert count(decode(figures.draw_roc(labels, np.eye(4), odd)), ORANGE) > 50
 
 
 def test_roc_leaves_out_a_class_without_a_curve() -> None:
     labels = np.array([0, 1, 0, 1])
     probabilities = np.array([[0.7, 0.2, 0.1], [0.3, 0.6, 0.1], [0.4, 0.5, 0.1], [0.6, 0.3, 0.1]])
-    pixels = decode(figures.roc(labels, probabilities, metrics.evaluate(labels, probabilities, ["a", "b", "absent"])))
+    pixels = decode(
+        figures.draw_roc(labels, probabilities, metrics.compute_evaluation(labels, probabilities, ["a", "b", "absent"]))
+    )
     assert pixels.shape == (750, 810, 3)
     assert count(pixels, BLUE) > 50
     assert count(pixels, GREEN) == 0
@@ -103,8 +105,8 @@ def test_roc_leaves_out_a_class_without_a_curve() -> None:
 def test_a_picture_is_the_same_each_time_and_nothing_global_is_touched() -> None:
     import sys
 
-    first = figures.curves(history(5), best_epoch=2)
-    assert first == figures.curves(history(5), best_epoch=2)
+    first = figures.draw_curves(history(5), best_epoch=2)
+    assert first == figures.draw_curves(history(5), best_epoch=2)
     if "matplotlib.pyplot" in sys.modules:
         from matplotlib import pyplot
 

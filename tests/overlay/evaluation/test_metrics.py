@@ -66,7 +66,7 @@ def test_images_are_counted_as_scikit_learn_counts_them(confusion: NDArray[np.in
 @given(confusions())
 def test_training_and_evaluation_give_the_same_numbers(confusion: NDArray[np.int64]) -> None:
     true, predicted = as_pairs(confusion)
-    evaluation = metrics.evaluate(
+    evaluation = metrics.compute_evaluation(
         true, np.eye(len(confusion))[predicted], [f"class {i}" for i in range(len(confusion))]
     )
     assert evaluation.accuracy == pytest.approx(metrics.accuracy(confusion), abs=1e-12)
@@ -111,7 +111,7 @@ def test_nothing_counted_has_no_accuracy() -> None:
 
 
 def test_every_number_of_six_images() -> None:
-    evaluation = metrics.evaluate(LABELS, PROBABILITIES, CLASSES)
+    evaluation = metrics.compute_evaluation(LABELS, PROBABILITIES, CLASSES)
     assert evaluation.images == 6
     assert evaluation.accuracy == 4 / 6
     assert evaluation.confusion == ((1, 1, 0), (0, 2, 0), (1, 0, 1))
@@ -134,13 +134,13 @@ def test_macro_auroc_is_scikit_learns() -> None:
     rng = np.random.default_rng(0)
     labels, probabilities = rng.integers(0, 3, 90), rng.dirichlet(np.ones(3), 90)
     expected = roc_auc_score(labels, probabilities, multi_class="ovr", average="macro")
-    assert metrics.evaluate(labels, probabilities, CLASSES).auroc == pytest.approx(expected, abs=1e-12)
+    assert metrics.compute_evaluation(labels, probabilities, CLASSES).auroc == pytest.approx(expected, abs=1e-12)
 
 
 def test_interval_of_the_accuracy_against_wilsons_formula() -> None:
     right, n, z = 103, 117, 1.959963984540054
     predicted = np.r_[np.zeros(right, dtype=int), np.ones(n - right, dtype=int)]
-    evaluation = metrics.evaluate(np.zeros(n, dtype=np.int64), np.eye(2)[predicted], ["a", "b"])
+    evaluation = metrics.compute_evaluation(np.zeros(n, dtype=np.int64), np.eye(2)[predicted], ["a", "b"])
     p = right / n
     centre, half = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     expected = ((centre - half) / (1 + z**2 / n), (centre + half) / (1 + z**2 / n))
@@ -149,7 +149,7 @@ def test_interval_of_the_accuracy_against_wilsons_formula() -> None:
 
 def test_an_absent_class_has_no_auroc_and_makes_the_mean_undefined() -> None:
     seen = LABELS < 2
-    evaluation = metrics.evaluate(LABELS[seen], PROBABILITIES[seen], CLASSES)
+    evaluation = metrics.compute_evaluation(LABELS[seen], PROBABILITIES[seen], CLASSES)
     assert [scores.auroc is None for scores in evaluation.per_class] == [False, False, True]
     assert evaluation.auroc is None
     assert evaluation.per_class[2].support == 0
@@ -158,7 +158,9 @@ def test_an_absent_class_has_no_auroc_and_makes_the_mean_undefined() -> None:
 
 
 def test_metrics_json_holds_plain_values_only() -> None:
-    content = json.loads(json.dumps(metrics.evaluate(LABELS, PROBABILITIES, CLASSES).to_json(), allow_nan=False))
+    content = json.loads(
+        json.dumps(metrics.compute_evaluation(LABELS, PROBABILITIES, CLASSES).to_json(), allow_nan=False)
+    )
     assert content["classes"] == list(CLASSES)
     assert content["images"] == 6
     assert content["confusion"] == [[1, 1, 0], [0, 2, 0], [1, 0, 1]]
@@ -176,7 +178,7 @@ def test_the_rounding_of_a_float32_softmax_is_no_warning() -> None:
     logits = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
     softmax = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     labels = np.arange(50) % 3
-    evaluation = metrics.evaluate(labels, softmax.astype(np.float64), CLASSES)
+    evaluation = metrics.compute_evaluation(labels, softmax.astype(np.float64), CLASSES)
     assert evaluation.log_loss == pytest.approx(-np.log(softmax[np.arange(50), labels]).mean(), abs=1e-6)
 
 
@@ -184,18 +186,18 @@ def test_probabilities_that_are_not_numbers_are_refused() -> None:
     broken = PROBABILITIES.copy()
     broken[[1, 4], 0] = np.nan
     with pytest.raises(WorkError, match="not numbers for 2 of 6 images"):
-        metrics.evaluate(LABELS, broken, CLASSES)
+        metrics.compute_evaluation(LABELS, broken, CLASSES)
 
 
 @pytest.mark.parametrize(("n", "columns"), [(0, 3), (5, 3), (6, 2)])
 def test_shapes_that_do_not_go_together_are_refused(n: int, columns: int) -> None:
     with pytest.raises(ValueError, match="do not go with probabilities"):
-        metrics.evaluate(LABELS[:n] if n == 0 else LABELS, np.full((n, columns), 1 / columns), CLASSES)
+        metrics.compute_evaluation(LABELS[:n] if n == 0 else LABELS, np.full((n, columns), 1 / columns), CLASSES)
 
 
 def test_classification_report_is_scikit_learns(tmp_path: Path) -> None:
     path = tmp_path / "classification_report.csv"
-    metrics.write_classification_report(metrics.evaluate(LABELS, PROBABILITIES, CLASSES), path)
+    metrics.write_classification_report(metrics.compute_evaluation(LABELS, PROBABILITIES, CLASSES), path)
     with path.open(newline="", encoding="utf-8") as file:
         rows = {row["class"]: row for row in csv.DictReader(file)}
     assert list(rows) == [*CLASSES, "accuracy", "macro avg", "weighted avg"]

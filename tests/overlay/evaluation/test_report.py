@@ -37,7 +37,7 @@ PROTOCOL = report.Protocol(
 
 def report_data(labels: list[int] | None = None, classes: list[str] = CLASSES) -> report.ReportData:
     truth = LABELS if labels is None else np.array(labels)
-    evaluation = metrics.evaluate(truth, PROBABILITIES, classes)
+    evaluation = metrics.compute_evaluation(truth, PROBABILITIES, classes)
     mistakes = tuple(
         report.Mistake(
             id=f"image {i}.png",
@@ -98,7 +98,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_shows_the_numbers() -> None:
-    page = Page(report.render(report_data()))
+    page = Page(report.render_report(report_data()))
     assert page.by_id == {
         "accuracy": "0.667",
         "macro_f1": "0.656",
@@ -119,19 +119,19 @@ def test_the_page_shows_the_numbers() -> None:
 
 
 def test_the_page_says_what_was_evaluated_and_how_it_was_divided() -> None:
-    text = Page(report.render(report_data())).text
+    text = Page(report.render_report(report_data())).text
     assert "by image at random: train 28, val 6, test 6 images" in text
     for fact in ("ab" * 32, "cd" * 32, "pixels, squash", "fill, #ff3b30, opacity 0.35", "torch 2.15.0"):
         assert fact in text
     assert "Research use, not a medical device" in text
     assert "Date2026" not in text
     dated = replace(report_data(), protocol=replace(PROTOCOL, date="2026-02-03"))
-    assert "Date2026-02-03" in Page(report.render(dated)).text
+    assert "Date2026-02-03" in Page(report.render_report(dated)).text
 
 
 def test_the_page_needs_nothing_from_outside() -> None:
     data = report_data()
-    html = report.render(replace(data, curves_png=data.confusion_png, roc_png=data.confusion_png))
+    html = report.render_report(replace(data, curves_png=data.confusion_png, roc_png=data.confusion_png))
     assert re.search(r"(https?:)?//[a-z]|@import|url\(", re.sub(r"base64,[^\"]*", "", html)) is None
     page = Page(html)
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
@@ -144,7 +144,7 @@ def test_the_page_needs_nothing_from_outside() -> None:
 
 
 def test_mistakes_are_small_pictures_with_both_classes_and_the_confidence() -> None:
-    page = Page(report.render(report_data()))
+    page = Page(report.render_report(report_data()))
     thumbnails = page.pictures()[1:]
     assert [picture.size for picture in thumbnails] == [(240, 120), (240, 120)]
     assert [np.asarray(picture).mean() for picture in thumbnails] == pytest.approx([120, 200], abs=1)
@@ -154,11 +154,13 @@ def test_mistakes_are_small_pictures_with_both_classes_and_the_confidence() -> N
 
 def test_a_page_without_mistakes_says_so() -> None:
     perfect = report_data(labels=PROBABILITIES.argmax(axis=1).tolist())
-    assert "No image was classified wrongly." in Page(report.render(perfect)).text
+    assert "No image was classified wrongly." in Page(report.render_report(perfect)).text
 
 
 def test_pictures_that_are_not_shown_are_said_to_be_missing() -> None:
-    assert "The images are not shown in this page." in Page(report.render(replace(report_data(), mistakes=()))).text
+    assert (
+        "The images are not shown in this page." in Page(report.render_report(replace(report_data(), mistakes=()))).text
+    )
 
 
 @pytest.mark.parametrize(
@@ -170,7 +172,7 @@ def test_pictures_that_are_not_shown_are_said_to_be_missing() -> None:
     ],
 )
 def test_the_masks_alone_stand_beside_the_model(accuracy: float, sentence: str) -> None:
-    page = Page(report.render(replace(report_data(), mask_only=report.MaskOnly(accuracy, 0.2, NUMBERS))))
+    page = Page(report.render_report(replace(report_data(), mask_only=report.MaskOnly(accuracy, 0.2, NUMBERS))))
     assert page.by_id["mask_accuracy"] == f"{accuracy:.3f}"
     assert page.by_id["mask_macro_f1"] == "0.200"
     assert f"4 numbers of each mask ({', '.join(NUMBERS)})" in page.text
@@ -180,11 +182,11 @@ def test_the_masks_alone_stand_beside_the_model(accuracy: float, sentence: str) 
 def test_masks_that_were_not_drawn_are_not_held_against_the_model() -> None:
     bare = replace(PROTOCOL, overlay="none")
     data = replace(report_data(), protocol=bare, mask_only=report.MaskOnly(0.95, 0.9, NUMBERS))
-    assert "The masks are not drawn on these images" in Page(report.render(data)).text
+    assert "The masks are not drawn on these images" in Page(report.render_report(data)).text
 
 
 def test_a_number_that_is_not_defined_is_not_invented() -> None:
-    page = Page(report.render(report_data(labels=[0, 1, 0, 0, 1, 1])))
+    page = Page(report.render_report(report_data(labels=[0, 1, 0, 0, 1, 1])))
     assert page.by_id["auroc"] == "n/a"
     assert page.rows[3] == ["normal", "0.000", "0.000", "0.000", "n/a", "0"]
     assert "Never seen or never predicted here: normal;" in page.text
@@ -194,7 +196,7 @@ def test_no_name_becomes_markup() -> None:
     name = "<script>alert('&')</script>"
     data = report_data(classes=[name, "b", "c"])
     mistake = replace(data.mistakes[0], id='"><img src=x onerror=y>')
-    html = report.render(
+    html = report.render_report(
         replace(data, title=name, mistakes=(mistake,), protocol=replace(PROTOCOL, dataset=name, split_rule=name))
     )
     page = Page(html)
@@ -207,7 +209,7 @@ def test_no_name_becomes_markup() -> None:
 def test_the_page_is_written_whole_and_the_same_each_time(tmp_path: Path) -> None:
     data = report_data()
     report.write_report(tmp_path / "report.html", data)
-    assert (tmp_path / "report.html").read_text(encoding="utf-8") == report.render(data)
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == report.render_report(data)
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -218,7 +220,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 @pytest.mark.parametrize("width", [420, 1100])
 def test_a_browser_shows_the_page_without_a_word_of_complaint(tmp_path: Path, width: int) -> None:
     data = report_data()
-    data = replace(data, confusion_png=figures.confusion_matrix(data.evaluation))
+    data = replace(data, confusion_png=figures.draw_confusion_matrix(data.evaluation))
     report.write_report(tmp_path / "report.html", data)
     shot = tmp_path / "page.png"
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"]

@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from overlay.config import Augment
-from overlay.images.augment import augment, generator
+from overlay.images.augment import augment, augmentation_generator
 
 NOTHING = Augment(rotation=0, flip=0, vertical_flip=0, zoom=0, brightness=0, contrast=0)
 EVERYTHING = Augment(rotation=30, flip=0.5, vertical_flip=0.5, zoom=0.3, brightness=0.3, contrast=0.3)
@@ -46,16 +46,16 @@ def centre(image: NDArray[np.uint8]) -> tuple[float, float]:
 def test_nothing_switched_on_changes_nothing(shape: tuple[int, int]) -> None:
     image = picture(*shape)
     for sample in range(20):
-        np.testing.assert_array_equal(augment(image, NOTHING, generator(0, 0, sample)), image)
+        np.testing.assert_array_equal(augment(image, NOTHING, augmentation_generator(0, 0, sample)), image)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_flips_mirror_exactly(shape: tuple[int, int]) -> None:
     image = picture(*shape)
     for sample in range(20):
-        random = generator(3, 1, sample)
+        random = augmentation_generator(3, 1, sample)
         np.testing.assert_array_equal(augment(image, replace(NOTHING, flip=1), random), image[:, ::-1])
-        random = generator(3, 1, sample)
+        random = augmentation_generator(3, 1, sample)
         np.testing.assert_array_equal(augment(image, replace(NOTHING, vertical_flip=1), random), image[::-1])
 
 
@@ -63,17 +63,17 @@ def test_flips_mirror_exactly(shape: tuple[int, int]) -> None:
 def test_seed_epoch_and_sample_decide_and_the_input_stays_as_it_is(shape: tuple[int, int]) -> None:
     image = picture(*shape)
     before = image.copy()
-    changed = augment(image, EVERYTHING, generator(5, 2, 9))
+    changed = augment(image, EVERYTHING, augmentation_generator(5, 2, 9))
     assert changed.shape == image.shape
     assert changed.dtype == np.uint8
-    np.testing.assert_array_equal(changed, augment(image, EVERYTHING, generator(5, 2, 9)))
+    np.testing.assert_array_equal(changed, augment(image, EVERYTHING, augmentation_generator(5, 2, 9)))
     np.testing.assert_array_equal(image, before)
 
 
 def test_another_seed_epoch_or_sample_draws_anew() -> None:
     image = picture(64, 64)
     places = [(5, 2, 9), (6, 2, 9), (5, 3, 9), (5, 2, 10)]
-    assert len({augment(image, EVERYTHING, generator(*place)).tobytes() for place in places}) == 4
+    assert len({augment(image, EVERYTHING, augmentation_generator(*place)).tobytes() for place in places}) == 4
 
 
 def test_a_positive_angle_turns_clockwise_on_the_screen() -> None:
@@ -114,7 +114,9 @@ def test_switching_a_movement_off_leaves_the_brightness(off: str) -> None:
     config = replace(EVERYTHING, contrast=0)
     grey = np.full((32, 32, 3), 100, np.uint8)
     for sample in range(10):
-        images = [augment(grey, each, generator(0, 0, sample)) for each in (config, replace(config, **{off: 0}))]
+        images = [
+            augment(grey, each, augmentation_generator(0, 0, sample)) for each in (config, replace(config, **{off: 0}))
+        ]
         assert images[0][16, 16, 0] == images[1][16, 16, 0]
 
 
@@ -123,6 +125,7 @@ def test_switching_a_tone_off_leaves_the_movements(off: str) -> None:
     image = dot(60, 80, x=50, y=24) // 2
     for sample in range(10):
         images = [
-            augment(image, each, generator(0, 0, sample)) for each in (EVERYTHING, replace(EVERYTHING, **{off: 0}))
+            augment(image, each, augmentation_generator(0, 0, sample))
+            for each in (EVERYTHING, replace(EVERYTHING, **{off: 0}))
         ]
         assert centre(images[0] - images[0].min()) == pytest.approx(centre(images[1] - images[1].min()), abs=0.2)

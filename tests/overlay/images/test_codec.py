@@ -48,7 +48,7 @@ def encoded(kind: str) -> bytes:
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "WEBP", "JPEG2000", "PPM"])
 def test_lossless_formats_come_back_exactly(kind: str) -> None:
-    decoded = codec.decode(encoded(kind))
+    decoded = codec.decode_image(encoded(kind))
     np.testing.assert_array_equal(decoded, colours())
     assert decoded.dtype == np.uint8
     assert decoded.flags.writeable
@@ -56,7 +56,7 @@ def test_lossless_formats_come_back_exactly(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "AVIF", "GIF"])
 def test_lossy_formats_come_back_nearly(kind: str) -> None:
-    difference = codec.decode(encoded(kind)).astype(int) - colours()
+    difference = codec.decode_image(encoded(kind)).astype(int) - colours()
     assert difference.shape == (30, 40, 3)
     assert np.abs(difference).mean() < 8
 
@@ -66,14 +66,14 @@ def test_16_bit_files_are_scaled_by_the_bits_in_use(bits: int) -> None:
     top = 2**bits - 1
     grey = np.array([[0, top // 5, top // 3, top]], np.uint16)
     for kind in ("PNG", "TIFF"):
-        decoded = codec.decode(save(Image.fromarray(grey), kind))
+        decoded = codec.decode_image(save(Image.fromarray(grey), kind))
         np.testing.assert_array_equal(decoded[0, :, 0], [0, 51, 85, 255])
         np.testing.assert_array_equal(decoded, decoded[..., :1].repeat(3, axis=2))
 
 
 def test_16_bit_tiff_with_white_as_zero_is_inverted() -> None:
     grey = np.array([[0, 65535]], np.uint16)
-    decoded = codec.decode(save(Image.fromarray(grey), "TIFF", tiffinfo={262: 0}))
+    decoded = codec.decode_image(save(Image.fromarray(grey), "TIFF", tiffinfo={262: 0}))
     np.testing.assert_array_equal(decoded[0, :, 0], [255, 0])
 
 
@@ -95,7 +95,7 @@ def test_16_bit_tiff_with_white_as_zero_is_inverted() -> None:
 )
 def test_wider_numbers_are_scaled_not_clipped(values: NDArray[Any], expected: list[int]) -> None:
     np.testing.assert_array_equal(codec.to_8_bit(values)[0], expected)
-    np.testing.assert_array_equal(codec.decode(save(Image.fromarray(values), "TIFF"))[0, :, 0], expected)
+    np.testing.assert_array_equal(codec.decode_image(save(Image.fromarray(values), "TIFF"))[0, :, 0], expected)
 
 
 @settings(deadline=None)
@@ -131,55 +131,57 @@ def test_exif_orientation_is_applied(kind: str, orientation: int) -> None:
     data = save(
         Image.fromarray(np.ascontiguousarray(stored)), kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {})
     )
-    np.testing.assert_array_equal(codec.decode(data), upright)
+    np.testing.assert_array_equal(codec.decode_image(data), upright)
 
 
 def test_transparency_is_composited_on_black() -> None:
     rgba = np.array([[[200, 100, 50, 255], [200, 100, 50, 51], [200, 100, 50, 0]]], np.uint8)
     np.testing.assert_array_equal(
-        codec.decode(save(Image.fromarray(rgba), "PNG")), [[[200, 100, 50], [40, 20, 10], [0, 0, 0]]]
+        codec.decode_image(save(Image.fromarray(rgba), "PNG")), [[[200, 100, 50], [40, 20, 10], [0, 0, 0]]]
     )
     grey = np.array([[[200, 255], [200, 0]]], np.uint8)
-    np.testing.assert_array_equal(codec.decode(save(Image.fromarray(grey), "PNG"))[0, :, 0], [200, 0])
+    np.testing.assert_array_equal(codec.decode_image(save(Image.fromarray(grey), "PNG"))[0, :, 0], [200, 0])
 
 
 def test_palette_with_and_without_transparency() -> None:
     palette = Image.fromarray(np.array([[0, 1, 2]], np.uint8)).convert("P")
     palette.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
-    np.testing.assert_array_equal(codec.decode(save(palette, "PNG")), [[[10, 20, 30], [40, 50, 60], [70, 80, 90]]])
-    transparent = codec.decode(save(palette, "PNG", transparency=b"\xff\x00\x33"))
+    np.testing.assert_array_equal(
+        codec.decode_image(save(palette, "PNG")), [[[10, 20, 30], [40, 50, 60], [70, 80, 90]]]
+    )
+    transparent = codec.decode_image(save(palette, "PNG", transparency=b"\xff\x00\x33"))
     np.testing.assert_array_equal(transparent, [[[10, 20, 30], [0, 0, 0], [14, 16, 18]]])
 
 
 def test_1_bit() -> None:
     bits = np.array([[True, False, True]])
     for kind in ("PNG", "TIFF", "BMP"):
-        np.testing.assert_array_equal(codec.decode(save(Image.fromarray(bits), kind))[0, :, 2], [255, 0, 255])
+        np.testing.assert_array_equal(codec.decode_image(save(Image.fromarray(bits), kind))[0, :, 2], [255, 0, 255])
 
 
 def test_cmyk() -> None:
     cmyk = Image.new("CMYK", (16, 8), (0, 255, 255, 0))
-    np.testing.assert_array_equal(codec.decode(save(cmyk, "TIFF")), np.full((8, 16, 3), (255, 0, 0)))
-    assert np.abs(codec.decode(save(cmyk, "JPEG")).astype(int) - (255, 0, 0)).max() < 4
+    np.testing.assert_array_equal(codec.decode_image(save(cmyk, "TIFF")), np.full((8, 16, 3), (255, 0, 0)))
+    assert np.abs(codec.decode_image(save(cmyk, "JPEG")).astype(int) - (255, 0, 0)).max() < 4
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
 def test_of_several_pictures_the_first_counts(kind: str) -> None:
     first, second = Image.new("RGB", (8, 6), (255, 0, 0)), Image.new("RGB", (8, 6), (0, 0, 255))
     options = {"lossless": True} if kind == "WEBP" else {}
-    decoded = codec.decode(save(first, kind, save_all=True, append_images=[second], **options))
+    decoded = codec.decode_image(save(first, kind, save_all=True, append_images=[second], **options))
     np.testing.assert_array_equal(decoded, np.full((6, 8, 3), (255, 0, 0)))
 
 
 def test_size_is_checked_before_pixels_are_decoded() -> None:
     bomb = png(13_000, 13_000)  # Pillow would warn here, and then find no pixels
     with pytest.raises(ImageError, match=r"^too many pixels: 13000 x 13000, more than 50000000 \(max_pixels\)$"):
-        codec.decode(bomb)
+        codec.decode_image(bomb)
     with pytest.raises(ImageError, match="exceeds limit of 178956970 pixels"):
-        codec.decode(png(20_000, 20_000), max_pixels=10**9)
+        codec.decode_image(png(20_000, 20_000), max_pixels=10**9)
     with pytest.raises(ImageError, match=r"^too many pixels: 40 x 30, more than 1199 \(max_pixels\)$"):
-        codec.decode(encoded("PNG"), max_pixels=1199)
-    assert codec.decode(encoded("PNG"), max_pixels=1200).shape == (30, 40, 3)
+        codec.decode_image(encoded("PNG"), max_pixels=1199)
+    assert codec.decode_image(encoded("PNG"), max_pixels=1200).shape == (30, 40, 3)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +197,7 @@ def test_size_is_checked_before_pixels_are_decoded() -> None:
 )
 def test_anything_else_is_a_reason(data: bytes, reason: str) -> None:
     with pytest.raises(ImageError, match=reason):
-        codec.decode(data)
+        codec.decode_image(data)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "AVIF", "PPM"])
@@ -205,10 +207,10 @@ def test_a_file_cut_off_is_a_reason_or_whole(kind: str, data: st.DataObject) -> 
     whole = encoded(kind)
     part = whole[: data.draw(st.integers(0, len(whole) - 1))]
     try:
-        decoded = codec.decode(part)
+        decoded = codec.decode_image(part)
     except ImageError:
         return
-    np.testing.assert_array_equal(decoded, codec.decode(whole))
+    np.testing.assert_array_equal(decoded, codec.decode_image(whole))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "AVIF", "JPEG2000", "PPM"])
@@ -222,7 +224,7 @@ def test_damaged_bytes_are_an_image_or_a_reason_in_one_line(kind: str, data: st.
         damaged[position] = value
     reason = None
     try:
-        decoded = codec.decode(bytes(damaged), max_pixels=100_000)
+        decoded = codec.decode_image(bytes(damaged), max_pixels=100_000)
     except ImageError as error:
         reason = str(error)
     if reason is None:
@@ -239,14 +241,14 @@ def test_damaged_bytes_are_an_image_or_a_reason_in_one_line(kind: str, data: st.
 )
 def test_a_large_jpeg_is_decoded_at_reduced_scale(target: int | None, shape: tuple[int, int]) -> None:
     data = save(Image.fromarray(colours(600, 800)), "JPEG", quality=95)
-    decoded = codec.decode(data, target=target)
+    decoded = codec.decode_image(data, target=target)
     assert decoded.shape == (*shape, 3)
     expected = np.asarray(Image.fromarray(colours(600, 800)).resize(shape[::-1], Image.Resampling.BOX)).astype(int)
     assert np.abs(decoded - expected).max() < 8
 
 
 def test_other_formats_ignore_the_target() -> None:
-    assert codec.decode(encoded("PNG"), target=4).shape == (30, 40, 3)
+    assert codec.decode_image(encoded("PNG"), target=4).shape == (30, 40, 3)
 
 
 def test_decode_target_is_the_shorter_side_that_resize_needs() -> None:
@@ -258,32 +260,32 @@ def test_decode_target_is_the_shorter_side_that_resize_needs() -> None:
 def test_squash_is_antialiased() -> None:
     checkers = np.indices((64, 128)).sum(axis=0) % 2 * 255
     image = checkers.astype(np.uint8)[..., None].repeat(3, axis=2)
-    resized = codec.resize(image, 16, "squash").astype(int)
+    resized = codec.resize_image(image, 16, "squash").astype(int)
     assert resized.shape == (16, 16, 3)
     assert np.abs(resized - 127.5).max() < 2
 
 
 def test_pad_centres_on_black() -> None:
     white = np.full((10, 40, 3), 255, np.uint8)
-    padded = codec.resize(white, 40, "pad")
+    padded = codec.resize_image(white, 40, "pad")
     expected = np.zeros((40, 40, 3), np.uint8)
     expected[15:25] = 255
     np.testing.assert_array_equal(padded, expected)
-    np.testing.assert_array_equal(codec.resize(white.transpose(1, 0, 2), 40, "pad"), expected.transpose(1, 0, 2))
+    np.testing.assert_array_equal(codec.resize_image(white.transpose(1, 0, 2), 40, "pad"), expected.transpose(1, 0, 2))
 
 
 @pytest.mark.parametrize("shape", [(300, 400), (471, 562), (256, 256), (100, 90), (500, 301)])
 def test_crop_is_torchvisions(shape: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     theirs = v2.Compose([v2.Resize(256), v2.CenterCrop(224)])(Image.fromarray(image))
-    assert np.abs(codec.resize(image, 224, "crop").astype(int) - np.asarray(theirs)).max() <= 1
+    assert np.abs(codec.resize_image(image, 224, "crop").astype(int) - np.asarray(theirs)).max() <= 1
 
 
 @pytest.mark.parametrize("rule", ["squash", "pad", "crop"])
 @settings(max_examples=30, deadline=None)
 @given(height=st.integers(1, 300), width=st.integers(1, 300), size=st.integers(32, 96))
 def test_resize_gives_a_square_and_keeps_a_flat_colour(rule: Any, height: int, width: int, size: int) -> None:  # noqa: ANN401
-    resized = codec.resize(np.full((height, width, 3), (10, 120, 250), np.uint8), size, rule)
+    resized = codec.resize_image(np.full((height, width, 3), (10, 120, 250), np.uint8), size, rule)
     assert resized.shape == (size, size, 3)
     np.testing.assert_array_equal(resized[(size - 1) // 2, (size - 1) // 2], (10, 120, 250))
     if rule != "pad":
@@ -291,14 +293,14 @@ def test_resize_gives_a_square_and_keeps_a_flat_colour(rule: Any, height: int, w
 
 
 def test_crop_of_a_long_strip_needs_no_long_picture() -> None:
-    assert codec.resize(np.zeros((1, 1_000_000, 3), np.uint8), 224, "crop").shape == (224, 224, 3)
+    assert codec.resize_image(np.zeros((1, 1_000_000, 3), np.uint8), 224, "crop").shape == (224, 224, 3)
 
 
 @settings(deadline=None)
 @given(numpy_strategies.arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12), st.just(3))))
 def test_png_round_trip(image: NDArray[np.uint8]) -> None:
     data = codec.encode_png(image)
-    np.testing.assert_array_equal(codec.decode(data), image)
+    np.testing.assert_array_equal(codec.decode_image(data), image)
     Image.open(io.BytesIO(data)).verify()
 
 

@@ -101,16 +101,16 @@ def test_written_and_read_again(mask: Mask) -> None:
 def test_unite() -> None:
     one, other = rectangle(left=0), rectangle(left=30)
     before = one.copy()
-    np.testing.assert_array_equal(masks.unite([one, other]), one | other)
+    np.testing.assert_array_equal(masks.unite_masks([one, other]), one | other)
     np.testing.assert_array_equal(one, before)
-    np.testing.assert_array_equal(masks.unite([one]), one)
+    np.testing.assert_array_equal(masks.unite_masks([one]), one)
     with pytest.raises(ImageError, match=r"^masks of one image differ in size: 50 x 40 and 50 x 41$"):
-        masks.unite([one, rectangle((41, 50))])
+        masks.unite_masks([one, rectangle((41, 50))])
 
 
 def test_fill_blends_inside_and_leaves_the_rest() -> None:
     image = np.full((40, 50, 3), (100, 50, 10), np.uint8)
-    drawn = masks.draw(image, rectangle(), OverlayStyle(style="fill", color="#ff3b30", alpha=0.4))
+    drawn = masks.draw_mask(image, rectangle(), OverlayStyle(style="fill", color="#ff3b30", alpha=0.4))
     np.testing.assert_array_equal(drawn[rectangle()], np.tile(np.array([162, 54, 25], np.uint8), (200, 1)))
     np.testing.assert_array_equal(drawn[~rectangle()], image[~rectangle()])
     assert (image == (100, 50, 10)).all()
@@ -118,7 +118,7 @@ def test_fill_blends_inside_and_leaves_the_rest() -> None:
 
 def test_contour_is_the_lesions_outermost_pixels() -> None:
     image = np.zeros((40, 50, 3), np.uint8)
-    drawn = masks.draw(image, rectangle(), OverlayStyle(style="contour", color="#0a141e", width=3))
+    drawn = masks.draw_mask(image, rectangle(), OverlayStyle(style="contour", color="#0a141e", width=3))
     expected = rectangle()
     expected[13:17, 8:22] = False
     np.testing.assert_array_equal((drawn == (10, 20, 30)).all(axis=2), expected)
@@ -128,7 +128,7 @@ def test_contour_is_the_lesions_outermost_pixels() -> None:
 def test_contour_closes_at_the_images_border_and_goes_round_holes() -> None:
     mask = np.ones((9, 9), bool)
     mask[4, 4] = False
-    drawn = masks.draw(np.zeros((9, 9, 3), np.uint8), mask, OverlayStyle(style="contour", width=1))
+    drawn = masks.draw_mask(np.zeros((9, 9, 3), np.uint8), mask, OverlayStyle(style="contour", width=1))
     expected = np.zeros((9, 9), bool)
     expected[[0, -1]] = expected[:, [0, -1]] = True
     expected[[3, 5, 4, 4], [4, 4, 3, 5]] = True
@@ -142,7 +142,7 @@ def test_none_and_an_empty_mask_leave_a_copy() -> None:
         (np.zeros((40, 50), bool), "fill"),
         (np.zeros((40, 50), bool), "contour"),
     ):
-        drawn = masks.draw(image, mask, OverlayStyle(style=style))  # type: ignore[arg-type]
+        drawn = masks.draw_mask(image, mask, OverlayStyle(style=style))  # type: ignore[arg-type]
         np.testing.assert_array_equal(drawn, image)
         assert not np.shares_memory(drawn, image)
 
@@ -150,66 +150,66 @@ def test_none_and_an_empty_mask_leave_a_copy() -> None:
 @pytest.mark.parametrize("style", ["fill", "contour", "none"])
 def test_a_mask_of_another_size_is_refused_with_both_sizes(style: Any) -> None:  # noqa: ANN401
     with pytest.raises(ImageError, match=re.escape("the mask has 50 x 40 pixels, its image 40 x 50")):
-        masks.draw(np.zeros((50, 40, 3), np.uint8), rectangle(), OverlayStyle(style=style))
+        masks.draw_mask(np.zeros((50, 40, 3), np.uint8), rectangle(), OverlayStyle(style=style))
 
 
 @settings(deadline=None)
 @given(mask=small_masks, style=st.sampled_from(["fill", "contour"]), width=st.integers(1, 5))
 def test_nothing_outside_the_lesion_changes(mask: Mask, style: Any, width: int) -> None:  # noqa: ANN401
     image = np.full((*mask.shape, 3), 100, np.uint8)
-    changed = (masks.draw(image, mask, OverlayStyle(style=style, width=width)) != image).any(axis=2)
+    changed = (masks.draw_mask(image, mask, OverlayStyle(style=style, width=width)) != image).any(axis=2)
     assert not changed[~mask].any()
     assert changed.any() == mask.any()
 
 
 def test_numbers_of_a_rectangle() -> None:
     # The perimeter runs through the centres of the border's pixels: 2 * (9 + 19).
-    assert masks.measure(rectangle()) == masks.MaskNumbers(
+    assert masks.measure_mask(rectangle()) == masks.MaskNumbers(
         area_share=0.1, aspect=0.5, extent=1.0, compactness=56**2 / 200, lesions=1
     )
 
 
 def test_numbers_of_two_lesions_are_of_their_union() -> None:
     both = rectangle(top=0, left=0, height=10, width=10) | rectangle(top=20, left=30, height=10, width=10)
-    assert masks.measure(both) == masks.MaskNumbers(
+    assert masks.measure_mask(both) == masks.MaskNumbers(
         area_share=0.1, aspect=30 / 40, extent=200 / 1200, compactness=72**2 / 200, lesions=2
     )
 
 
 def test_numbers_of_a_disc_and_a_pixel() -> None:
     y, x = np.mgrid[:201, :201]
-    disc = masks.measure((y - 100) ** 2 + (x - 100) ** 2 <= 80**2)
+    disc = masks.measure_mask((y - 100) ** 2 + (x - 100) ** 2 <= 80**2)
     assert disc is not None
     assert disc.aspect == 1
     assert disc.extent == pytest.approx(np.pi / 4, abs=0.02)
     assert disc.compactness == pytest.approx(14.0, abs=0.1)
-    pixel = masks.measure(rectangle(height=1, width=1))
+    pixel = masks.measure_mask(rectangle(height=1, width=1))
     assert pixel == masks.MaskNumbers(area_share=1 / 2000, aspect=1.0, extent=1.0, compactness=0.0, lesions=1)
 
 
 def test_corners_connect() -> None:
-    diagonal = masks.measure(np.eye(4, dtype=bool))
+    diagonal = masks.measure_mask(np.eye(4, dtype=bool))
     assert diagonal is not None
     assert diagonal.lesions == 1
 
 
 def test_an_empty_mask_has_no_numbers() -> None:
-    assert masks.measure(np.zeros((4, 5), bool)) is None
+    assert masks.measure_mask(np.zeros((4, 5), bool)) is None
 
 
 @settings(deadline=None)
 @given(mask=small_masks, top=st.integers(0, 5), left=st.integers(0, 5))
 def test_laws_of_the_numbers(mask: Mask, top: int, left: int) -> None:
-    numbers = masks.measure(mask)
+    numbers = masks.measure_mask(mask)
     assert (numbers is None) == (not mask.any())
     if numbers is None:
         return
     assert 0 < numbers.area_share <= numbers.extent <= 1
     assert numbers.compactness >= 0
     assert 1 <= numbers.lesions <= mask.sum()
-    assert masks.measure(mask[:, ::-1]) == numbers
-    assert masks.measure(mask[::-1]) == numbers
-    turned = masks.measure(mask.T)
+    assert masks.measure_mask(mask[:, ::-1]) == numbers
+    assert masks.measure_mask(mask[::-1]) == numbers
+    turned = masks.measure_mask(mask.T)
     assert turned is not None
     assert turned.aspect == pytest.approx(1 / numbers.aspect)
     assert (turned.extent, turned.compactness, turned.lesions) == (
@@ -220,7 +220,7 @@ def test_laws_of_the_numbers(mask: Mask, top: int, left: int) -> None:
     # Moved in a larger image, only the share of the area changes.
     framed = np.zeros((mask.shape[0] + 5, mask.shape[1] + 5), bool)
     framed[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
-    moved = masks.measure(framed)
+    moved = masks.measure_mask(framed)
     assert moved is not None
     assert moved.area_share == pytest.approx(numbers.area_share * mask.size / framed.size)
     assert (moved.aspect, moved.extent, moved.compactness, moved.lesions) == (

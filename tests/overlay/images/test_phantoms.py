@@ -14,7 +14,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def test_layout_is_busis(tmp_path: Path) -> None:
-    phantoms.write(tmp_path, images_per_class={"benign": 12, "malignant": 2, "normal": 1}, seed=0)
+    phantoms.write_phantoms(tmp_path, images_per_class={"benign": 12, "malignant": 2, "normal": 1}, seed=0)
     names = set(digests(tmp_path))
     expected = {
         f"{name} ({index})"
@@ -35,9 +35,9 @@ def test_layout_is_busis(tmp_path: Path) -> None:
 
 
 def test_the_seed_decides_and_the_count_changes_no_earlier_image(tmp_path: Path) -> None:
-    phantoms.write(tmp_path / "two", images_per_class=2, seed=5)
-    phantoms.write(tmp_path / "three", images_per_class=3, seed=5)
-    phantoms.write(tmp_path / "other", images_per_class=2, seed=6)
+    phantoms.write_phantoms(tmp_path / "two", images_per_class=2, seed=5)
+    phantoms.write_phantoms(tmp_path / "three", images_per_class=3, seed=5)
+    phantoms.write_phantoms(tmp_path / "other", images_per_class=2, seed=6)
     two, three, other = (digests(tmp_path / name) for name in ("two", "three", "other"))
     assert two.items() < three.items()
     assert all(two[name] != other[name] for name in two.keys() & other.keys() if "_mask" not in name)
@@ -46,23 +46,23 @@ def test_the_seed_decides_and_the_count_changes_no_earlier_image(tmp_path: Path)
 
 @pytest.mark.parametrize("index", range(1, 7))
 def test_lesions_have_their_classs_signs(index: int) -> None:
-    image, (lesion, *_) = phantoms.phantom("benign", seed=1, index=index)
-    smooth = masks.measure(lesion)
+    image, (lesion, *_) = phantoms.draw_phantom("benign", seed=1, index=index)
+    smooth = masks.measure_mask(lesion)
     assert smooth is not None
     assert smooth.lesions == 1
     assert smooth.aspect < 0.85
     assert smooth.compactness < 19
     assert image[lesion].mean() < 0.75 * image[~lesion].mean()
 
-    image, [lesion] = phantoms.phantom("malignant", seed=1, index=index)
-    spiculated = masks.measure(lesion)
+    image, [lesion] = phantoms.draw_phantom("malignant", seed=1, index=index)
+    spiculated = masks.measure_mask(lesion)
     assert spiculated is not None
     assert spiculated.lesions == 1
     assert spiculated.aspect > 1
     assert spiculated.compactness > 19
     assert image[lesion].mean() < 0.75 * image[~lesion].mean()
 
-    _, [nothing] = phantoms.phantom("normal", seed=1, index=index)
+    _, [nothing] = phantoms.draw_phantom("normal", seed=1, index=index)
     assert not nothing.any()
 
 
@@ -70,7 +70,7 @@ def test_lesions_have_their_classs_signs(index: int) -> None:
 def test_what_lies_behind_a_lesion(name: phantoms.PhantomClass, brighter: bool) -> None:
     ratios = []
     for index in range(1, 13):
-        image, found = phantoms.phantom(name, seed=2, index=index)
+        image, found = phantoms.draw_phantom(name, seed=2, index=index)
         rows, columns = np.nonzero(found[0])
         behind = slice(rows.max() + 6, rows.max() + 40)
         middle = int(columns.mean())
@@ -81,7 +81,7 @@ def test_what_lies_behind_a_lesion(name: phantoms.PhantomClass, brighter: bool) 
 
 
 def test_sizes_vary_within_300_to_600() -> None:
-    shapes = {phantoms.phantom("normal", seed=0, index=index)[0].shape for index in range(1, 9)}
+    shapes = {phantoms.draw_phantom("normal", seed=0, index=index)[0].shape for index in range(1, 9)}
     assert len(shapes) == 8
     assert all(300 <= side <= 600 for shape in shapes for side in shape[:2])
     assert all(shape[2] == 3 for shape in shapes)

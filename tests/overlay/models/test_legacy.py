@@ -50,7 +50,7 @@ def probabilities(network: nn.Module) -> Tensor:
 
 def refusal(file: Path, options: Legacy | None = None) -> str:
     with pytest.raises(RequestError) as error:
-        model_file.load(file, options)
+        model_file.load_model_file(file, options)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -127,8 +127,8 @@ STATES: dict[str, Callable[[nn.Module], Any]] = {
 
 def same(file: Path, original: nn.Module) -> model_file.ModelFile:
     """Load a file, and compare the probabilities."""
-    loaded = model_file.load(file)
-    ours = model_file.network(loaded)
+    loaded = model_file.load_model_file(file)
+    ours = model_file.build_network(loaded)
     with torch.inference_mode():
         torch.manual_seed(1)
         found = ours(torch.randn(3, 3, 64, 64)).softmax(dim=1)
@@ -181,7 +181,7 @@ def test_tensors_of_a_gpu_are_read_without_one(content: str, tmp_path: Path, mon
 
 def test_half_precision_becomes_single(tmp_path: Path) -> None:
     torch.save(resnet().half(), tmp_path / "m.pth")
-    loaded = model_file.load(tmp_path / "m.pth")
+    loaded = model_file.load_model_file(tmp_path / "m.pth")
     assert {tensor.dtype for tensor in loaded.state.values()} == {torch.float32, torch.int64}
 
 
@@ -192,7 +192,7 @@ def test_the_architecture_is_seen_by_the_weights(arch: str, tmp_path: Path) -> N
     # Shapes are what matters: tensors without memory, as weights that all lie in the same place.
     state = {name: torch.zeros(()).expand(tensor.shape) for name, tensor in network.state_dict().items()}
     torch.save(state, tmp_path / "m.pth")
-    assert model_file.load(tmp_path / "m.pth").card.arch == arch
+    assert model_file.load_model_file(tmp_path / "m.pth").card.arch == arch
 
 
 def test_a_file_s_own_class_names_count(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_file_s_own_class_names_count(tmp_path: Path) -> None:
         {"idx_to_class": {2: "z", 0: "x", 1: "y"}},
     ):
         torch.save({"state_dict": state, **names}, tmp_path / "m.pth")
-        assert model_file.load(tmp_path / "m.pth").card.classes == ("x", "y", "z")
+        assert model_file.load_model_file(tmp_path / "m.pth").card.classes == ("x", "y", "z")
 
 
 def test_options_say_what_the_file_does_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -219,7 +219,7 @@ def test_options_say_what_the_file_does_not(tmp_path: Path, capsys: pytest.Captu
         f"{file} has 2 outputs and the class names a, b, c; give --legacy.classes with 2 names, separated by commas, "
         "in the order of the outputs"
     )
-    card = model_file.load(file, Legacy(classes="a, b", size=64, resize="pad")).card
+    card = model_file.load_model_file(file, Legacy(classes="a, b", size=64, resize="pad")).card
     assert (card.classes, card.input) == (("a", "b"), Input(64, "pad"))
     assert capsys.readouterr().out == (
         f"{file} is a resnet18 without a card; taken as usual: ImageNet's mean and standard deviation; "
@@ -263,7 +263,7 @@ def test_what_an_allowed_object_brings_along_is_dropped(tmp_path: Path) -> None:
     vars(original)["forward"] = nn.Identity()
     vars(original)["extra_repr"] = nn.Softmax(dim=1)
     torch.save(original, tmp_path / "m.pth")
-    ours = model_file.network(model_file.load(tmp_path / "m.pth"))
+    ours = model_file.build_network(model_file.load_model_file(tmp_path / "m.pth"))
     torch.testing.assert_close(probabilities(ours), expected)
 
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from overlay.config import Input, Legacy, OverlayStyle
 from overlay.errors import RequestError
 from overlay.models import model_file
-from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, build
-from overlay.models.pretrained import Weights, initialise, pretrained
+from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, create_network
+from overlay.models.pretrained import Weights, initialise_backbone, load_pretrained
 
 CARD = model_file.ModelCard(
     arch="resnet18",
@@ -60,7 +60,7 @@ def resnet18() -> dict[str, Tensor]:
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model file; not to be changed."""
     file = tmp_path_factory.mktemp("run") / model_file.MODEL_FILE
-    model_file.save(file, OrderedDict(state_of()), CARD)
+    model_file.save_model_file(file, OrderedDict(state_of()), CARD)
     return file
 
 
@@ -87,7 +87,7 @@ def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 def test_a_plain_script_without_this_package_loads_the_file(tmp_path: Path) -> None:
     states = {arch: state_of(arch) for arch in ("resnet18", "resnet101")}
     for arch, state in states.items():
-        model_file.save(tmp_path / f"{arch}.pth", OrderedDict(state), replace(CARD, arch=arch))
+        model_file.save_model_file(tmp_path / f"{arch}.pth", OrderedDict(state), replace(CARD, arch=arch))
     # Torch lies beside this package, so only the ways that lead to this one are closed: its folder and its finder.
     root = str(Path(model_file.__file__).parents[1])
     hide = "import sys; sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f)]; "
@@ -105,23 +105,23 @@ def test_a_plain_script_without_this_package_loads_the_file(tmp_path: Path) -> N
 
 
 def test_what_was_saved_is_loaded(written: Path) -> None:
-    loaded = model_file.load(written)
+    loaded = model_file.load_model_file(written)
     assert loaded.card == CARD
     assert loaded.card.input == Input(size=64, resize="pad")
     assert loaded.sha256 == hashlib.sha256(written.read_bytes()).hexdigest()
-    network = model_file.network(loaded)
+    network = model_file.build_network(loaded)
     assert not network.training
     assert_equal(network.state_dict(), loaded.state)
-    assert model_file.load(written.parent).path == str(written)
+    assert model_file.load_model_file(written.parent).path == str(written)
 
 
 def test_what_was_trained_is_saved(tmp_path: Path) -> None:
     """A network in training lies on its device channels last, needs gradients, and has a style that is not known."""
-    network = build("resnet18", 3).to(memory_format=torch.channels_last)
-    model_file.save(tmp_path / "m.pth", OrderedDict(network.state_dict(keep_vars=True)), CARD)
-    model_file.save(tmp_path / "n.pth", OrderedDict(network.state_dict()), replace(CARD, overlay=None))
-    assert_equal(model_file.load(tmp_path / "m.pth").state, network.state_dict())
-    assert model_file.load(tmp_path / "n.pth").card.overlay is None
+    network = create_network("resnet18", 3).to(memory_format=torch.channels_last)
+    model_file.save_model_file(tmp_path / "m.pth", OrderedDict(network.state_dict(keep_vars=True)), CARD)
+    model_file.save_model_file(tmp_path / "n.pth", OrderedDict(network.state_dict()), replace(CARD, overlay=None))
+    assert_equal(model_file.load_model_file(tmp_path / "m.pth").state, network.state_dict())
+    assert model_file.load_model_file(tmp_path / "n.pth").card.overlay is None
     assert sorted(file.name for file in tmp_path.iterdir()) == ["m.pth", "n.pth"]
 
 
@@ -134,59 +134,68 @@ def test_a_flipped_byte_is_noticed(written: Path, tmp_path: Path) -> None:
         file = tmp_path / "damaged.pth"
         file.write_bytes(damaged)
         message = f"{file} is damaged: its content doesn't match its checksum; copy it again"
-        assert refusal(model_file.load, file) == message
-        assert refusal(pretrained, "resnet18", str(file)) == message
+        assert refusal(model_file.load_model_file, file) == message
+        assert refusal(load_pretrained, "resnet18", str(file)) == message
 
 
 def test_a_newer_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_file, "MODEL_FORMAT", 3)
-    model_file.save(tmp_path / "m.pth", OrderedDict(state_of()), CARD)
+    model_file.save_model_file(tmp_path / "m.pth", OrderedDict(state_of()), CARD)
     monkeypatch.undo()
     message = f"{tmp_path}/m.pth has model format 3, newer than 2; update overlay"
-    assert refusal(model_file.load, tmp_path / "m.pth") == message
-    assert refusal(pretrained, "resnet18", str(tmp_path / "m.pth")) == message
+    assert refusal(model_file.load_model_file, tmp_path / "m.pth") == message
+    assert refusal(load_pretrained, "resnet18", str(tmp_path / "m.pth")) == message
 
 
 def test_weights_without_a_card_are_no_model(resnet18: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(resnet18, tmp_path / "w.pth")
-    assert refusal(model_file.load, tmp_path / "w.pth").startswith(
+    assert refusal(model_file.load_model_file, tmp_path / "w.pth").startswith(
         f"{tmp_path}/w.pth has 1000 outputs and no class names; "
     )
-    assert refusal(model_file.load, tmp_path / "none.pth") == f"no weights at {tmp_path}/none.pth; check the path"
-    assert refusal(model_file.load, tmp_path) == f"no weights at {tmp_path}/Resnet_fineTuning.pth; check the path"
+    assert (
+        refusal(model_file.load_model_file, tmp_path / "none.pth")
+        == f"no weights at {tmp_path}/none.pth; check the path"
+    )
+    assert (
+        refusal(model_file.load_model_file, tmp_path)
+        == f"no weights at {tmp_path}/Resnet_fineTuning.pth; check the path"
+    )
 
 
 def test_a_card_and_options_for_files_without_one_exclude_each_other(written: Path) -> None:
-    assert refusal(model_file.load, written, Legacy(size=128)) == (
+    assert refusal(model_file.load_model_file, written, Legacy(size=128)) == (
         f"{written} has a card that says its size; leave --legacy.size away"
     )
 
 
 def test_a_model_goes_through_safetensors(written: Path, tmp_path: Path) -> None:
-    before = model_file.load(written)
+    before = model_file.load_model_file(written)
     file = tmp_path / "m.safetensors"
     model_file.write_safetensors(file, before)
-    after = model_file.load(file)
+    after = model_file.load_model_file(file)
     assert after.card == before.card
     assert_equal(after.state, before.state)
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    assert refusal(model_file.load, file) == f"{file} is damaged: its content doesn't match its checksum; copy it again"
+    assert (
+        refusal(model_file.load_model_file, file)
+        == f"{file} is damaged: its content doesn't match its checksum; copy it again"
+    )
     file.write_bytes(content[:-1])
-    assert refusal(model_file.load, file).startswith(f"{file} is no safetensors file that can be read: ")
-    assert refusal(model_file.load, tmp_path / "none.safetensors").startswith("no weights at ")
+    assert refusal(model_file.load_model_file, file).startswith(f"{file} is no safetensors file that can be read: ")
+    assert refusal(model_file.load_model_file, tmp_path / "none.safetensors").startswith("no weights at ")
 
 
 # Pretrained weights
 
 
 def test_none_starts_from_random_weights() -> None:
-    weights = pretrained("resnet18", "none")
+    weights = load_pretrained("resnet18", "none")
     assert weights == Weights(None, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    network = build("resnet18", 3)
+    network = create_network("resnet18", 3)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    initialise(network, weights)
+    initialise_backbone(network, weights)
     assert_equal(network.state_dict(), before)
 
 
@@ -195,17 +204,17 @@ def test_a_state_dict_fills_all_but_the_head(resnet18: dict[str, Tensor], tmp_pa
     torch.save(old, tmp_path / "old.pth")  # as before torch 0.4.1
     torch.save(resnet18, tmp_path / "w.pth")
     for name in ("w.pth", "old.pth"):
-        weights = pretrained("resnet18", str(tmp_path / name))
+        weights = load_pretrained("resnet18", str(tmp_path / name))
         assert (weights.mean, weights.std) == (IMAGENET_MEAN, IMAGENET_STD)
-        network = build("resnet18", 3)
+        network = create_network("resnet18", 3)
         head = network.state_dict()["fc.weight"].clone()
-        initialise(network, weights)
+        initialise_backbone(network, weights)
         assert_equal(without_head(network.state_dict()), without_head(resnet18))
         assert torch.equal(network.state_dict()["fc.weight"], head)
 
 
 def test_a_model_of_ours_brings_its_own_statistics(written: Path) -> None:
-    weights = pretrained("resnet18", str(written))
+    weights = load_pretrained("resnet18", str(written))
     assert (weights.mean, weights.std) == (CARD.mean, CARD.std)
 
 
@@ -213,12 +222,12 @@ def test_weights_of_another_architecture_are_refused(resnet18: dict[str, Tensor]
     file = tmp_path / "w.pth"
     torch.save(resnet18, file)
     advice = "choose the architecture that they were made with"
-    assert refusal(pretrained, "resnet50", str(file)) == (
+    assert refusal(load_pretrained, "resnet50", str(file)) == (
         f"the weights at {file} don't fit resnet50: layer1.0.conv1.weight is (64, 64, 3, 3) there and (64, 64, 1, 1) "
         f"in the network; {advice}"
     )
     torch.save({f"module.{name}": tensor for name, tensor in resnet18.items()}, file)
-    assert refusal(pretrained, "resnet18", str(file)) == (
+    assert refusal(load_pretrained, "resnet18", str(file)) == (
         f"the weights at {file} don't fit resnet18: conv1.weight is missing there and (64, 3, 7, 7) in the network; "
         f"{advice}"
     )
@@ -254,25 +263,25 @@ def test_what_holds_no_weights_is_refused_and_never_run(resnet18: dict[str, Tens
     ]
     for content in contents:
         file.write_bytes(content)
-        assert refusal(pretrained, "resnet18", str(file)) == (
+        assert refusal(load_pretrained, "resnet18", str(file)) == (
             f"{file} holds no state_dict, or a damaged one; give a file that torch.save made of model.state_dict()"
         )
-        assert refusal(model_file.load, file).startswith(f"{file} holds no state_dict")
+        assert refusal(model_file.load_model_file, file).startswith(f"{file} holds no state_dict")
     pickled({"conv1.weight": Payload(trace)})
-    for message in (refusal(pretrained, "resnet18", str(file)), refusal(model_file.load, file)):
+    for message in (refusal(load_pretrained, "resnet18", str(file)), refusal(model_file.load_model_file, file)):
         assert message.startswith(
             f"{file} holds {os.mkdir.__module__}.mkdir, which no ResNet of torchvision is made of "
         )
     assert not trace.exists()
     for whole in (torchvision.models.resnet18(), {"state_dict": resnet18}):
         torch.save(whole, file)
-        assert refusal(pretrained, "resnet18", str(file)).startswith(f"{file} holds no state_dict")
+        assert refusal(load_pretrained, "resnet18", str(file)).startswith(f"{file} holds no state_dict")
 
 
 def test_a_path_that_is_not_there_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "w.pth", "s3://bucket/w.pth"):
-        assert refusal(pretrained, "resnet18", str(path)) == f"no weights at {path}; check the path"
-    assert refusal(pretrained, "resnet18", str(tmp_path)).startswith(f"the weights at {tmp_path} can't be read: ")
+        assert refusal(load_pretrained, "resnet18", str(path)) == f"no weights at {path}; check the path"
+    assert refusal(load_pretrained, "resnet18", str(tmp_path)).startswith(f"the weights at {tmp_path} can't be read: ")
 
 
 @pytest.fixture
@@ -303,20 +312,20 @@ def server(resnet18: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_urls_are_told_apart_though_their_files_are_named_alike(server: str, resnet18: dict[str, Tensor]) -> None:
     for number in (1, 2, 1):
-        state = pretrained("resnet18", f"{server}/{number}/model.pth").state
+        state = load_pretrained("resnet18", f"{server}/{number}/model.pth").state
         assert state is not None
         assert torch.equal(state["conv1.weight"], resnet18["conv1.weight"] + (number - 1))
 
 
 def test_wrong_urls_are_refused_and_leave_nothing_behind(server: str, tmp_path: Path) -> None:
-    assert refusal(pretrained, "resnet18", f"{server}/page").startswith(f"{server}/page holds no state_dict, or ")
+    assert refusal(load_pretrained, "resnet18", f"{server}/page").startswith(f"{server}/page holds no state_dict, or ")
     for url, reason in [
         (f"{server}/none.pth", "HTTP Error 404: Not Found"),
         ("http://127.0.0.1:9/x.pth", "<urlopen error [Errno 111] Connection refused>"),
         ("https://", "<urlopen error no host given>"),
         ("http://a b/", "URL can't contain control characters. 'a b' (found at least ' ')"),
     ]:
-        assert refusal(pretrained, "resnet18", url) == f"the weights at {url} can't be downloaded: {reason}"
+        assert refusal(load_pretrained, "resnet18", url) == f"the weights at {url} can't be downloaded: {reason}"
     assert [file for file in (tmp_path / "torch").rglob("*") if file.is_file()] == []
 
 
@@ -328,7 +337,7 @@ def test_imagenet_brings_torchvision_s_statistics(resnet18: dict[str, Tensor], m
         return resnet18
 
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", download)
-    weights = pretrained("resnet18", "imagenet")
+    weights = load_pretrained("resnet18", "imagenet")
     assert asdict(replace(weights, state=None)) == asdict(Weights(None, IMAGENET_MEAN, IMAGENET_STD))
     assert weights.state is resnet18
     options = {"progress": False, "check_hash": True, "weights_only": True}
@@ -341,7 +350,7 @@ def test_imagenet_without_a_network_is_refused(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
-    assert refusal(pretrained, "resnet18", "imagenet") == (
+    assert refusal(load_pretrained, "resnet18", "imagenet") == (
         "the imagenet weights of resnet18 can't be downloaded (<urlopen error no route to host>); connect to the "
         "network, give a file with --model.weights PATH, or start from random weights with --model.weights none"
     )

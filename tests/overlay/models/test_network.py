@@ -5,13 +5,20 @@ from torch import nn
 from torch.nn import functional
 
 from overlay.errors import RequestError
-from overlay.models.network import architectures, build, check_size, head_name, normalise, stages
-from overlay.models.pretrained import Weights, initialise, pretrained
+from overlay.models.network import (
+    architectures,
+    check_input_size,
+    create_network,
+    head_name,
+    normalise,
+    parameter_stages,
+)
+from overlay.models.pretrained import Weights, initialise_backbone, load_pretrained
 
 
 def meta(arch: str) -> nn.Module:
     with torch.device("meta"):
-        return build(arch, classes=3)
+        return create_network(arch, classes=3)
 
 
 def test_every_resnet_is_there_with_a_head_called_fc() -> None:
@@ -32,7 +39,7 @@ def test_every_resnet_is_there_with_a_head_called_fc() -> None:
         network = meta(name)
         assert isinstance(network, torchvision.models.ResNet)
         assert head_name(network) == "fc"
-        assert list(stages(network)) == ["stem", "layer1", "layer2", "layer3", "layer4", "head"]
+        assert list(parameter_stages(network)) == ["stem", "layer1", "layer2", "layer3", "layer4", "head"]
 
 
 def test_the_head_of_every_network_is_found_and_has_our_classes() -> None:
@@ -42,7 +49,7 @@ def test_the_head_of_every_network_is_found_and_has_our_classes() -> None:
         head = network.get_submodule(head_name(network))
         assert isinstance(head, nn.Linear)
         assert head.out_features == 3, name
-        parts = stages(network)
+        parts = parameter_stages(network)
         assert list(parts)[-1] == "head"
         assert sum(map(len, parts.values())) == len(list(network.parameters()))
         heads.add(head_name(network))
@@ -50,25 +57,29 @@ def test_the_head_of_every_network_is_found_and_has_our_classes() -> None:
 
 
 def test_an_unknown_architecture_is_refused_and_near_ones_are_named() -> None:
-    for call in (lambda: build("vgg17", 3), lambda: pretrained("vgg17", "none"), lambda: check_size("vgg17", 64)):
+    for call in (
+        lambda: create_network("vgg17", 3),
+        lambda: load_pretrained("vgg17", "none"),
+        lambda: check_input_size("vgg17", 64),
+    ):
         with pytest.raises(RequestError) as error:
             call()
         assert str(error.value).startswith(
             "model.arch is 'vgg17'; choose a classification network of torchvision, such as vgg1"
         )
     with pytest.raises(RequestError, match=r"such as resnet18, resnet50, resnet101$"):
-        build("?", 3)
+        create_network("?", 3)
 
 
 def test_the_size_of_the_images_must_fit_the_network() -> None:
     for arch, size in (("resnet18", 32), ("vit_b_16", 224), ("convnext_tiny", 64)):
-        check_size(arch, size)
+        check_input_size(arch, size)
     for arch, size, reason in (
         ("vit_b_16", 256, "Wrong image height! Expected 224 but got 256!"),
         ("alexnet", 32, "Given input size"),
     ):
         with pytest.raises(RequestError) as error:
-            check_size(arch, size)
+            check_input_size(arch, size)
         assert str(error.value).startswith(f"input.size is {size}, which {arch} can't take ({reason}")
         assert str(error.value).endswith("; 224 fits every network")
         assert "\n" not in str(error.value)
@@ -76,7 +87,7 @@ def test_the_size_of_the_images_must_fit_the_network() -> None:
 
 def test_dropout_works_before_the_head_in_training_alone_and_changes_no_name() -> None:
     torch.manual_seed(0)
-    network, plain = build("resnet18", 3, dropout=0.5), build("resnet18", 3)
+    network, plain = create_network("resnet18", 3, dropout=0.5), create_network("resnet18", 3)
     assert list(network.state_dict()) == list(plain.state_dict())
     plain.load_state_dict(network.state_dict())
     images = torch.randn(2, 3, 32, 32)
@@ -93,10 +104,10 @@ def test_dropout_works_before_the_head_in_training_alone_and_changes_no_name() -
 
 @pytest.mark.parametrize("arch", ["efficientnet_b0", "mobilenet_v3_small"])
 def test_weights_fill_all_but_the_head_whatever_its_name(arch: str) -> None:
-    network, source = build(arch, 3), build(arch, 1000)
+    network, source = create_network(arch, 3), create_network(arch, 1000)
     head = f"{head_name(network)}."
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    initialise(network, Weights(source.state_dict()))  # type: ignore[arg-type]
+    initialise_backbone(network, Weights(source.state_dict()))  # type: ignore[arg-type]
     for name, tensor in network.state_dict().items():
         expected = before[name] if name.startswith(head) else source.state_dict()[name]
         assert torch.equal(tensor, expected), name

@@ -5,11 +5,11 @@ import torch
 
 from overlay.config import Model, Optimizer
 from overlay.images import phantoms
-from overlay.images.codec import resize
-from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, build, normalise
+from overlay.images.codec import resize_image
+from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, create_network, normalise
 from overlay.training import freezing
 from overlay.training.ema import Ema
-from overlay.training.losses import per_sample, soft_targets
+from overlay.training.losses import sample_losses, soft_targets
 from overlay.training.lr_schedule import LearningRateSchedule
 from overlay.training.optimizer import build_optimizer
 from overlay.training.sampler import SamplePlan
@@ -18,23 +18,25 @@ from overlay.training.sampler import SamplePlan
 def test_24_phantoms_are_learnt_by_heart() -> None:
     config = Optimizer(lr=1e-3)
     drawn = [
-        phantoms.phantom(name, seed=0, index=index)[0] for name in phantoms.PHANTOM_CLASSES for index in range(1, 9)
+        phantoms.draw_phantom(name, seed=0, index=index)[0]
+        for name in phantoms.PHANTOM_CLASSES
+        for index in range(1, 9)
     ]
-    images = torch.from_numpy(np.stack([resize(image, 64, "squash") for image in drawn]))
+    images = torch.from_numpy(np.stack([resize_image(image, 64, "squash") for image in drawn]))
     labels = torch.arange(3).repeat_interleave(8)
     mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
     torch.manual_seed(0)
-    network = build("resnet18", 3)
+    network = create_network("resnet18", 3)
     plan = SamplePlan(24, batch_size=12, epochs=16, seed=0)
     optimizer = build_optimizer(network, config)
     schedule = LearningRateSchedule(optimizer, config, plan.steps, plan.steps_per_epoch)
     ema = Ema(network, decay=0.9)
-    freezing.apply(network, Model(), 0)
+    freezing.apply_freezing(network, Model(), 0)
     for step in range(plan.steps):
-        freezing.train_mode(network)
+        freezing.set_train_mode(network)
         chosen = torch.from_numpy(plan.batch(step))
         logits = network(normalise(images[chosen], mean, std))
-        losses, weights = per_sample(logits, soft_targets(labels[chosen], 3), label_smoothing=0.1)
+        losses, weights = sample_losses(logits, soft_targets(labels[chosen], 3), label_smoothing=0.1)
         (losses.sum() / weights.sum()).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()

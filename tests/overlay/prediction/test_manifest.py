@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overlay.archives.entries import Span
-from overlay.prediction.manifest import ManifestListing, first_difference, publish, write
+from overlay.prediction.manifest import ManifestListing, first_difference, publish_manifest, write_manifest
 from overlay.sources.inputs import Input, Portion
 from overlay.sources.read_plan import ReadUnit
 from overlay.storage.path import StoragePath
@@ -15,7 +15,7 @@ from overlay.storage.path import StoragePath
 
 def listed(portions: list[Portion], folder: Path, part_rows: int) -> ManifestListing:
     folder.mkdir(parents=True)
-    *counts, listing = write(portions, folder, part_rows)
+    *counts, listing = write_manifest(portions, folder, part_rows)
     assert isinstance(listing, ManifestListing)
     assert counts == np.cumsum([len(portion.images) for portion in portions]).tolist()
     return listing
@@ -84,10 +84,10 @@ def test_the_fingerprint_tells_another_file(tmp_path: Path) -> None:
 def test_a_published_manifest_is_whole(tmp_path: Path) -> None:
     listing = listed([Portion(images("a", "b", "c"))], tmp_path / "1", 2)
     there = StoragePath.of(tmp_path / "out")
-    published = publish(listing.manifest, there, replace=False)
+    published = publish_manifest(listing.manifest, there, replace=False)
     assert there.children() == ["part-000000.parquet", "part-000001.parquet"]
     (there / "part-000001.parquet").remove()
-    publish(listing.manifest, there, replace=False)
+    publish_manifest(listing.manifest, there, replace=False)
     assert [row["id"] for group in (0, 1) for row in published.read_group(group)] == ["a", "b", "c"]
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from overlay.config import Limits, Predict
 from overlay.errors import RequestError
-from overlay.prediction.manifest import Manifest, ManifestListing, write
+from overlay.prediction.manifest import Manifest, ManifestListing, write_manifest
 from overlay.prediction.output_folder import PredictionFolder, PredictionRequest
 from overlay.prediction.schema import prediction_schema
-from overlay.sources.resolve import collect
+from overlay.sources.resolve import resolve_inputs
 from overlay.storage.path import StoragePath
 
 CLASSES = ("benign", "malignant")
@@ -30,7 +30,7 @@ def images(tmp_path: Path) -> Path:
 
 def list_in(inputs: Path, folder: Path, part_rows: int = 10_000) -> ManifestListing:
     folder.mkdir(exist_ok=True)
-    *_, listing = write(collect([str(inputs)], CLASSES, Limits()), folder, part_rows)
+    *_, listing = write_manifest(resolve_inputs([str(inputs)], CLASSES, Limits()), folder, part_rows)
     assert isinstance(listing, ManifestListing)
     return listing
 

@@ -15,9 +15,9 @@ from PIL import Image
 
 from overlay import load_model
 from overlay.config import Legacy
-from overlay.engines.factory import open_engine, prepare
+from overlay.engines.factory import open_engine, prepare_engine
 from overlay.errors import RequestError
-from overlay.images.codec import decode, decode_target, resize
+from overlay.images.codec import decode_image, decode_target, resize_image
 from overlay.models import model_file
 from overlay.prediction.predictor import Prediction
 
@@ -30,7 +30,7 @@ CARD = model_file.ModelCard(
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("run") / model_file.MODEL_FILE
-    model_file.save(path, OrderedDict(torchvision.models.resnet18(num_classes=3).state_dict()), CARD)
+    model_file.save_model_file(path, OrderedDict(torchvision.models.resnet18(num_classes=3).state_dict()), CARD)
     return path
 
 
@@ -39,12 +39,12 @@ def test_images_of_all_kinds_are_classified_as_the_job_does(file: Path, phantoms
     data = path.read_bytes()
     with Image.open(path) as opened:
         picture = opened.copy()
-    pixels = resize(decode(data, target=decode_target(32, "crop")), 32, "crop")
-    engine = open_engine(prepare(model_file.load(file), "torch", "cpu", "fp32"), batch_size=32)
+    pixels = resize_image(decode_image(data, target=decode_target(32, "crop")), 32, "crop")
+    engine = open_engine(prepare_engine(model_file.load_model_file(file), "torch", "cpu", "fp32"), batch_size=32)
     expected = engine(pixels[None]).probabilities[0]
     predictor = load_model(file.parent, engine="torch", precision="fp32")
     assert (predictor.precision, predictor.card) == ("fp32", CARD)
-    found = predictor.predict([path, str(path), data, picture, decode(data)])
+    found = predictor.predict([path, str(path), data, picture, decode_image(data)])
     assert len(found) == 5
     for one in found:
         assert list(one.probabilities) == ["a", "b", "c"]
@@ -86,7 +86,7 @@ def test_files_of_other_programs_are_loaded_too(tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet18(num_classes=2), tmp_path / "m.pth")
     predictor = load_model(tmp_path / "m.pth", engine="torch", legacy=Legacy(classes="x,y", size=64))
     assert replace(predictor.card, arch="") == replace(
-        model_file.load(tmp_path / "m.pth", Legacy(classes="x,y", size=64)).card, arch=""
+        model_file.load_model_file(tmp_path / "m.pth", Legacy(classes="x,y", size=64)).card, arch=""
     )
     assert predictor.card.classes == ("x", "y")
 

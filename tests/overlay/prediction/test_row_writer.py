@@ -9,12 +9,12 @@ import pytest
 from overlay.config import Limits, Predict
 from overlay.prediction import row_writer
 from overlay.prediction.decode import Columns
-from overlay.prediction.manifest import Manifest, ManifestListing, write
+from overlay.prediction.manifest import Manifest, ManifestListing, write_manifest
 from overlay.prediction.output_folder import PredictionFolder, PredictionRequest
 from overlay.prediction.row_writer import PredictionWriter
 from overlay.prediction.schema import PredictionColumns
 from overlay.prediction.summary import StageTimes, summarise_predictions
-from overlay.sources.resolve import collect
+from overlay.sources.resolve import resolve_inputs
 from overlay.storage.path import StoragePath
 
 CLASSES = ("benign", "malignant")
@@ -30,7 +30,7 @@ def begun(tmp_path: Path) -> tuple[PredictionFolder, ManifestListing, Manifest]:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
     (tmp_path / "listed").mkdir()
-    *_, listing = write(collect([str(tmp_path / "images")], CLASSES, Limits()), tmp_path / "listed", 4)
+    *_, listing = write_manifest(resolve_inputs([str(tmp_path / "images")], CLASSES, Limits()), tmp_path / "listed", 4)
     assert isinstance(listing, ManifestListing)
     folder = PredictionFolder(StoragePath.of(tmp_path / "out"))
     config = Predict("m.pth", [str(tmp_path / "images")], str(tmp_path / "out"), part_rows=4)

@@ -19,7 +19,7 @@ def already_prepared(out: Path, request: DatasetRequest, overwrite: bool) -> boo
 
 
 def begin(out: Path, request: DatasetRequest, overwrite: bool) -> Path:
-    return Path(output_folder.begin(StoragePath.of(out), request, overwrite).path)
+    return Path(output_folder.begin_dataset(StoragePath.of(out), request, overwrite).path)
 
 
 def finished(folder: Path) -> Path:

@@ -13,10 +13,10 @@ from overlay.preparation.splits import (
     assign_folds,
     check_sizes,
     compile_pattern,
-    deviation,
-    given_splits,
     group_of,
-    groups_of,
+    read_groups_of,
+    read_splits,
+    share_deviation,
 )
 
 
@@ -141,15 +141,15 @@ def test_group_of(pattern: str, group: str | None) -> None:
 def test_groups_of_falls_back_to_the_id() -> None:
     ids = ["s/p1/a.png", "s/p1/b.png", "s/other.png"]
     paths = ["p1/a.png", "p1/b.png", "other.png"]
-    assert groups_of(ids, paths, r"p\d") == ["p1", "p1", "s/other.png"]
-    assert groups_of(ids, paths, None) == ids
+    assert read_groups_of(ids, paths, r"p\d") == ["p1", "p1", "s/other.png"]
+    assert read_groups_of(ids, paths, None) == ids
 
 
 def test_patterns_that_are_none() -> None:
     with pytest.raises(RequestError, match=r"split.group_by '\(' is no regular expression"):
-        groups_of(["a"], ["a"], "(")
+        read_groups_of(["a"], ["a"], "(")
     with pytest.raises(RequestError, match=r"split.group_by 'x\+' matches no path; a path looks like 'a/1.png'"):
-        groups_of(["a/1.png"], ["a/1.png"], "x+")
+        read_groups_of(["a/1.png"], ["a/1.png"], "x+")
 
 
 @given(sizes=st.lists(st.integers(5, 100), min_size=2, max_size=4), folds=st.integers(3, 5), seed=st.integers(0, 9))
@@ -186,12 +186,14 @@ def test_deviation_by_hand() -> None:
     # a: 60 of 100 in the whole, 30 of 60 in train, 30 of 40 in test
     labels = ["a"] * 30 + ["b"] * 30 + ["a"] * 30 + ["b"] * 10
     sides = ["train"] * 60 + ["test"] * 40
-    assert deviation(labels, sides) == {"test": pytest.approx(15), "train": pytest.approx(10)}
+    assert share_deviation(labels, sides) == {"test": pytest.approx(15), "train": pytest.approx(10)}
 
 
 def test_groups_from_a_table(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("path,patient\nb/x,7\nb/y,7\nb/z,\n")
-    groups = groups_of(["a/b/x", "a/b/y", "a/b/z", "a/b/w"], ["b/x", "b/y", "b/z", "b/w"], f"{tmp_path}/t.csv:patient")
+    groups = read_groups_of(
+        ["a/b/x", "a/b/y", "a/b/z", "a/b/w"], ["b/x", "b/y", "b/z", "b/w"], f"{tmp_path}/t.csv:patient"
+    )
     assert groups == ["7", "7", "a/b/z", "a/b/w"]
 
 
@@ -209,7 +211,7 @@ def test_a_split_of_the_users_own(tmp_path: Path, sides: str, message: str | Non
     (tmp_path / "t.csv").write_text("id,side\n" + rows)
     column = f"{tmp_path}/t.csv:side"
     if message is None:
-        assert given_splits(["2", "0", "1"], [""] * 3, column) == ["test", "train", "val"]
+        assert read_splits(["2", "0", "1"], [""] * 3, column) == ["test", "train", "val"]
     else:
         with pytest.raises(RequestError, match=message):
-            given_splits(["0", "1", "2"], [""] * 3, column)
+            read_splits(["0", "1", "2"], [""] * 3, column)

@@ -9,7 +9,7 @@ from overlay.config import Limits
 from overlay.errors import RequestError
 from overlay.sources.input_table import from_table, holds_images
 from overlay.sources.inputs import Naming
-from overlay.sources.parquet_images import contents, group_rows
+from overlay.sources.parquet_images import group_rows, read_images
 from overlay.storage.path import StoragePath
 
 NAMING = Naming("t/", ("benign", "malignant"), Limits())
@@ -30,7 +30,7 @@ def test_bytes(tmp_path: Path, name: str) -> None:
     ]
     assert all(portion.in_order for portion in portions)
     assert holds_images(place)
-    assert list(contents(place, [0, 2])) == [b"a", None]
+    assert list(read_images(place, [0, 2])) == [b"a", None]
 
 
 def test_the_struct_of_hugging_face_and_of_our_own(tmp_path: Path) -> None:
@@ -46,9 +46,9 @@ def test_the_struct_of_hugging_face_and_of_our_own(tmp_path: Path) -> None:
         *(("t/x0", True), ("t/x1", False), ("t/x2", False)),
         *(("t/x3", False), ("t/x4", True)),
     ]
-    assert list(contents(place, [1, 3, 4])) == [b"\1", b"\3", b"\4"]
+    assert list(read_images(place, [1, 3, 4])) == [b"\1", b"\3", b"\4"]
     with pytest.raises(OSError, match="has changed since it was listed: it has no row 9"):
-        list(contents(place, [4, 9]))
+        list(read_images(place, [4, 9]))
 
 
 def test_paths(tmp_path: Path) -> None:

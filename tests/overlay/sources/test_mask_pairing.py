@@ -2,11 +2,11 @@ import random
 
 import pytest
 
-from overlay.sources.mask_pairing import is_mask, pair, wrapper
+from overlay.sources.mask_pairing import is_mask, pair_masks, wrapping_folder
 
 
 def test_class_folders_of_finished_overlays() -> None:
-    pairing = pair(["benign/a.png", "malignant/deep/b.JPG"])
+    pairing = pair_masks(["benign/a.png", "malignant/deep/b.JPG"])
     assert pairing.images == {"benign/a.png": (), "malignant/deep/b.JPG": ()}
     assert pairing.rejected == {}
 
@@ -19,7 +19,7 @@ def test_busi_unites_all_masks_of_an_image() -> None:
         "benign/benign (40).png",
         "benign/benign (40)_mask.png",
     ]
-    pairing = pair(names)
+    pairing = pair_masks(names)
     assert pairing.images == {
         "benign/benign (4).png": ("benign/benign (4)_mask.png", "benign/benign (4)_mask_1.png"),
         "benign/benign (40).png": ("benign/benign (40)_mask.png",),
@@ -32,12 +32,12 @@ def test_busi_unites_all_masks_of_an_image() -> None:
 )
 def test_folders_of_images_and_masks(mask: str) -> None:
     image = "benign/images/X.jpg" if "X_" in mask else "benign/images/x.jpg"
-    assert pair([image, mask]).images == {image: (mask,)}
+    assert pair_masks([image, mask]).images == {image: (mask,)}
 
 
 def test_folders_of_images_and_masks_below_a_patient() -> None:
     names = ["benign/p1/images/x.png", "benign/p1/masks/x.png", "benign/p2/images/x.png", "benign/p2/masks/x.png"]
-    assert pair(names).images == {
+    assert pair_masks(names).images == {
         "benign/p1/images/x.png": ("benign/p1/masks/x.png",),
         "benign/p2/images/x.png": ("benign/p2/masks/x.png",),
     }
@@ -45,17 +45,17 @@ def test_folders_of_images_and_masks_below_a_patient() -> None:
 
 def test_an_image_may_be_called_mask_in_a_folder_of_images() -> None:
     names = ["benign/images/face_mask.png", "benign/masks/face_mask.png"]
-    assert pair(names).images == {"benign/images/face_mask.png": ("benign/masks/face_mask.png",)}
+    assert pair_masks(names).images == {"benign/images/face_mask.png": ("benign/masks/face_mask.png",)}
 
 
 def test_masks_stay_in_their_class() -> None:
-    pairing = pair(["benign/x.png", "malignant/x.png", "malignant/x_mask.png"])
+    pairing = pair_masks(["benign/x.png", "malignant/x.png", "malignant/x_mask.png"])
     assert pairing.images == {"malignant/x.png": ("malignant/x_mask.png",)}
     assert pairing.rejected == {"benign/x.png": "image without a mask, where others of its source have one"}
 
 
 def test_rejections_by_name() -> None:
-    pairing = pair(["benign/x.png", "benign/x_mask.png", "benign/y.png", "benign/z_mask.png", "stray.png"])
+    pairing = pair_masks(["benign/x.png", "benign/x_mask.png", "benign/y.png", "benign/z_mask.png", "stray.png"])
     assert pairing.images == {"benign/x.png": ("benign/x_mask.png",)}
     assert pairing.rejected == {
         "benign/y.png": "image without a mask, where others of its source have one",
@@ -67,7 +67,7 @@ def test_rejections_by_name() -> None:
 def test_the_order_of_listing_does_not_matter() -> None:
     names = [f"{label}/{i}{end}.png" for label in "ab" for i in range(9) for end in ("", "_mask", "_mask_1")]
     shuffled = random.Random(0).sample(names, len(names))
-    assert list(pair(shuffled).images.items()) == list(pair(names).images.items())
+    assert list(pair_masks(shuffled).images.items()) == list(pair_masks(names).images.items())
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_the_order_of_listing_does_not_matter() -> None:
     ],
 )
 def test_wrapper(names: list[str], prefix: str) -> None:
-    assert wrapper(names) == prefix
+    assert wrapping_folder(names) == prefix
 
 
 @pytest.mark.parametrize(

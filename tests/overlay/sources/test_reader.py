@@ -13,7 +13,7 @@ from overlay.archives.index import SPAN_TYPE, list_archive
 from overlay.config import Limits
 from overlay.errors import ImageError
 from overlay.sources import reader
-from overlay.sources.read_plan import ReadUnit, joined, plan, without
+from overlay.sources.read_plan import ReadUnit, join_units, plan_reads, remove_done
 from overlay.sources.reader import OneFile, Reader, read_in_order, rows_of
 from overlay.storage.path import StoragePath
 from tests.overlay.archives.test_index import tar, zipped
@@ -32,17 +32,17 @@ def spans(*offsets: int, size: int = 10) -> tuple[Span, ...]:
 def test_what_can_be_read_anywhere_is_one_task_a_group() -> None:
     zipped = tuple(Span("deflated", i, 1, 1, 0) for i in range(2))
     rows = [Row("a.png", None), Row("x.zip", zipped), Row("y.tar", (Span("tar", 0, 1, 1, None),))]
-    found = plan(rows, rows=2)
+    found = plan_reads(rows, rows=2)
     assert found.groups == [rows[:2], rows[2:]]
     assert found.units == [ReadUnit((0,), False), ReadUnit((1,), False)]
 
 
 def test_an_archive_that_is_read_in_order_is_one_task() -> None:
     late, early, other = Row("x.tgz", spans(0, 900)), Row("x.tgz", spans(200, 100)), Row("y.tgz", spans(5))
-    found = plan([late, Row("a.png", None), other, early], rows=1)
+    found = plan_reads([late, Row("a.png", None), other, early], rows=1)
     assert found.groups == [[Row("a.png", None)], [early], [late], [other]]
     assert found.units == [ReadUnit((0,), False), ReadUnit((1, 2), True), ReadUnit((3,), True)]
-    assert without(found.units, {0, 1}) == [ReadUnit((2,), True), ReadUnit((3,), True)]
+    assert remove_done(found.units, {0, 1}) == [ReadUnit((2,), True), ReadUnit((3,), True)]
 
 
 @given(
@@ -54,7 +54,7 @@ def test_every_record_is_read_once_and_what_waits_is_bounded(offsets: list[list[
     records = [Row("x.tgz", spans(*(100 * offset for offset in ends))) for ends in offsets]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reader, "WAITING_BYTES", waiting)
-        found = plan(records, rows)
+        found = plan_reads(records, rows)
     assert sorted(str(row) for group in found.groups for row in group) == sorted(map(str, records))
     assert sorted(group for unit in found.units for group in unit.groups) == list(range(len(found.groups)))
     assert all(1 <= len(group) <= rows for group in found.groups)
@@ -82,7 +82,7 @@ def test_groups_come_with_their_bytes(tmp_path: Path) -> None:
     archive.write_bytes(gzip.compress(tar(files)))
     members = list_archive(StoragePath.of(archive), Limits()).members
     rows = [Row(str(archive), (members[f"image/{i}.png"], members[f"mask/{i}.png"])) for i in range(5)]
-    found = plan(rows, rows=2)
+    found = plan_reads(rows, rows=2)
     manifest = write_manifest(tmp_path / "manifest.parquet", found.groups)
     (unit,) = found.units
     expected = [[[f"image{i}".encode(), f"mask{i}".encode()] for i in group] for group in ([0, 1], [2, 3], [4])]
@@ -118,11 +118,11 @@ def test_groups_are_joined_where_there_are_many() -> None:
     units = [ReadUnit((number,), False, {3: (1,)} if number == 3 else {}) for number in range(20)] + [
         ReadUnit((20, 21), True)
     ]
-    assert joined(units, at_least=30, most=8)[1:] == units[:20]
-    found = joined(units, at_least=5, most=8)
+    assert join_units(units, at_least=30, most=8)[1:] == units[:20]
+    found = join_units(units, at_least=5, most=8)
     assert [unit.groups for unit in found] == [(20, 21), *((n, n + 1, n + 2, n + 3) for n in range(0, 20, 4))]
     assert [unit.left for unit in found][:3] == [{}, {3: (1,)}, {}]
-    assert [len(unit.groups) for unit in joined(units, at_least=1, most=8)] == [2, 8, 8, 4]
+    assert [len(unit.groups) for unit in join_units(units, at_least=1, most=8)] == [2, 8, 8, 4]
 
 
 def test_a_reader_goes_from_archive_to_archive(tmp_path: Path) -> None:

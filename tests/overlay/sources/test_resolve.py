@@ -8,7 +8,7 @@ import pytest
 
 from overlay.config import Limits
 from overlay.errors import RequestError
-from overlay.sources.resolve import collect
+from overlay.sources.resolve import resolve_inputs
 from overlay.storage.atomic import write_text_atomically
 from overlay.storage.path import StoragePath
 from tests.overlay.archives.test_index import zipped
@@ -18,7 +18,7 @@ CLASSES = ("benign", "malignant")
 
 
 def ids(*inputs: object) -> list[str]:
-    portions = collect([str(each) for each in inputs], CLASSES, Limits())
+    portions = resolve_inputs([str(each) for each in inputs], CLASSES, Limits())
     return [image.id for portion in portions for image in portion.images]
 
 
@@ -69,7 +69,7 @@ def test_a_bucket(new_bucket: Callable[[], str], tmp_path: Path) -> None:
     assert ids(bucket / "a" / "*.png") == ["1.png"]
     assert ids(bucket / "**" / "*.png") == ["1.png", "b/2.png", "b/images/3.png"]
     assert ids(bucket / "a" / "1.png", tmp_path / "4.png") == ["a/1.png", f"{tmp_path.name}/4.png"]
-    ((image,),) = [portion.images for portion in collect([str(bucket / "a" / "1.png")], CLASSES, Limits())]
+    ((image,),) = [portion.images for portion in resolve_inputs([str(bucket / "a" / "1.png")], CLASSES, Limits())]
     assert (image.uri, image.size) == (str(bucket / "a" / "1.png"), 7)
     assert image.version is not None
     assert len(image.version) > 10

@@ -106,7 +106,7 @@ def test_the_endpoint_may_stand_in_the_environment(bucket: StoragePath, monkeypa
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://" + query.split("=")[1].split("&")[0])
     write_text_atomically((StoragePath.of(address) / "x"), "x")
     assert bucket.children() == ["x"]
-    object_store.filesystem.cache_clear()
+    object_store.bucket_filesystem.cache_clear()
 
 
 def test_a_public_bucket_of_google_needs_no_credentials() -> None:
@@ -158,7 +158,7 @@ def test_a_passing_fault_is_waited_out(bucket: StoragePath, faults: int, monkeyp
     write_text_atomically(bucket / "x", "0123456789")
     left = [0]
     monkeypatch.setattr(
-        object_store, "filesystem", lambda root, inner=object_store.filesystem: Faulty(inner(root), left)
+        object_store, "filesystem", lambda root, inner=object_store.bucket_filesystem: Faulty(inner(root), left)
     )
     for work in (
         lambda: (bucket / "x").read_bytes(),

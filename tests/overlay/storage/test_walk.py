@@ -5,9 +5,9 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overlay.sources.mask_pairing import pair
+from overlay.sources.mask_pairing import pair_masks
 from overlay.storage.path import StoragePath
-from overlay.storage.walk import stamp_of, walk
+from overlay.storage.walk import stamp_of, walk_folder
 
 
 def make(folder: Path, *names: str) -> Path:
@@ -18,7 +18,7 @@ def make(folder: Path, *names: str) -> Path:
 
 
 def walked(folder: Path) -> list[list[str]]:
-    return [together.names for together in walk(StoragePath.of(folder))]
+    return [together.names for together in walk_folder(StoragePath.of(folder))]
 
 
 def test_folders_of_images_and_masks_come_with_the_folder_that_holds_them(tmp_path: Path) -> None:
@@ -45,8 +45,8 @@ def test_what_pair_pairs_comes_together(names: set[str]) -> None:
         make(Path(folder), *names)
         together = walked(Path(folder))
     assert sorted(name for each in together for name in each) == sorted(names)
-    whole = pair([f"any/{name}" for name in names])
-    parts = [pair([f"any/{name}" for name in each]) for each in together]
+    whole = pair_masks([f"any/{name}" for name in names])
+    parts = [pair_masks([f"any/{name}" for name in each]) for each in together]
     found = {image: masks for part in parts for image, masks in part.images.items() if masks}
     assert found == {image: masks for image, masks in whole.images.items() if masks}
 
@@ -63,7 +63,7 @@ def test_links_are_followed_once_and_pipes_not_at_all(tmp_path: Path) -> None:
 
 def test_a_stamp_tells_another_file(tmp_path: Path) -> None:
     file = make(tmp_path, "x.png") / "x.png"
-    (folder,) = walk(StoragePath.of(tmp_path))
+    (folder,) = walk_folder(StoragePath.of(tmp_path))
     before = folder.stamp("x.png")
     assert before == stamp_of(StoragePath.of(file)) == (5, str(file.stat().st_mtime_ns))
     os.utime(file, ns=(1, 1))

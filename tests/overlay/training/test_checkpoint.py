@@ -30,38 +30,38 @@ def write(checkpoints: Path, step: int, *, improved: bool = True) -> Path:
     writer = CheckpointWriter(checkpoints)
     writer.submit(step, last(step), best(step) if improved else None)
     writer.wait()
-    return checkpoints / checkpoint.name(step)
+    return checkpoints / checkpoint.checkpoint_name(step)
 
 
 def test_only_the_newest_stays(tmp_path: Path) -> None:
-    assert checkpoint.newest(tmp_path) is None
+    assert checkpoint.newest_checkpoint(tmp_path) is None
     for step in (9, 10, 1000):
         folder = write(tmp_path, step)
-        assert checkpoint.newest(tmp_path) == folder
-        assert checkpoint.step(folder) == step
+        assert checkpoint.newest_checkpoint(tmp_path) == folder
+        assert checkpoint.checkpoint_step(folder) == step
     assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_names_sort_as_steps_do() -> None:
-    names = [checkpoint.name(step) for step in (1, 9, 10, 99, 100, 123456789)]
+    names = [checkpoint.checkpoint_name(step) for step in (1, 9, 10, 99, 100, 123456789)]
     assert names == sorted(names)
-    assert checkpoint.step(None) == 0
+    assert checkpoint.checkpoint_step(None) == 0
 
 
 def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     folder = write(tmp_path, 5)
     assert sorted(file.name for file in folder.iterdir()) == ["best.pt", "last.pt"]
-    assert checkpoint.load(folder, "last.pt")["network"]["weight"].tolist() == [5, 5]
-    assert checkpoint.load(folder, "best.pt")["weight"].tolist() == [5]
-    assert checkpoint.history(folder) == [EPOCH]
-    assert checkpoint.history(None) == []
+    assert checkpoint.load_checkpoint(folder, "last.pt")["network"]["weight"].tolist() == [5, 5]
+    assert checkpoint.load_checkpoint(folder, "best.pt")["weight"].tolist() == [5]
+    assert checkpoint.checkpoint_history(folder) == [EPOCH]
+    assert checkpoint.checkpoint_history(None) == []
 
 
 def test_the_best_weights_outlive_their_checkpoint(tmp_path: Path) -> None:
     first = write(tmp_path, 1)
     inode = (first / "best.pt").stat().st_ino
     second = write(tmp_path, 2, improved=False)
-    assert checkpoint.load(second, "best.pt")["weight"].tolist() == [1]
+    assert checkpoint.load_checkpoint(second, "best.pt")["weight"].tolist() == [1]
     assert (second / "best.pt").stat().st_ino == inode  # linked, not copied
 
 
@@ -88,13 +88,21 @@ def test_what_is_written_is_the_state_of_the_moment_it_was_given(
     writer.submit(1, {"weights": [weight], "history": []}, best={"weight": weight}, then=lambda: told.append(1))
     began.wait(timeout=60)
     weight += 1  # the training goes on
-    assert checkpoint.newest(tmp_path) is None
+    assert checkpoint.newest_checkpoint(tmp_path) is None
     assert told == []
     may_write.set()
     writer.wait()
     assert told == [1]
-    assert checkpoint.load(tmp_path / checkpoint.name(1), "last.pt")["weights"][0].tolist() == [0, 0, 0]
-    assert checkpoint.load(tmp_path / checkpoint.name(1), "best.pt")["weight"].tolist() == [0, 0, 0]
+    assert checkpoint.load_checkpoint(tmp_path / checkpoint.checkpoint_name(1), "last.pt")["weights"][0].tolist() == [
+        0,
+        0,
+        0,
+    ]
+    assert checkpoint.load_checkpoint(tmp_path / checkpoint.checkpoint_name(1), "best.pt")["weight"].tolist() == [
+        0,
+        0,
+        0,
+    ]
 
 
 @pytest.fixture
@@ -116,8 +124,8 @@ def test_a_torn_write_is_never_found(torn: str, tmp_path: Path, small_disk: int)
         writer.submit(3, last(3), best(3))
     partial = list(tmp_path.glob("partial-*"))
     assert [(folder / torn).stat().st_size for folder in partial] == [small_disk]
-    assert checkpoint.newest(tmp_path) == kept
-    checkpoint.clear(tmp_path)
+    assert checkpoint.newest_checkpoint(tmp_path) == kept
+    checkpoint.remove_partial_checkpoints(tmp_path)
     assert list(tmp_path.iterdir()) == [kept]
 
 
@@ -140,9 +148,9 @@ def test_contents_of_any_length_are_written_whole(
         values = torch.rand(elements)
         writer.submit(step, {"values": values}, {"values": values + 1})
         writer.wait()
-        folder = tmp_path / checkpoint.name(step)
-        assert torch.equal(checkpoint.load(folder, "last.pt")["values"], values)
-        assert torch.equal(checkpoint.load(folder, "best.pt")["values"], values + 1)
+        folder = tmp_path / checkpoint.checkpoint_name(step)
+        assert torch.equal(checkpoint.load_checkpoint(folder, "last.pt")["values"], values)
+        assert torch.equal(checkpoint.load_checkpoint(folder, "best.pt")["values"], values + 1)
     assert bool(refused) != around_the_cache
 
 
@@ -150,5 +158,5 @@ def test_clearing_leaves_the_newest_alone(tmp_path: Path) -> None:
     kept = write(tmp_path, 3)
     for other in ("step-000000001", "step-000000002", "ray"):
         os.makedirs(tmp_path / other / "inside")  # noqa: PTH103
-    checkpoint.clear(tmp_path)
+    checkpoint.remove_partial_checkpoints(tmp_path)
     assert list(tmp_path.iterdir()) == [kept]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from overlay.config import Model
-from overlay.models.network import build
+from overlay.models.network import create_network
 from overlay.training import freezing
 from overlay.training.ema import Ema
 
@@ -44,11 +44,11 @@ def test_a_slow_average_starts_fast() -> None:
 
 
 def test_buffers_are_copied_and_frozen_weights_stay_to_the_bit() -> None:
-    network = build("resnet18", 3)
-    freezing.apply(network, Model(freeze="layer3"), 0)
+    network = create_network("resnet18", 3)
+    freezing.apply_freezing(network, Model(freeze="layer3"), 0)
     ema = Ema(network, decay=0.9)
     frozen = network.get_parameter("layer1.0.conv1.weight").clone()
-    freezing.train_mode(network)
+    freezing.set_train_mode(network)
     with torch.no_grad():
         network(torch.randn(2, 3, 32, 32))
         network.get_parameter("fc.weight").add_(1)

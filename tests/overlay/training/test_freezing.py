@@ -7,7 +7,7 @@ from torch.nn.functional import cross_entropy
 
 from overlay.config import Model, Optimizer
 from overlay.errors import RequestError
-from overlay.models.network import build
+from overlay.models.network import create_network
 from overlay.training import freezing
 from overlay.training.optimizer import build_optimizer
 
@@ -18,7 +18,7 @@ def stages_of(names: frozenset[str]) -> set[str]:
 
 def train(network: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 2) -> None:
     images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0])
-    freezing.train_mode(network)
+    freezing.set_train_mode(network)
     for _ in range(steps):
         cross_entropy(network(images), labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -36,7 +36,7 @@ def copy(network: nn.Module) -> dict[str, Tensor]:
 @pytest.fixture
 def resnet18() -> nn.Module:
     torch.manual_seed(0)
-    return build("resnet18", 3)
+    return create_network("resnet18", 3)
 
 
 @pytest.mark.parametrize(
@@ -51,8 +51,8 @@ def resnet18() -> nn.Module:
 )
 def test_what_is_frozen_is_all_below_a_stage(resnet18: nn.Module, freeze: str, trained: set[str]) -> None:
     config = Model(freeze=freeze)  # type: ignore[arg-type]
-    assert stages_of(freezing.trainable(resnet18, config, epoch=0)) == trained
-    assert stages_of(freezing.trainable(resnet18, config, epoch=99)) == trained
+    assert stages_of(freezing.trainable_parameters(resnet18, config, epoch=0)) == trained
+    assert stages_of(freezing.trainable_parameters(resnet18, config, epoch=99)) == trained
 
 
 def test_stages_are_unfrozen_one_by_one_from_the_head_down(resnet18: nn.Module) -> None:
@@ -71,21 +71,21 @@ def test_stages_are_unfrozen_one_by_one_from_the_head_down(resnet18: nn.Module) 
     expected = {"layer4", "fc"}
     for epoch, more in enumerate([*added, set(), set()]):
         expected |= more
-        assert stages_of(freezing.trainable(resnet18, config, epoch)) == expected
+        assert stages_of(freezing.trainable_parameters(resnet18, config, epoch)) == expected
 
 
 def test_another_network_is_unfrozen_as_a_whole() -> None:
     with torch.device("meta"):
-        network = build("convnext_tiny", 3)
+        network = create_network("convnext_tiny", 3)
     config = Model("convnext_tiny", freeze="backbone", unfreeze_every=3)
-    assert freezing.trainable(network, config, 2) == {"classifier.2.weight", "classifier.2.bias"}
-    assert len(freezing.trainable(network, config, 3)) == len(list(network.parameters()))
+    assert freezing.trainable_parameters(network, config, 2) == {"classifier.2.weight", "classifier.2.bias"}
+    assert len(freezing.trainable_parameters(network, config, 3)) == len(list(network.parameters()))
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_a_frozen_backbone_is_unchanged_to_the_bit(resnet18: nn.Module, name: str) -> None:
     optimizer = build_optimizer(resnet18, Optimizer(name=name, lr=0.1, weight_decay=0.5))  # type: ignore[arg-type]
-    freezing.apply(resnet18, Model(freeze="backbone"), 0)
+    freezing.apply_freezing(resnet18, Model(freeze="backbone"), 0)
     before = copy(resnet18)
     train(resnet18, optimizer)
     assert changed(resnet18, before) == {"fc.weight", "fc.bias"}
@@ -95,10 +95,10 @@ def test_a_frozen_backbone_is_unchanged_to_the_bit(resnet18: nn.Module, name: st
 def test_what_is_unfrozen_is_trained_by_the_same_optimizer(resnet18: nn.Module, name: str) -> None:
     config = Model(freeze="backbone", unfreeze_every=1)
     optimizer = build_optimizer(resnet18, Optimizer(name=name, lr=0.01))  # type: ignore[arg-type]
-    assert freezing.apply(resnet18, config, 0)
+    assert freezing.apply_freezing(resnet18, config, 0)
     train(resnet18, optimizer)
-    assert freezing.apply(resnet18, config, 1)
-    assert not freezing.apply(resnet18, config, 1)
+    assert freezing.apply_freezing(resnet18, config, 1)
+    assert not freezing.apply_freezing(resnet18, config, 1)
     before = copy(resnet18)
     train(resnet18, optimizer)
     names = changed(resnet18, before)
@@ -108,7 +108,7 @@ def test_what_is_unfrozen_is_trained_by_the_same_optimizer(resnet18: nn.Module, 
 
 def test_frozen_normalisation_keeps_its_statistics_and_its_weights(resnet18: nn.Module) -> None:
     optimizer = build_optimizer(resnet18, Optimizer(lr=0.1))
-    freezing.apply(resnet18, Model(freeze_norm=True), 0)
+    freezing.apply_freezing(resnet18, Model(freeze_norm=True), 0)
     before = copy(resnet18)
     train(resnet18, optimizer)
     norms = {name for name in before if "bn" in name or "downsample.1" in name}
@@ -116,8 +116,8 @@ def test_frozen_normalisation_keeps_its_statistics_and_its_weights(resnet18: nn.
 
 
 def test_all_but_frozen_normalisation_is_in_training_mode(resnet18: nn.Module) -> None:
-    freezing.apply(resnet18, Model(freeze="layer1"), 0)
-    freezing.train_mode(resnet18.eval())
+    freezing.apply_freezing(resnet18, Model(freeze="layer1"), 0)
+    freezing.set_train_mode(resnet18.eval())
     still = {name for name, module in resnet18.named_modules() if not module.training}
     assert still == {"bn1", "layer1.0.bn1", "layer1.0.bn2", "layer1.1.bn1", "layer1.1.bn2"}
 

@@ -11,7 +11,7 @@ from torch.multiprocessing.spawn import spawn
 
 from overlay.config import Augment, Loop, Loss, Model, Optimizer, Train
 from overlay.models.device import use_all_cores
-from overlay.models.network import build
+from overlay.models.network import create_network
 from overlay.models.pretrained import Weights
 from overlay.training.learner import Learner
 from overlay.training.sampler import SamplePlan
@@ -50,7 +50,7 @@ def one_thread() -> Iterator[None]:
 
 def weights() -> Weights:
     torch.manual_seed(1)
-    return Weights(build("resnet18", 3).state_dict())  # type: ignore[arg-type]
+    return Weights(create_network("resnet18", 3).state_dict())  # type: ignore[arg-type]
 
 
 def learner(config: Train, rank: int = 0, world_size: int = 1) -> Learner:

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from overlay.config import Loop, Loss, Train
 from overlay.errors import RequestError
-from overlay.training.losses import class_weights, per_sample, soft_targets
+from overlay.training.losses import class_weights, sample_losses, soft_targets
 
 LOGITS = torch.tensor([[1.0, 0.0, -1.0], [0.5, 2.0, 0.0], [0.0, 0.0, 3.0], [1.0, 1.0, 1.0]])
 LABELS = torch.tensor([0, 1, 1, 2])
@@ -35,7 +35,7 @@ def test_a_class_without_images_has_no_balanced_weight() -> None:
 @pytest.mark.parametrize("smoothing", [0, 0.1])
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
 def test_the_mean_is_torch_s(weights: torch.Tensor | None, smoothing: float) -> None:
-    losses, shares = per_sample(LOGITS, soft_targets(LABELS, 3), weights, smoothing)
+    losses, shares = sample_losses(LOGITS, soft_targets(LABELS, 3), weights, smoothing)
     expected = cross_entropy(LOGITS, LABELS, weight=weights, label_smoothing=smoothing)
     torch.testing.assert_close(losses.sum() / shares.sum(), expected)
     assert shares.tolist() == ([1, 1, 1, 1] if weights is None else [0.5, 2, 2, 1])
@@ -43,7 +43,7 @@ def test_the_mean_is_torch_s(weights: torch.Tensor | None, smoothing: float) -> 
 
 def test_a_blended_target_by_hand() -> None:
     targets = torch.tensor([[0.75, 0.25, 0.0]])
-    losses, shares = per_sample(LOGITS[:1].bfloat16(), targets, WEIGHTS)
+    losses, shares = sample_losses(LOGITS[:1].bfloat16(), targets, WEIGHTS)
     log = torch.log_softmax(LOGITS[0], 0)
     torch.testing.assert_close(losses, -(0.75 * 0.5 * log[:1] + 0.25 * 2 * log[1:2]))
     assert shares.tolist() == [0.75 * 0.5 + 0.25 * 2]
@@ -53,8 +53,8 @@ def test_a_blended_target_by_hand() -> None:
 @given(st.integers(0, 4))
 def test_a_divided_batch_has_the_loss_of_the_whole(cut: int) -> None:
     targets = soft_targets(LABELS, 3)
-    parts = [per_sample(LOGITS[part], targets[part], WEIGHTS, 0.1) for part in (slice(cut), slice(cut, None))]
-    losses, shares = per_sample(LOGITS, targets, WEIGHTS, 0.1)
+    parts = [sample_losses(LOGITS[part], targets[part], WEIGHTS, 0.1) for part in (slice(cut), slice(cut, None))]
+    losses, shares = sample_losses(LOGITS, targets, WEIGHTS, 0.1)
     assert torch.equal(torch.cat([part[0] for part in parts]), losses)
     assert torch.equal(torch.cat([part[1] for part in parts]), shares)
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from overlay.config import Augment
 from overlay.errors import RequestError
 from overlay.training.losses import soft_targets
-from overlay.training.mixup import _box, mix
+from overlay.training.mixup import _box, mix_batch
 
 CONFIGS = st.sampled_from([Augment(mixup=0.2), Augment(cutmix=1.0), Augment(mixup=0.4, cutmix=1.0)])
 
@@ -20,7 +20,7 @@ def batch(n: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_nothing_is_mixed_unless_asked_for() -> None:
     images, targets = batch(4)
-    mixed = mix(images, targets, Augment(), seed=0, step=0)
+    mixed = mix_batch(images, targets, Augment(), seed=0, step=0)
     assert mixed[0] is images
     assert mixed[1] is targets
 
@@ -29,7 +29,7 @@ def test_nothing_is_mixed_unless_asked_for() -> None:
 def test_targets_follow_the_pixels(config: Augment, n: int, seed: int, step: int) -> None:
     images, targets = batch(n)
     before = images.clone()
-    mixed, blended = mix(images, targets, config, seed=seed, step=step)
+    mixed, blended = mix_batch(images, targets, config, seed=seed, step=step)
     assert torch.equal(images, before)
     torch.testing.assert_close(blended.sum(1), torch.ones(n))
     assert blended.min() >= 0
@@ -42,8 +42,8 @@ def test_targets_follow_the_pixels(config: Augment, n: int, seed: int, step: int
 @given(st.integers(0, 100))
 def test_mixup_adds_up_and_cutmix_pastes(step: int) -> None:
     images, targets = batch(4)
-    added, _ = mix(images, targets, Augment(mixup=1.0), seed=0, step=step)
-    pasted, _ = mix(images, targets, Augment(cutmix=1.0), seed=0, step=step)
+    added, _ = mix_batch(images, targets, Augment(mixup=1.0), seed=0, step=step)
+    pasted, _ = mix_batch(images, targets, Augment(cutmix=1.0), seed=0, step=step)
     assert [len(set(image.flatten().tolist())) for image in added] == [1, 1, 1, 1]
     assert set(pasted[1].flatten().tolist()) <= {0.0, 1.0}
     assert set(pasted[0].flatten().tolist()) <= {0.0, 3.0}
@@ -53,7 +53,7 @@ def test_seed_and_step_alone_decide() -> None:
     config = Augment(mixup=1.0, cutmix=1.0)
 
     def kept(n: int, seed: int, step: int) -> float:
-        return float(mix(*batch(n), config, seed=seed, step=step)[1][1, 1])
+        return float(mix_batch(*batch(n), config, seed=seed, step=step)[1][1, 1])
 
     whole = [kept(8, 3, step) for step in range(40)]
     assert whole == [kept(8, 3, step) for step in range(40)]
@@ -66,7 +66,7 @@ def test_either_of_the_two_comes_about_half_the_time() -> None:
     images, targets = batch(4)
     images[1] = torch.rand(3, 8, 12)
     config = Augment(mixup=1.0, cutmix=1.0)
-    mixed = [mix(images, targets, config, seed=0, step=step)[0][1] for step in range(200)]
+    mixed = [mix_batch(images, targets, config, seed=0, step=step)[0][1] for step in range(200)]
     cut = sum(bool(((image == images[1]) | (image == 0)).all()) for image in mixed)
     assert 80 <= cut <= 120
 

@@ -5,7 +5,7 @@ from torch.optim import SGD, AdamW
 
 from overlay.config import Model, Optimizer, Train
 from overlay.errors import RequestError
-from overlay.models.network import build
+from overlay.models.network import create_network
 from overlay.training.optimizer import build_optimizer, parameter_groups
 
 
@@ -21,7 +21,7 @@ def rates(network: nn.Module, config: Optimizer) -> dict[str, tuple[float, float
 
 @pytest.fixture(scope="module")
 def resnet18() -> nn.Module:
-    return build("resnet18", 3)
+    return create_network("resnet18", 3)
 
 
 def test_biases_and_normalisation_do_not_decay_unless_asked_to(resnet18: nn.Module) -> None:
@@ -53,7 +53,7 @@ def test_each_stage_learns_at_a_share_of_the_one_above(resnet18: nn.Module) -> N
 
 def test_another_network_has_a_backbone_and_a_head() -> None:
     with torch.device("meta"):
-        network = build("efficientnet_b0", 3)
+        network = create_network("efficientnet_b0", 3)
     found = {name: rate for name, (rate, _) in rates(network, Optimizer(lr=0.5, backbone_lr=0.125)).items()}
     assert {name for name, rate in found.items() if rate == 0.5} == {"classifier.1.weight", "classifier.1.bias"}
 

@@ -114,7 +114,7 @@ def test_where_it_runs_and_where_the_dataset_lies_may_change(config: Train) -> N
         config, dataset="moved", train=Loop(workers=2, device="cpu"), tracking=replace(config.tracking, mode="offline")
     )
     folder = begun(moved)
-    assert parser.parse("train", ["--config", str(folder.config_file)]) == moved
+    assert parser.parse_arguments("train", ["--config", str(folder.config_file)]) == moved
 
 
 def test_another_dataset_is_refused_and_nothing_is_changed(config: Train) -> None:
@@ -133,7 +133,7 @@ def test_the_configuration_is_read_back_as_it_was(config: Train, word: str) -> N
         optimizer=Optimizer(lr=1e-9),
         tracking=Tracking(project=word, entity=word, name=None),
     )
-    assert parser.parse("train", ["--config", str(begun(odd).config_file)]) == odd
+    assert parser.parse_arguments("train", ["--config", str(begun(odd).config_file)]) == odd
 
 
 def test_the_home_folder_may_be_written_as_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

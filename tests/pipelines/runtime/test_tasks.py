@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from overlay.errors import WorkError
-from overlay.sources.labelled import collect
-from overlay.sources.read_plan import plan
+from overlay.sources.labelled import list_labelled
+from overlay.sources.read_plan import plan_reads
 from overlay.storage.path import StoragePath
 from pipelines.prepare import Listed, _write_manifest
 from pipelines.runtime.tasks import ArchivePass, in_parallel
@@ -18,10 +18,10 @@ def reciprocal(number: int) -> float:
 
 def test_a_pass_over_an_archive_can_be_asked_again(phantoms: Path, tmp_path: Path) -> None:
     archive = pack(phantoms, tmp_path / "x.tar.gz")
-    listed = [Listed(record, record.id, None) for record in collect([str(archive)]).records]
+    listed = [Listed(record, record.id, None) for record in list_labelled([str(archive)]).records]
     manifest = StoragePath.of(tmp_path / "manifest.parquet")
     (unit,) = _write_manifest(manifest, listed, 8)
-    groups = [[each.record.masks for each in group] for group in plan(listed, 8).groups]
+    groups = [[each.record.masks for each in group] for group in plan_reads(listed, 8).groups]
     reading = ArchivePass(manifest, unit)
     first = [reading.group(number) for number in range(len(groups))]
     assert [number for number, _ in first] == list(range(len(groups)))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from overlay.config import Augment, Input, Prepare
 from overlay.dataset.prepared import PreparedDataset
-from overlay.images.augment import augment, generator
+from overlay.images.augment import augment, augmentation_generator
 from overlay.training.sampler import SamplePlan
 from overlay.training.windowed_sampler import WindowedSamplePlan
 from pipelines import prepare
@@ -70,7 +70,7 @@ def check(
         samples, repeats = plan.batch(batch.step), plan.repeats(batch.step)
         assert batch.labels.tolist() == labels[samples].tolist()
         expected = [
-            augment(image(sample), Augment(), generator(plan.seed, plan.epoch(batch.step), sample, repeat))
+            augment(image(sample), Augment(), augmentation_generator(plan.seed, plan.epoch(batch.step), sample, repeat))
             for sample, repeat in zip(samples.tolist(), repeats.tolist(), strict=True)
         ]
         assert np.array_equal(batch.images, np.stack(expected))

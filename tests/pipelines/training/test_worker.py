@@ -11,7 +11,7 @@ from torch.multiprocessing.spawn import spawn
 
 from overlay.models import model_file
 from overlay.models.device import use_all_cores
-from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, build
+from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, create_network
 from pipelines.training.image_source import Samples
 from pipelines.training.worker import VALIDATION_BATCH, validate
 
@@ -47,7 +47,7 @@ class InMemory:
 
 def validated(rank: int, world_size: int) -> tuple[float, NDArray[np.int64]]:
     torch.manual_seed(0)
-    network = build("resnet18", 3)
+    network = create_network("resnet18", 3)
     if rank > 0:  # only worker 0's running statistics count
         network.get_buffer("bn1.running_mean").fill_(1)
     samples = cast(Samples, InMemory())
