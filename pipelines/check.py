@@ -31,8 +31,8 @@ from overlay.preparation.staging import DIGEST
 from overlay.sources.listing import locate_source
 from overlay.storage.parquet import open_parquet
 from overlay.storage.path import StoragePath
-from pipelines.runtime.progress import progress
-from pipelines.runtime.tasks import in_parallel
+from pipelines.runtime.progress import progress_meter
+from pipelines.runtime.tasks import run_in_parallel
 
 DESCRIBED_SCHEMA = pa.schema(
     [
@@ -96,7 +96,7 @@ def run(config: Prepare) -> None:
     print(f"{folder} is clean: nothing lies on two sides of the split")
 
 
-def describe(file: StoragePath, name: str, group: int, columns: Sequence[str], max_pixels: int) -> pa.Table:
+def hash_images(file: StoragePath, name: str, group: int, columns: Sequence[str], max_pixels: int) -> pa.Table:
     """Hash the images of one row group; runs in a worker.
 
     Returns the columns of `DESCRIBED_SCHEMA`; a row has a ``reason`` where its image can't be read.
@@ -165,8 +165,8 @@ def _described(files: Sequence[tuple[StoragePath, str]], max_pixels: int, ours: 
         columns = [column for column in wanted if column in parquet.schema_arrow.names]
         calls += [(file, name, group, columns, max_pixels) for group in range(parquet.num_row_groups)]
     tables = [DESCRIBED_SCHEMA.empty_table()]
-    with progress("hashing", total) as meter:
-        for table in in_parallel(describe, calls):
+    with progress_meter("hashing", total) as meter:
+        for table in run_in_parallel(hash_images, calls):
             tables.append(table)
             meter.advance(table.num_rows)
     table = pa.concat_tables(tables)

@@ -23,7 +23,7 @@ from overlay.errors import RequestError
 from overlay.images import phantoms
 from pipelines import predict, prepare, train
 
-IMAGES_PER_CLASS = {"benign": 100, "malignant": 80, "normal": 60}
+DEMO_IMAGES_PER_CLASS = {"benign": 100, "malignant": 80, "normal": 60}
 
 
 def run(config: Demo) -> None:
@@ -39,10 +39,10 @@ def run(config: Demo) -> None:
         raise RequestError(
             f"--out {config.out} holds something else, or a demo with another seed; choose another folder"
         )
-    print(f"1/4  phantoms, {sum(IMAGES_PER_CLASS.values())} images with their masks: {images}")
+    print(f"1/4  phantoms, {sum(DEMO_IMAGES_PER_CLASS.values())} images with their masks: {images}")
     out.mkdir(parents=True, exist_ok=True)
     seed.touch()
-    phantoms.write_phantoms(images, images_per_class=IMAGES_PER_CLASS, seed=config.seed)
+    phantoms.write_phantoms(images, images_per_class=DEMO_IMAGES_PER_CLASS, seed=config.seed)
     print("\n2/4  prepare")
     prepare.run(Prepare(sources=[str(images)], out=str(dataset)))
     print("\n3/4  train ResNet101 from random weights at 64 pixels, and evaluate it on the test split")

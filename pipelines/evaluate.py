@@ -29,11 +29,17 @@ from overlay.images.codec import decode_image, decode_target, resize_image
 from overlay.models import model_file
 from overlay.prediction.schema import prediction_schema
 from overlay.storage.atomic import write_atomically
-from pipelines.inference.model_actors import Engine, score
+from pipelines.inference.model_actors import InferenceOptions, score_rows_with
 from pipelines.runtime.dataset_rows import decoded_rows
-from pipelines.runtime.placement import device
+from pipelines.runtime.placement import choose_device
 
-FILES = ("metrics.json", "classification_report.csv", "confusion_matrix.png", "predictions.parquet", "report.html")
+EVALUATION_FILES = (
+    "metrics.json",
+    "classification_report.csv",
+    "confusion_matrix.png",
+    "predictions.parquet",
+    "report.html",
+)
 CALIBRATION_IMAGES = 128
 """most training images that int8 is calibrated with"""
 
@@ -49,7 +55,7 @@ def run(config: Evaluate) -> None:
     loaded = model_file.load_model_file(config.model, config.legacy)
     dataset = open_dataset(config.dataset)
     out = Path(config.out).expanduser().absolute()
-    if out.exists() and (strange := sorted({entry.name for entry in out.iterdir()} - set(FILES))):
+    if out.exists() and (strange := sorted({entry.name for entry in out.iterdir()} - set(EVALUATION_FILES))):
         raise RequestError(f"--out {config.out} holds something else ({strange[0]}); choose an empty folder")
     if tuple(dataset.card.classes) != loaded.card.classes:
         raise RequestError(
@@ -57,20 +63,20 @@ def run(config: Evaluate) -> None:
             f"{', '.join(dataset.card.classes)}; evaluate it on a dataset with the same classes"
         )
     session.connect()
-    engine = Engine(
-        device(config.device, session.resources()),
+    engine = InferenceOptions(
+        choose_device(config.device, session.resources()),
         config.precision,
         config.batch_size,
         kind=config.engine,
         flips=config.flips,
         calibration=_calibration(dataset, loaded.card) if config.precision == "int8" else None,
     )
-    evaluation = evaluate(loaded, dataset, config.split, out, engine).metrics
-    print(f"{config.split}: {summary(evaluation)}")
+    evaluation = write_evaluation(loaded, dataset, config.split, out, engine).metrics
+    print(f"{config.split}: {summary_line(evaluation)}")
     print(f"report: {out / 'report.html'}")
 
 
-def summary(evaluation: metrics.Evaluation) -> str:
+def summary_line(evaluation: metrics.Evaluation) -> str:
     """Return the numbers that stand for an evaluation, in one line."""
     low, high = evaluation.accuracy_interval
     return (
@@ -79,14 +85,14 @@ def summary(evaluation: metrics.Evaluation) -> str:
     )
 
 
-def evaluate(
+def write_evaluation(
     loaded: model_file.ModelFile,
     dataset: PreparedDataset,
     split: str,
     out: Path,
-    engine: Engine,
+    engine: InferenceOptions,
     curves: bytes | None = None,
-) -> "Result":
+) -> "EvaluationResult":
     """Score a split and write the files of an evaluation; ``curves`` is the picture of the model's training."""
     table = _scored(loaded, dataset, split, engine)
     labels = np.array([dataset.card.classes.index(label) for label in table["true_label"].to_pylist()])
@@ -111,11 +117,11 @@ def evaluate(
         mistakes=_mistakes(dataset, table, metrics.worst_mistakes(labels, probabilities.astype(np.float64))),
     )
     write_report(out / "report.html", report)
-    return Result(evaluation, labels.tolist(), probabilities.argmax(axis=1).tolist())
+    return EvaluationResult(evaluation, labels.tolist(), probabilities.argmax(axis=1).tolist())
 
 
 @dataclass(frozen=True)
-class Result:
+class EvaluationResult:
     """What came out of an evaluation."""
 
     metrics: metrics.Evaluation
@@ -125,12 +131,12 @@ class Result:
     """(n,) positions of the predicted ones"""
 
 
-def _scored(loaded: model_file.ModelFile, dataset: PreparedDataset, split: str, engine: Engine) -> pa.Table:
+def _scored(loaded: model_file.ModelFile, dataset: PreparedDataset, split: str, engine: InferenceOptions) -> pa.Table:
     """Return predictions.parquet: the columns of a prediction and ``true_label``, in the order of the ids."""
     rows = decoded_rows(dataset, split, loaded.card.input, engine.batch_size)
     scored: dict[str, tuple[str, NDArray[np.float32]]] = {}
     try:
-        for block in score(rows, loaded, engine, session.resources()).iter_batches(batch_size=None):
+        for block in score_rows_with(rows, loaded, engine, session.resources()).iter_batches(batch_size=None):
             for name, label, probabilities in zip(block["id"], block["label"], block["probabilities"], strict=True):
                 scored[str(name)] = (str(label), probabilities)
     except RayError as error:

@@ -31,13 +31,13 @@ from overlay.prediction.summary import StageTimes, summarise_predictions
 from overlay.sources.read_plan import ReadUnit
 from overlay.sources.resolve import resolve_inputs
 from overlay.storage.path import StoragePath
-from pipelines.runtime.progress import progress
+from pipelines.runtime.progress import progress_meter
 
-SMALL = 1000
+SMALL_JOB_IMAGES = 1000
 """most images for which Ray is not started: it takes as long to start as a CPU takes for several hundred images"""
 
 
-class Classifier(Protocol):
+class PredictionBackend(Protocol):
     """What does the work: this process, or Ray."""
 
     @property
@@ -103,7 +103,7 @@ def run(config: Predict) -> None:
 def _freeze(config: Predict, loaded: model_file.ModelFile, folder: Path, stages: StageTimes) -> ManifestListing:
     """List the inputs into a folder, and show how many there are so far."""
     began = time.monotonic()
-    with progress("listing", None) as meter:
+    with progress_meter("listing", None) as meter:
         images = 0
         for found in write_manifest(
             resolve_inputs(config.inputs, loaded.card.classes, config.limits), folder, config.part_rows
@@ -132,7 +132,7 @@ def _say_what_was_found(listing: ManifestListing, card: model_file.ModelCard) ->
 
 def _work(blocks: Iterator[Columns], results: PredictionWriter, manifest: Manifest, stages: StageTimes) -> None:
     began = time.monotonic()
-    with progress("classifying", manifest.rows, done=results.done) as meter:
+    with progress_meter("classifying", manifest.rows, done=results.done) as meter:
         for block in blocks:
             before = time.monotonic()
             results.add(block)
@@ -143,16 +143,16 @@ def _work(blocks: Iterator[Columns], results: PredictionWriter, manifest: Manife
 
 def _is_small(config: Predict, listing: ManifestListing) -> bool:
     wants_a_cluster = bool(os.environ.get("RAY_ADDRESS")) or config.actors is not None
-    return listing.manifest.rows <= SMALL and not wants_a_cluster
+    return listing.manifest.rows <= SMALL_JOB_IMAGES and not wants_a_cluster
 
 
 def _classifier(
     config: Predict, loaded: model_file.ModelFile, calibration: Pixels | None, *, small: bool
-) -> Classifier:
+) -> PredictionBackend:
     if small:
-        from pipelines.inference.local_backend import InThisProcess
+        from pipelines.inference.local_backend import LocalBackend
 
-        return InThisProcess(config, loaded, calibration)
-    from pipelines.inference.ray_backend import OnRay  # Ray takes seconds to import
+        return LocalBackend(config, loaded, calibration)
+    from pipelines.inference.ray_backend import RayBackend  # Ray takes seconds to import
 
-    return OnRay(config, loaded, calibration)
+    return RayBackend(config, loaded, calibration)

@@ -40,8 +40,8 @@ from overlay.sources.read_plan import ReadUnit, plan_reads, remove_done
 from overlay.storage.atomic import write_atomically
 from overlay.storage.parquet import open_parquet
 from overlay.storage.path import StoragePath
-from pipelines.runtime.progress import progress
-from pipelines.runtime.tasks import Pace, in_parallel, readings
+from pipelines.runtime.progress import progress_meter
+from pipelines.runtime.tasks import ThroughputMeter, read_inputs, run_in_parallel
 
 
 class Listed(NamedTuple):
@@ -199,7 +199,7 @@ def _stage(manifest: StoragePath, units: list[ReadUnit], staged: StoragePath, co
         print(f"going on: {sum(sizes[part] for part in done)} of {sum(sizes)} images are done already")
     if todo := remove_done(units, done):
         left = sum(size for part, size in enumerate(sizes) if part not in done)
-        calls = ((read, manifest, staged, config) for read in readings(manifest, todo))
+        calls = ((read, manifest, staged, config) for read in read_inputs(manifest, todo))
         _in_parallel(stage_part, calls, "drawing", left)
 
 
@@ -211,10 +211,10 @@ def _in_parallel(
     Raises:
         WorkError: one failed.
     """
-    rejected, pace = 0, Pace()
+    rejected, pace = 0, ThroughputMeter()
     try:
-        with progress(description, total) as meter:
-            for done, refused in in_parallel(work, calls):
+        with progress_meter(description, total) as meter:
+            for done, refused in run_in_parallel(work, calls):
                 rejected += refused
                 fields = {"rejected": str(rejected)} if rejected else {}
                 if rate := pace.rate(done):

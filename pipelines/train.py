@@ -27,12 +27,12 @@ from overlay.training import checkpoint, history
 from overlay.training.losses import class_weights
 from overlay.training.run_folder import open_run
 from pipelines import evaluate, prepare
-from pipelines.inference.model_actors import Engine
-from pipelines.runtime.placement import Placement, place
+from pipelines.inference.model_actors import InferenceOptions
+from pipelines.runtime.placement import Placement, place_workers
 from pipelines.training import dry_run, image_source
-from pipelines.training.monitor import Tracker
-from pipelines.training.trainer import card_of, counts, fit, plan_of
-from pipelines.training.worker import Job
+from pipelines.training.monitor import TrainingMonitor
+from pipelines.training.trainer import class_counts, create_model_card, create_sample_plan, run_trainer
+from pipelines.training.worker import TrainingJob
 
 
 @faults_end_the_work()
@@ -52,40 +52,40 @@ def run(config: Train) -> None:
     weights = load_pretrained(config.model.arch, config.model.weights)
     dataset = open_dataset(config.dataset) if is_dataset(config.dataset) else None
     session.connect()
-    placement = place(config.train, session.resources())
+    placement = place_workers(config.train, session.resources())
     _check_device(config, placement)
     if dataset is None:
         dataset = prepare.run(Prepare(sources=[config.dataset], out=str(folder.dataset)))
-    batch_size = folder.batch_size or dry_run.batch_size(config, dataset, weights, placement)
+    batch_size = folder.batch_size or dry_run.choose_batch_size(config, dataset, weights, placement)
     if config.train.dry_run:
         folder.path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.path.parent) as scratch:
-            dry_run.dry_run(config, dataset, weights, placement, Path(scratch), batch_size)
+            dry_run.run_dry_run(config, dataset, weights, placement, Path(scratch), batch_size)
         return
-    card = card_of(config, dataset, weights)
+    card = create_model_card(config, dataset, weights)
     folder.begin(config, dataset.card.fingerprint, batch_size)
     last = checkpoint.newest_checkpoint(folder.checkpoints)
     epochs, step = checkpoint.checkpoint_history(last), checkpoint.checkpoint_step(last)
     checkpoint.remove_partial_checkpoints(folder.checkpoints)
-    source, plan = plan_of(config, dataset, batch_size)
+    source, plan = create_sample_plan(config, dataset, batch_size)
     if step:
         print(f"going on after epoch {len(epochs)} of {plan.epochs}, at step {step} of {plan.steps}")
 
-    with Tracker(config, folder, plan, placement, begin=step) as tracker:
+    with TrainingMonitor(config, folder, plan, placement, begin=step) as tracker:
         if step < plan.steps and not history.should_stop(epochs, config.early_stopping):
-            job = Job(
+            job = TrainingJob(
                 config=config,
                 card=card,
                 weights=ray.put(weights),
-                class_weights=class_weights(config.loss, card.classes, counts(dataset, "train")),
+                class_weights=class_weights(config.loss, card.classes, class_counts(dataset, "train")),
                 train=source,
-                validation=image_source.decoded(dataset, "val", config.input),
+                validation=image_source.decode_split(dataset, "val", config.input),
                 plan=plan,
                 placement=placement,
                 checkpoints=folder.checkpoints,
                 board=tracker.board,
             )
-            fit(job)
+            run_trainer(job)
         posted = tracker.stop()
         last = checkpoint.newest_checkpoint(folder.checkpoints)
         epochs, step = checkpoint.checkpoint_history(last), checkpoint.checkpoint_step(last)
@@ -102,12 +102,14 @@ def run(config: Train) -> None:
         file = folder.path / model_file.MODEL_FILE
         model_file.save_model_file(file, OrderedDict(checkpoint.load_checkpoint(last, "best.pt")), card)
         precision = "auto" if config.train.precision == "fp16" else config.train.precision
-        engine = Engine(placement.device, precision, min(batch_size, 64))
+        engine = InferenceOptions(placement.device, precision, min(batch_size, 64))
         curves = history.history_curves(epochs, best)
-        result = evaluate.evaluate(model_file.load_model_file(file), dataset, "test", folder.evaluation, engine, curves)
+        result = evaluate.write_evaluation(
+            model_file.load_model_file(file), dataset, "test", folder.evaluation, engine, curves
+        )
         tracker.finish(result.metrics, result.labels, result.predicted, file)
     folder.finish()
-    print(f"test: {evaluate.summary(result.metrics)}")
+    print(f"test: {evaluate.summary_line(result.metrics)}")
     print(f"model: {file}\ncurves: {folder.curves_file}\nreport: {folder.evaluation / 'report.html'}")
 
 

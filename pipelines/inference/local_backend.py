@@ -22,7 +22,7 @@ from overlay.sources.read_plan import ReadUnit
 from overlay.sources.reader import rows_of
 
 
-class InThisProcess:
+class LocalBackend:
     """A model in this process.
 
     Raises:

@@ -22,7 +22,7 @@ BATCHES_IN_FLIGHT = 2
 
 
 @dataclass(frozen=True)
-class Engine:
+class InferenceOptions:
     """How the model runs."""
 
     device: Literal["cpu", "cuda"]
@@ -39,7 +39,9 @@ class Engine:
     """images (n, size, size, 3) for int8"""
 
 
-def score(rows: ray.data.Dataset, loaded: "ModelFile", engine: Engine, cluster: Resources) -> ray.data.Dataset:
+def score_rows_with(
+    rows: ray.data.Dataset, loaded: "ModelFile", engine: InferenceOptions, cluster: Resources
+) -> ray.data.Dataset:
     """Replace the column ``pixels`` by those of :func:`overlay.engines.base.score_rows`; all other columns stay.
 
     The model is converted here, once, and reaches the actors through the object store.
@@ -47,10 +49,10 @@ def score(rows: ray.data.Dataset, loaded: "ModelFile", engine: Engine, cluster: 
     Raises:
         RequestError: the engine is not installed, or doesn't fit the device or the precision.
     """
-    return score_by(plan_of(loaded, engine), rows, engine, cluster)
+    return score_with_plan(create_engine_plan(loaded, engine), rows, engine, cluster)
 
 
-def plan_of(loaded: "ModelFile", engine: Engine) -> EnginePlan:
+def create_engine_plan(loaded: "ModelFile", engine: InferenceOptions) -> EnginePlan:
     """Convert a model for an engine, before anything is written.
 
     Raises:
@@ -59,12 +61,18 @@ def plan_of(loaded: "ModelFile", engine: Engine) -> EnginePlan:
     return prepare_engine(loaded, engine.kind, engine.device, engine.precision, engine.calibration)
 
 
-def score_by(plan: EnginePlan, rows: ray.data.Dataset, engine: Engine, cluster: Resources) -> ray.data.Dataset:
+def score_with_plan(
+    plan: EnginePlan, rows: ray.data.Dataset, engine: InferenceOptions, cluster: Resources
+) -> ray.data.Dataset:
     """Do what `score` does, with a model that is converted already."""
-    actors = actors_of(engine, cluster)
+    actors = actor_count(engine, cluster)
     return rows.map_batches(
-        Scorer,
-        fn_constructor_args=(ray.put(plan), replace(engine, calibration=None), share_of(actors, engine, cluster)),
+        ModelActor,
+        fn_constructor_args=(
+            ray.put(plan),
+            replace(engine, calibration=None),
+            actors_per_node(actors, engine, cluster),
+        ),
         batch_size=engine.batch_size,
         compute=ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=BATCHES_IN_FLIGHT),
         # Less than a whole CPU: where actors ask for as much as the tasks before them, Ray Data fuses the two.
@@ -73,20 +81,20 @@ def score_by(plan: EnginePlan, rows: ray.data.Dataset, engine: Engine, cluster: 
     )
 
 
-def actors_of(engine: Engine, cluster: Resources) -> int:
+def actor_count(engine: InferenceOptions, cluster: Resources) -> int:
     """Return how many processes hold the model."""
     return engine.actors or (max(1, int(cluster.gpus)) if engine.device == "cuda" else cluster.cpu_nodes)
 
 
-def share_of(actors: int, engine: Engine, cluster: Resources) -> int:
+def actors_per_node(actors: int, engine: InferenceOptions, cluster: Resources) -> int:
     """Return among how many actors the cores of a node are divided; Ray Data spreads actors over the nodes."""
     return 1 if engine.device == "cuda" else math.ceil(actors / cluster.cpu_nodes)
 
 
-class Scorer:
+class ModelActor:
     """An actor that holds the model."""
 
-    def __init__(self, plan: "ray.ObjectRef[EnginePlan]", engine: Engine, share: int) -> None:
+    def __init__(self, plan: "ray.ObjectRef[EnginePlan]", engine: InferenceOptions, share: int) -> None:
         self._engine = open_engine(ray.get(plan), batch_size=engine.batch_size, share=share, flips=engine.flips)
         self._embeddings = engine.embeddings
 

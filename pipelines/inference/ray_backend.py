@@ -15,14 +15,14 @@ from overlay.models.model_file import ModelCard, ModelFile
 from overlay.prediction.decode import Columns, decode_group
 from overlay.prediction.manifest import Manifest
 from overlay.sources.read_plan import ReadUnit, join_units
-from pipelines.inference.model_actors import Engine, actors_of, plan_of, score_by
+from pipelines.inference.model_actors import InferenceOptions, actor_count, create_engine_plan, score_with_plan
 from pipelines.inference.read_groups import read_groups
-from pipelines.runtime.placement import device
+from pipelines.runtime.placement import choose_device
 
 _JOINED_GROUPS = 8
 
 
-class OnRay:
+class RayBackend:
     """What the cluster gives to a prediction.
 
     Raises:
@@ -32,8 +32,8 @@ class OnRay:
     def __init__(self, config: Predict, loaded: ModelFile, calibration: Pixels | None) -> None:
         session.connect()
         self._config, self._loaded, self._cluster = config, loaded, session.resources()
-        self._engine = Engine(
-            device(config.device, self._cluster),
+        self._engine = InferenceOptions(
+            choose_device(config.device, self._cluster),
             config.precision,
             config.batch_size,
             config.actors,
@@ -42,12 +42,12 @@ class OnRay:
             embeddings=config.embeddings,
             calibration=calibration,
         )
-        self._plan = plan_of(loaded, self._engine)
+        self._plan = create_engine_plan(loaded, self._engine)
         self.computed = str(self._plan)
         self.processes: Mapping[str, float] = {
             "read": self._cluster.cpus,
             "decode": self._cluster.cpus,
-            "forward": float(actors_of(self._engine, self._cluster)),
+            "forward": float(actor_count(self._engine, self._cluster)),
         }
         """stage -> processes that work at it"""
 
@@ -60,7 +60,7 @@ class OnRay:
         several = join_units(units, at_least=8 * max(1, int(self._cluster.cpus)), most=_JOINED_GROUPS)
         groups = read_groups(manifest, several)
         rows = groups.rows.map_batches(
-            decode,  # type: ignore[arg-type]  # Ray's type knows nothing of fn_kwargs
+            decode_groups,  # type: ignore[arg-type]  # Ray's type knows nothing of fn_kwargs
             batch_size=1,
             batch_format="pyarrow",
             fn_kwargs={
@@ -71,7 +71,7 @@ class OnRay:
             num_cpus=groups.cpus,
         )
         try:
-            for block in score_by(self._plan, rows, self._engine, self._cluster).iter_batches(batch_size=None):
+            for block in score_with_plan(self._plan, rows, self._engine, self._cluster).iter_batches(batch_size=None):
                 assert isinstance(block, dict)  # NumPy columns, as the default format is
                 yield block
         except RayError as error:
@@ -79,7 +79,7 @@ class OnRay:
             raise WorkError(f"prediction stopped: {said[-1].strip()}; the same command goes on from here") from error
 
 
-def decode(chunk: pa.Table, manifest: "ray.ObjectRef[Manifest]", card: ModelCard, max_pixels: int) -> Columns:
+def decode_groups(chunk: pa.Table, manifest: "ray.ObjectRef[Manifest]", card: ModelCard, max_pixels: int) -> Columns:
     """Decode one group; runs in a worker."""
     (wanted,) = chunk.to_pylist()
     whole: Manifest = ray.get(manifest)

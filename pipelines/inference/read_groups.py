@@ -33,7 +33,7 @@ _BLOCK_BYTES = 2**20
 
 
 @dataclass(frozen=True)
-class Groups:
+class GroupRequests:
     """Groups of images to be decoded."""
 
     rows: ray.data.Dataset
@@ -42,7 +42,7 @@ class Groups:
     """what to reserve for the task that decodes a group"""
 
 
-def read_groups(manifest: GroupReader, units: Sequence[ReadUnit]) -> Groups:
+def read_groups(manifest: GroupReader, units: Sequence[ReadUnit]) -> GroupRequests:
     """Plan the reading of groups; each arrives once, in whatever order."""
     in_order = any(unit.in_order for unit in units)
     rows = ray.data.range(len(units), override_num_blocks=len(units)).map_batches(
@@ -54,7 +54,7 @@ def read_groups(manifest: GroupReader, units: Sequence[ReadUnit]) -> Groups:
     )
     if in_order:
         rows.context.target_max_block_size = _BLOCK_BYTES  # hand on each group as soon as it is there
-    return Groups(rows, cpus=0.75 if in_order else 1)
+    return GroupRequests(rows, cpus=0.75 if in_order else 1)
 
 
 def read_unit(

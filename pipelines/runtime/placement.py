@@ -38,7 +38,7 @@ class Placement:
         return f"training needs {needed:g} {kind}, and {free:g} of the cluster's {there:g} are free" if queued else None
 
 
-def device(wanted: str, cluster: Resources) -> Literal["cpu", "cuda"]:
+def choose_device(wanted: str, cluster: Resources) -> Literal["cpu", "cuda"]:
     """Choose the device.
 
     Raises:
@@ -49,13 +49,13 @@ def device(wanted: str, cluster: Resources) -> Literal["cpu", "cuda"]:
     return "cuda" if wanted != "cpu" and cluster.gpus >= 1 else "cpu"
 
 
-def place(config: Loop, cluster: Resources) -> Placement:
+def place_workers(config: Loop, cluster: Resources) -> Placement:
     """Share the cluster out.
 
     Raises:
         RequestError: it has fewer CPUs or GPUs than the request needs.
     """
-    chosen = device(config.device, cluster)
+    chosen = choose_device(config.device, cluster)
     there = cluster.gpus if chosen == "cuda" else cluster.cpus
     if config.least_workers > there:
         kind = "GPUs" if chosen == "cuda" else "CPUs"

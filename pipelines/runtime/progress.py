@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 PLAIN_SECONDS = 30.0
 
 
-class Meter:
+class ProgressMeter:
     """Counts what is done and shows it; made by `progress`."""
 
     def __init__(self, description: str, total: int | None, unit: str, done: int, bar: Progress | None) -> None:
@@ -62,7 +62,7 @@ class Meter:
 
 
 @contextmanager
-def progress(description: str, total: int | None, unit: str = "images", done: int = 0) -> Iterator[Meter]:
+def progress_meter(description: str, total: int | None, unit: str = "images", done: int = 0) -> Iterator[ProgressMeter]:
     """Show on stderr how far a job is and how fast since it began; where it ends well, one plain line says so.
 
     ``total`` is None where nobody knows it; ``done`` was done before, and does not count for the speed.
@@ -71,9 +71,9 @@ def progress(description: str, total: int | None, unit: str = "images", done: in
     if console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, TextColumn("{task.fields[extra]}"), console=console, transient=True) as bar:
-            meter = Meter(description, total, unit, done, bar)
+            meter = ProgressMeter(description, total, unit, done, bar)
             yield meter
     else:
-        meter = Meter(description, total, unit, done, None)
+        meter = ProgressMeter(description, total, unit, done, None)
         yield meter
     meter.print()

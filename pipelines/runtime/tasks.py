@@ -22,7 +22,7 @@ from overlay.storage.path import StoragePath
 _Result = TypeVar("_Result")
 
 
-def in_parallel(work: Callable[..., _Result], calls: Iterable[tuple[Any, ...]]) -> Iterator[_Result]:
+def run_in_parallel(work: Callable[..., _Result], calls: Iterable[tuple[Any, ...]]) -> Iterator[_Result]:
     """Call ``work`` in workers, once with the arguments of each call, and yield the results as they come.
 
     An argument may be a reference to what another task makes. A call is repeated where its worker dies.
@@ -51,7 +51,7 @@ def in_parallel(work: Callable[..., _Result], calls: Iterable[tuple[Any, ...]]) 
             ray.cancel(call)
 
 
-def readings(manifest: StoragePath, units: Sequence[ReadUnit]) -> Iterator[Any]:
+def read_inputs(manifest: StoragePath, units: Sequence[ReadUnit]) -> Iterator[Any]:
     """Yield for each group of the units a first argument for `in_parallel`: (group, contents).
 
     Contents are the bytes of each row's image and masks, where the archive can only be read in order; else None.
@@ -91,7 +91,7 @@ class ArchivePass:
         self._groups, self._next = read_in_order(OneFile(self._manifest), self._unit), 0
 
 
-class Pace:
+class ThroughputMeter:
     """How fast work goes once it has started: the first results, one from each CPU, are left out."""
 
     def __init__(self) -> None:

@@ -26,7 +26,7 @@ from ray.data import TaskPoolStrategy
 from overlay.config import Augment
 from overlay.images.augment import augment, augmentation_generator
 from overlay.training.sampler import SamplePlan
-from pipelines.training.image_source import TASK_IMAGES, Source
+from pipelines.training.image_source import TASK_IMAGES, ImageSource
 
 LEAST_TASKS = 8
 """of an execution, which costs some tenths of a second in itself"""
@@ -35,7 +35,7 @@ _BLOCK = pa.schema([("step", pa.int64()), ("images", pa.large_binary()), ("label
 
 
 @dataclass(frozen=True)
-class Batch:
+class TrainingBatch:
     """What one worker sees in one step."""
 
     step: int
@@ -45,8 +45,8 @@ class Batch:
     """(n,)"""
 
 
-def stream(
-    source: Source,
+def stream_batches(
+    source: ImageSource,
     plan: SamplePlan,
     config: Augment,
     *,
@@ -55,7 +55,7 @@ def stream(
     start: int,
     cpus: float,
     ahead_bytes: float,
-) -> Iterator[Batch]:
+) -> Iterator[TrainingBatch]:
     """Yield one worker's batches from step ``start`` of the plan to its end, augmented ahead of their use.
 
     ``cpus`` bounds the tasks that work at one time for this worker, and ``ahead_bytes`` what they have made in advance,
@@ -84,14 +84,14 @@ def stream(
                     labels = np.array(rows["labels"][row].as_py())
                     images = np.frombuffer(rows["images"][row].as_buffer(), np.uint8)
                     images = images.reshape(len(labels), source.size, source.size, 3)
-                    yield Batch(rows["step"][row].as_py(), images, labels)
+                    yield TrainingBatch(rows["step"][row].as_py(), images, labels)
 
 
 @dataclass(frozen=True)
 class _Execution:
     """Some of a stream's tasks, each of which makes the batches of its steps."""
 
-    source: Source
+    source: ImageSource
     plan: SamplePlan
     config: Augment
     rank: int

@@ -18,16 +18,16 @@ from overlay.training.run_folder import RunFolder
 from overlay.training.sampler import SamplePlan
 from pipelines.runtime.placement import Placement
 from pipelines.training import image_source
-from pipelines.training.monitor import Tracker
-from pipelines.training.trainer import card_of, counts, fit
-from pipelines.training.worker import VALIDATION_BATCH, Job
+from pipelines.training.monitor import TrainingMonitor
+from pipelines.training.trainer import class_counts, create_model_card, run_trainer
+from pipelines.training.worker import VALIDATION_BATCH, TrainingJob
 
 CPU_BATCH = 32
 LARGEST_BATCH = 1024
 """for one GPU: larger ones train no faster and need other learning rates"""
 
 
-def batch_size(config: Train, dataset: PreparedDataset, weights: Weights, placement: Placement) -> int:
+def choose_batch_size(config: Train, dataset: PreparedDataset, weights: Weights, placement: Placement) -> int:
     """Return the size of a step's batch over all workers: as configured, or with "auto" as large as fits.
 
     Raises:
@@ -40,7 +40,7 @@ def batch_size(config: Train, dataset: PreparedDataset, weights: Weights, placem
     if placement.device == "cpu":
         return CPU_BATCH
     ask = ray.remote(largest_batch).options(num_gpus=1, max_calls=1)
-    samples = sum(counts(dataset, "train"))
+    samples = sum(class_counts(dataset, "train"))
     try:
         each: int = ray.get(ask.remote(config, len(dataset.card.classes), samples, ray.put(weights)))
     except RayTaskError as error:
@@ -79,7 +79,7 @@ def largest_batch(config: Train, classes: int, samples: int, weights: Weights) -
     return fitting
 
 
-def dry_run(
+def run_dry_run(
     config: Train, dataset: PreparedDataset, weights: Weights, placement: Placement, folder: Path, batch_size: int
 ) -> None:
     """Do all that belongs to a run for a few steps, in a folder of its own, and say what it took.
@@ -89,25 +89,25 @@ def dry_run(
     """
     steps = config.train.dry_run
     once = replace(config, train=replace(config.train, epochs=1), tracking=Tracking(mode="disabled"))
-    source = image_source.decoded(dataset, "train", config.input, limit=steps * batch_size)
+    source = image_source.decode_split(dataset, "train", config.input, limit=steps * batch_size)
     plan = SamplePlan(len(source.labels), batch_size, epochs=1, seed=config.train.seed)
     tried = RunFolder(folder)
     tried.begin(once, dataset.card.fingerprint, batch_size)
-    with Tracker(once, tried, plan, placement, begin=0) as tracker:
-        job = Job(
+    with TrainingMonitor(once, tried, plan, placement, begin=0) as tracker:
+        job = TrainingJob(
             config=once,
-            card=card_of(config, dataset, weights),
+            card=create_model_card(config, dataset, weights),
             weights=ray.put(weights),
-            class_weights=class_weights(config.loss, dataset.card.classes, counts(dataset, "train")),
+            class_weights=class_weights(config.loss, dataset.card.classes, class_counts(dataset, "train")),
             train=source,
-            validation=image_source.decoded(dataset, "val", config.input, limit=VALIDATION_BATCH),
+            validation=image_source.decode_split(dataset, "val", config.input, limit=VALIDATION_BATCH),
             plan=plan,
             placement=placement,
             checkpoints=tried.checkpoints,
             board=tracker.board,
         )
         began = time.monotonic()
-        fit(job)
+        run_trainer(job)
         posted = tracker.stop()
     if posted.hopeless:
         raise WorkError(posted.hopeless)

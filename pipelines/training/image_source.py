@@ -20,7 +20,7 @@ TASK_IMAGES = 256
 cost 60 ms of a core in themselves"""
 
 
-class Source(Protocol):
+class ImageSource(Protocol):
     """Where a stream's images come from; it is sent to the tasks, so it must not be large."""
 
     @property
@@ -39,7 +39,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Samples:
+class DecodedImages:
     """The images of one split, decoded, in the object store, in the order of their ids."""
 
     labels: NDArray[np.int64]
@@ -69,7 +69,7 @@ class Samples:
             yield self.gather(plan.batch(step, rank, world_size))
 
 
-def decoded(dataset: PreparedDataset, split: str, config: Input, limit: int | None = None) -> Samples:
+def decode_split(dataset: PreparedDataset, split: str, config: Input, limit: int | None = None) -> DecodedImages:
     """Decode and resize the images of a split, or ``limit`` of them, in parallel, and keep them in the object store.
 
     What does not fit into its memory, Ray spills to disk.
@@ -85,7 +85,7 @@ def decoded(dataset: PreparedDataset, split: str, config: Input, limit: int | No
     labels = np.array([dataset.card.classes.index(label) for table in names for label in table["label"]])
     places = np.array([(block, row) for block, table in enumerate(names) for row in range(len(table["id"]))])
     order = np.argsort(ids)
-    return Samples(labels[order], config.size, blocks, places[order])
+    return DecodedImages(labels[order], config.size, blocks, places[order])
 
 
 @ray.remote(num_cpus=0.1)

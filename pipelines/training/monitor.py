@@ -32,7 +32,7 @@ from overlay.training.history import Epoch
 from overlay.training.run_folder import RunFolder
 from overlay.training.sampler import SamplePlan
 from pipelines.runtime.placement import Placement
-from pipelines.runtime.progress import progress
+from pipelines.runtime.progress import progress_meter
 
 POLL_SECONDS = 1.0
 QUIET_SECONDS = 30.0
@@ -40,7 +40,7 @@ QUIET_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
-class Posted:
+class TrainingStatus:
     """What a board says."""
 
     step: int = 0
@@ -58,11 +58,11 @@ class Posted:
     """why starting the workers again would not help"""
 
 
-class Board:
+class StatusBoard:
     """A tiny actor where the workers post how far they are, and the driver that they should leave."""
 
     def __init__(self) -> None:
-        self._posted = Posted()
+        self._posted = TrainingStatus()
         self._leave = False
 
     def post(self, step: int, loss: float | None, workers: int) -> bool:
@@ -90,12 +90,12 @@ class Board:
         """Have the workers save and leave at their next step."""
         self._leave = True
 
-    def read(self) -> Posted:
+    def read(self) -> TrainingStatus:
         """Return all that was posted."""
         return self._posted
 
 
-class Tracker:
+class TrainingMonitor:
     """Follows a run's board until the block ends; what an earlier command showed or logged is not repeated.
 
     ``begin`` is the step that the run goes on after.
@@ -105,9 +105,9 @@ class Tracker:
         # On this node, which lives as long as the run; started again should it die, when it is told all anew.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         options = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": here}
-        self.board: ActorHandle[Any] = ray.remote(Board).options(**options).remote()  # type: ignore[assignment]
+        self.board: ActorHandle[Any] = ray.remote(StatusBoard).options(**options).remote()  # type: ignore[assignment]
         self._config, self._folder, self._plan, self._placement = config, folder, plan, placement
-        self._posted = Posted(step=begin)
+        self._posted = TrainingStatus(step=begin)
         self._leaving = threading.Event()
         self._ended = threading.Event()
         self._follower = threading.Thread(target=self._follow, daemon=True)
@@ -115,7 +115,7 @@ class Tracker:
         self._known = self._shown = pq.read_metadata(file).num_rows if file.exists() else 0
         self._run: tracking.WandbRun | None = None
 
-    def __enter__(self) -> "Tracker":
+    def __enter__(self) -> "TrainingMonitor":
         mode = tracking.resolve_mode(self._config.tracking)
         print(tracking.describe_mode(self._config.tracking, mode))
         if mode != "disabled":
@@ -133,13 +133,13 @@ class Tracker:
         if self._run is not None:
             self._run.close(failed=error is not None)
 
-    def stop(self) -> Posted:
+    def stop(self) -> TrainingStatus:
         """Stop following, and return what was posted last; the bar goes away, and SIGTERM ends the process again."""
         self._ended.set()
         self._follower.join()
         signal.signal(signal.SIGTERM, self._before)
         with suppress(RayError):
-            posted: Posted = ray.get(self.board.read.remote(), timeout=10)  # type: ignore[assignment]
+            posted: TrainingStatus = ray.get(self.board.read.remote(), timeout=10)  # type: ignore[assignment]
             self._posted = replace(posted, step=max(posted.step, self._posted.step))
         return self._posted
 
@@ -176,12 +176,12 @@ class Tracker:
         told, workers, saved = "", self._placement.most_workers, 0
         each = self._plan.samples / self._plan.steps_per_epoch
         quiet_since, started = time.monotonic(), False
-        with progress("training", math.ceil((self._plan.steps - self._posted.step) * each)) as meter:
+        with progress_meter("training", math.ceil((self._plan.steps - self._posted.step) * each)) as meter:
             while not self._ended.wait(POLL_SECONDS):
                 try:
                     if self._leaving.is_set():
                         ray.get(self.board.leave.remote())
-                    posted: Posted = ray.get(self.board.read.remote())  # type: ignore[assignment]
+                    posted: TrainingStatus = ray.get(self.board.read.remote())  # type: ignore[assignment]
                 except RayError:
                     continue
                 try:

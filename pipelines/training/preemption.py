@@ -13,7 +13,7 @@ import ray.train.collective
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
-from pipelines.training.monitor import Board
+from pipelines.training.monitor import StatusBoard
 
 ASK_EVERY = 8
 """steps; with several workers asking costs a message to an actor and back"""
@@ -25,7 +25,7 @@ Decision = Literal["go on", "save", "leave"]
 class Interruptions:
     """What a worker asks after each step."""
 
-    board: ActorHandle[Board]
+    board: ActorHandle[StatusBoard]
     rank: int
     world_size: int
     _saved_for: object = None

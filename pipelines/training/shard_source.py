@@ -20,13 +20,13 @@ STORE_SHARE = 0.5
 """largest share of a node's object store that decoded images may take"""
 
 
-def fits(images: int, config: Input, cluster: Resources) -> bool:
+def fits_in_memory(images: int, config: Input, cluster: Resources) -> bool:
     """Say whether so many decoded images leave room in every node's object store for what moves through it."""
     return images * config.size**2 * 3 <= STORE_SHARE * cluster.store_bytes
 
 
 @dataclass(frozen=True)
-class Shards:
+class ShardSource:
     """The images of one split, in the shards, numbered as they lie there."""
 
     files: list[StoragePath]
@@ -65,7 +65,7 @@ class Shards:
         return found
 
 
-def open_shards(dataset: PreparedDataset, split: str, config: Input) -> Shards:
+def open_shards(dataset: PreparedDataset, split: str, config: Input) -> ShardSource:
     """Find the images of a split; reads no images."""
     files, rows, labels = [], [], list[NDArray[np.int64]]()
     classes: Sequence[str] = dataset.card.classes
@@ -77,4 +77,4 @@ def open_shards(dataset: PreparedDataset, split: str, config: Input) -> Shards:
             files.append(file)
             rows.append(here)
             labels.append(np.array([classes.index(label) for label in table["label"].take(here).to_pylist()]))
-    return Shards(files, rows, np.concatenate(labels), config)
+    return ShardSource(files, rows, np.concatenate(labels), config)

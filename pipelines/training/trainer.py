@@ -15,7 +15,7 @@ from overlay.models.pretrained import Weights
 from overlay.training.sampler import SamplePlan
 from overlay.training.windowed_sampler import WindowedSamplePlan
 from pipelines.training import image_source, shard_source
-from pipelines.training.worker import Job, train_worker
+from pipelines.training.worker import TrainingJob, train_worker
 
 RAY_FOLDER = "ray"
 """where Ray Train keeps its own notes, beside the checkpoints; nothing is read from there"""
@@ -31,25 +31,27 @@ MISSING_MINUTES = 10
 """Ray Train tries once a minute to start workers that the cluster has no room for"""
 
 
-def counts(dataset: PreparedDataset, split: str) -> list[int]:
+def class_counts(dataset: PreparedDataset, split: str) -> list[int]:
     """Return how many images of each class a split has."""
     return [dataset.card.counts[name][split] for name in dataset.card.classes]
 
 
-def plan_of(config: Train, dataset: PreparedDataset, batch_size: int) -> tuple[image_source.Source, SamplePlan]:
+def create_sample_plan(
+    config: Train, dataset: PreparedDataset, batch_size: int
+) -> tuple[image_source.ImageSource, SamplePlan]:
     """Find the training images, and plan when which of them comes.
 
     Raises:
         RequestError: batches are too small for the workers, or the options don't go with so large a dataset.
         WorkError: an image of the dataset can't be decoded.
     """
-    samples = sum(counts(dataset, "train"))
+    samples = sum(class_counts(dataset, "train"))
     loop = config.train
     smallest = SamplePlan(samples, batch_size, loop.epochs, loop.seed).smallest_batch
     check_share(smallest, loop.most_workers, loop.accumulate)
-    images = samples + sum(counts(dataset, "val"))
-    if shard_source.fits(images, config.input, session.resources()):
-        decoded = image_source.decoded(dataset, "train", config.input)
+    images = samples + sum(class_counts(dataset, "val"))
+    if shard_source.fits_in_memory(images, config.input, session.resources()):
+        decoded = image_source.decode_split(dataset, "train", config.input)
         labels = tuple(decoded.labels.tolist()) if loop.balanced else None
         return decoded, SamplePlan(samples, batch_size, loop.epochs, loop.seed, labels)
     if loop.balanced:
@@ -66,7 +68,7 @@ def plan_of(config: Train, dataset: PreparedDataset, batch_size: int) -> tuple[i
     return source, plan
 
 
-def card_of(config: Train, dataset: PreparedDataset, weights: Weights) -> model_file.ModelCard:
+def create_model_card(config: Train, dataset: PreparedDataset, weights: Weights) -> model_file.ModelCard:
     """Write down all that using the model will need."""
     return model_file.ModelCard(
         arch=config.model.arch,
@@ -82,7 +84,7 @@ def card_of(config: Train, dataset: PreparedDataset, weights: Weights) -> model_
     )
 
 
-def fit(job: Job) -> None:
+def run_trainer(job: TrainingJob) -> None:
     """Let Ray Train run the workers to the end, and start them again where one dies or a node goes.
 
     Raises:

@@ -34,7 +34,7 @@ from overlay.training.learner import Learner
 from overlay.training.sampler import SamplePlan
 from pipelines.runtime.placement import Placement
 from pipelines.training import batch_stream, image_source
-from pipelines.training.monitor import Board, Posted
+from pipelines.training.monitor import StatusBoard, TrainingStatus
 from pipelines.training.preemption import Interruptions
 
 VALIDATION_BATCH = 32
@@ -44,7 +44,7 @@ AHEAD_SHARE = 0.25
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """What a worker is told."""
 
     config: Train
@@ -52,19 +52,19 @@ class Job:
     weights: ray.ObjectRef[Weights]
     class_weights: Tensor | None
     """float32 (classes,)"""
-    train: image_source.Source
-    validation: image_source.Samples
+    train: image_source.ImageSource
+    validation: image_source.DecodedImages
     plan: SamplePlan
     placement: Placement
     checkpoints: Path
-    board: ActorHandle[Board]
+    board: ActorHandle[StatusBoard]
 
 
-def train_worker(config: dict[str, Job]) -> None:
+def train_worker(config: dict[str, TrainingJob]) -> None:
     """Train as one of the workers, from the newest checkpoint to the last epoch, the early stop, or an interruption."""
     job = config["job"]
     settings, plan = job.config, job.plan
-    posted: Posted = ray.get(job.board.read.remote())  # type: ignore[assignment]
+    posted: TrainingStatus = ray.get(job.board.read.remote())  # type: ignore[assignment]
     if posted.hopeless:
         return
     context = ray.train.get_context()
@@ -113,7 +113,7 @@ def train_worker(config: dict[str, Job]) -> None:
 
     learner.begin_epoch(plan.epoch(step))
     cluster = session.resources()
-    batches = batch_stream.stream(
+    batches = batch_stream.stream_batches(
         job.train,
         plan,
         settings.augment,
@@ -150,7 +150,9 @@ def train_worker(config: dict[str, Job]) -> None:
 
         train_loss, train_confusion = tally.sums()
         trained_for = time.monotonic() - began
-        val_loss, val_confusion = validate(learner.averaged, job.validation, job.card, precision, rank, world_size)
+        val_loss, val_confusion = validate_epoch(
+            learner.averaged, job.validation, job.card, precision, rank, world_size
+        )
         epoch = Epoch(
             epoch=step // plan.steps_per_epoch,
             train_loss=train_loss,
@@ -177,9 +179,9 @@ def train_worker(config: dict[str, Job]) -> None:
     writer.wait()
 
 
-def validate(
+def validate_epoch(
     network: nn.Module,
-    samples: image_source.Samples,
+    samples: image_source.DecodedImages,
     card: model_file.ModelCard,
     precision: torch.autocast,
     rank: int,
@@ -213,7 +215,7 @@ def _to_device(array: NDArray[np.uint8] | NDArray[np.int64], device: torch.devic
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
-def _total_weight(job: Job, step: int) -> float:
+def _total_weight(job: TrainingJob, step: int) -> float:
     """Return the sum of the weights of a step's samples, over all workers."""
     samples = job.plan.batch(step)
     if job.class_weights is None:

@@ -88,7 +88,7 @@ def test_training_and_evaluation_read_it(in_bucket: PreparedDataset, dataset: Pr
 
     opened = open_dataset(in_bucket.path)
     assert opened == in_bucket
-    samples, local = (image_source.decoded(each, "val", Input(size=32)) for each in (opened, dataset))
+    samples, local = (image_source.decode_split(each, "val", Input(size=32)) for each in (opened, dataset))
     everything = np.arange(len(local))
     assert samples.labels.tolist() == local.labels.tolist()
     assert np.array_equal(samples.gather(everything), local.gather(everything))

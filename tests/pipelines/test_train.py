@@ -25,7 +25,7 @@ from overlay.training import checkpoint
 from overlay.training.history import Epoch
 from pipelines import train
 from pipelines.training import image_source, shard_source
-from pipelines.training.worker import validate
+from pipelines.training.worker import validate_epoch
 from tests.pipelines.conftest import Trained
 
 
@@ -65,7 +65,7 @@ def test_the_model_file_says_all_that_using_it_needs(trained: Trained) -> None:
 
 
 def test_the_reported_validation_is_that_of_the_checkpoint(trained: Trained) -> None:
-    validation = image_source.decoded(trained.dataset, "val", trained.config.input)
+    validation = image_source.decode_split(trained.dataset, "val", trained.config.input)
     last = checkpoint.newest_checkpoint(trained.folder / "checkpoints")
     assert last is not None
     file = model_file.load_model_file(trained.folder)
@@ -73,7 +73,7 @@ def test_the_reported_validation_is_that_of_the_checkpoint(trained: Trained) -> 
         replace(file, state=OrderedDict(checkpoint.load_checkpoint(last, "last.pt")["learner"]["network"]))
     )
     network = network.to(memory_format=torch.channels_last)
-    loss, confusion = validate(network, validation, file.card, torch.autocast("cpu", enabled=False), 0, 1)
+    loss, confusion = validate_epoch(network, validation, file.card, torch.autocast("cpu", enabled=False), 0, 1)
     reported = epochs(trained.folder)[-1]
     assert reported.val_loss == pytest.approx(loss, abs=1e-6)
     assert reported.val_accuracy == np.trace(confusion) / 6

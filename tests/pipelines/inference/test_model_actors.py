@@ -1,7 +1,7 @@
 import pytest
 
 from cluster.session import Resources
-from pipelines.inference.model_actors import Engine, actors_of, share_of
+from pipelines.inference.model_actors import InferenceOptions, actor_count, actors_per_node
 
 
 @pytest.mark.parametrize(
@@ -16,10 +16,10 @@ from pipelines.inference.model_actors import Engine, actors_of, share_of
 def test_on_cpus_each_node_has_an_actor_with_all_its_cores(
     asked: int | None, cluster: Resources, actors: int, share: int
 ) -> None:
-    engine = Engine("cpu", "auto", batch_size=32, actors=asked)
-    assert (actors_of(engine, cluster), share_of(actors, engine, cluster)) == (actors, share)
+    engine = InferenceOptions("cpu", "auto", batch_size=32, actors=asked)
+    assert (actor_count(engine, cluster), actors_per_node(actors, engine, cluster)) == (actors, share)
 
 
 def test_each_gpu_has_an_actor_with_all_of_it() -> None:
-    engine, cluster = Engine("cuda", "auto", batch_size=32), Resources(cpus=64, gpus=8, cpu_nodes=2)
-    assert (actors_of(engine, cluster), share_of(8, engine, cluster)) == (8, 1)
+    engine, cluster = InferenceOptions("cuda", "auto", batch_size=32), Resources(cpus=64, gpus=8, cpu_nodes=2)
+    assert (actor_count(engine, cluster), actors_per_node(8, engine, cluster)) == (8, 1)

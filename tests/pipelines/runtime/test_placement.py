@@ -3,7 +3,7 @@ import pytest
 from cluster.session import Resources
 from overlay.config import Loop
 from overlay.errors import RequestError
-from pipelines.runtime.placement import Placement, actor_cpus, device, place
+from pipelines.runtime.placement import Placement, actor_cpus, choose_device, place_workers
 
 
 @pytest.mark.parametrize(
@@ -11,12 +11,12 @@ from pipelines.runtime.placement import Placement, actor_cpus, device, place
     [("auto", 0, "cpu"), ("auto", 1, "cuda"), ("cpu", 4, "cpu"), ("cuda", 1, "cuda"), ("auto", 0.5, "cpu")],
 )
 def test_device(wanted: str, gpus: float, chosen: str) -> None:
-    assert device(wanted, Resources(cpus=8, gpus=gpus)) == chosen
+    assert choose_device(wanted, Resources(cpus=8, gpus=gpus)) == chosen
 
 
 def test_cuda_without_a_gpu_is_refused() -> None:
     with pytest.raises(RequestError, match=r"^device is cuda, but the cluster has no GPU; choose cpu, or join .*$"):
-        device("cuda", Resources(cpus=8, gpus=0))
+        choose_device("cuda", Resources(cpus=8, gpus=0))
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_cuda_without_a_gpu_is_refused() -> None:
     ],
 )
 def test_a_cpu_stays_for_the_data(workers: int | str, cpus: float, gpus: float, placement: Placement) -> None:
-    assert place(Loop(workers=workers), Resources(cpus, gpus)) == placement
+    assert place_workers(Loop(workers=workers), Resources(cpus, gpus)) == placement
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_a_cpu_stays_for_the_data(workers: int | str, cpus: float, gpus: float, 
 )
 def test_more_workers_than_there_is_room_for_are_refused(loop: Loop, resources: Resources, there: str) -> None:
     with pytest.raises(RequestError, match=f"^train.workers is 3, but the cluster has {there}; ask for fewer$"):
-        place(loop, resources)
+        place_workers(loop, resources)
 
 
 @pytest.mark.parametrize(("actors", "cpus", "each"), [(1, 2, 1), (2, 2, 0.5), (4, 3, 0.5), (1, 64, 1)])
@@ -57,11 +57,11 @@ def test_actors_leave_a_cpu_to_those_who_feed_them(actors: int, cpus: float, eac
 
 def test_without_gpus_a_growing_run_takes_one_worker_a_node() -> None:
     nodes = Resources(cpus=12, gpus=0, node_cpus=4)
-    assert place(Loop(workers="2..8"), nodes) == Placement("cpu", 2, 8, worker_cpus=3)
+    assert place_workers(Loop(workers="2..8"), nodes) == Placement("cpu", 2, 8, worker_cpus=3)
     with pytest.raises(
         RequestError, match=r"^train.workers is 2..8, but without GPUs .*, and one has 2; give one number$"
     ):
-        place(Loop(workers="2..8"), Resources(cpus=4, gpus=0, node_cpus=2))
+        place_workers(Loop(workers="2..8"), Resources(cpus=4, gpus=0, node_cpus=2))
 
 
 def test_what_is_missing_is_named() -> None:

@@ -3,11 +3,11 @@ import re
 import pytest
 
 from pipelines.runtime import progress as module
-from pipelines.runtime.progress import progress
+from pipelines.runtime.progress import progress_meter
 
 
 def test_ends_with_one_plain_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress("drawing", 3) as meter:
+    with progress_meter("drawing", 3) as meter:
         meter.advance(2, loss=0.123456)
         meter.advance(rejected="1")
     err = capsys.readouterr().err
@@ -16,7 +16,7 @@ def test_ends_with_one_plain_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_log_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PLAIN_SECONDS", 0.0)
-    with progress("training", 2, unit="steps") as meter:
+    with progress_meter("training", 2, unit="steps") as meter:
         meter.advance()
     assert [line.split(" in ")[0] for line in capsys.readouterr().err.splitlines()] == ["training: 1 of 2 steps"] * 2
 
@@ -24,7 +24,7 @@ def test_a_log_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str], monk
 def test_the_speed_counts_from_the_start(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([10.0, 20.0, 30.0])
     monkeypatch.setattr("time.monotonic", lambda: next(now, 35.0))
-    with progress("training", 100) as meter:
+    with progress_meter("training", 100) as meter:
         meter.advance(10)
         meter.start()
         meter.advance(50)
@@ -32,14 +32,14 @@ def test_the_speed_counts_from_the_start(capsys: pytest.CaptureFixture[str], mon
 
 
 def test_a_failure_has_no_last_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ValueError), progress("drawing", 3):
+    with pytest.raises(ValueError), progress_meter("drawing", 3):
         raise ValueError
     assert capsys.readouterr().err == ""
 
 
 def test_a_terminal_gets_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
-    with progress("drawing", 3) as meter:
+    with progress_meter("drawing", 3) as meter:
         meter.advance(3, loss=1.0)
     err = capsys.readouterr().err
     assert "━" in err

@@ -8,7 +8,7 @@ from overlay.sources.labelled import list_labelled
 from overlay.sources.read_plan import plan_reads
 from overlay.storage.path import StoragePath
 from pipelines.prepare import Listed, _write_manifest
-from pipelines.runtime.tasks import ArchivePass, in_parallel
+from pipelines.runtime.tasks import ArchivePass, run_in_parallel
 from tests.pipelines.test_archives import pack
 
 
@@ -40,7 +40,7 @@ def test_no_more_calls_are_taken_than_are_worked_on(ray_session: None) -> None:
             taken.append(number)
             yield (number,)
 
-    results = in_parallel(reciprocal, calls())
+    results = run_in_parallel(reciprocal, calls())
     assert 0 < next(results) <= 1
     assert len(taken) <= 100
     results.close()  # type: ignore[attr-defined]
@@ -48,6 +48,6 @@ def test_no_more_calls_are_taken_than_are_worked_on(ray_session: None) -> None:
 
 def test_what_a_task_raises_ends_the_work(ray_session: None, tmp_path: Path) -> None:
     with pytest.raises(WorkError, match=r"^\[Errno 2\] No such file or directory: '.*/nothing'$"):
-        list(in_parallel(StoragePath.read_bytes, [(StoragePath.of(tmp_path / "nothing"),)]))
+        list(run_in_parallel(StoragePath.read_bytes, [(StoragePath.of(tmp_path / "nothing"),)]))
     with pytest.raises(WorkError, match=r"^a task failed: ZeroDivisionError\('division by zero'\)$"):
-        list(in_parallel(reciprocal, [(1,), (0,)]))
+        list(run_in_parallel(reciprocal, [(1,), (0,)]))

@@ -15,8 +15,8 @@ from overlay.training.windowed_sampler import WindowedSamplePlan
 from pipelines import prepare
 from pipelines.runtime import dataset_rows
 from pipelines.training import batch_stream, image_source, shard_source
-from pipelines.training.batch_stream import Batch, stream
-from pipelines.training.image_source import Samples, Source
+from pipelines.training.batch_stream import TrainingBatch, stream_batches
+from pipelines.training.image_source import DecodedImages, ImageSource
 
 INPUT = Input(size=32)
 
@@ -29,26 +29,26 @@ def small_shards(dataset: PreparedDataset, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="module")
-def in_memory(dataset: PreparedDataset) -> Samples:
-    return image_source.decoded(dataset, "train", INPUT)
+def in_memory(dataset: PreparedDataset) -> DecodedImages:
+    return image_source.decode_split(dataset, "train", INPUT)
 
 
 @pytest.fixture(scope="module")
-def on_disk(small_shards: PreparedDataset) -> shard_source.Shards:
+def on_disk(small_shards: PreparedDataset) -> shard_source.ShardSource:
     return shard_source.open_shards(small_shards, "train", INPUT)
 
 
 def batches(
-    source: Source,
+    source: ImageSource,
     plan: SamplePlan,
     rank: int = 0,
     world_size: int = 1,
     start: int = 0,
     cpus: float = 1,
     ahead_bytes: float = 2**26,
-) -> list[Batch]:
+) -> list[TrainingBatch]:
     return list(
-        stream(
+        stream_batches(
             source,
             plan,
             Augment(),
@@ -62,7 +62,10 @@ def batches(
 
 
 def check(
-    streamed: list[Batch], plan: SamplePlan, labels: NDArray[np.int64], image: Callable[[int], NDArray[np.uint8]]
+    streamed: list[TrainingBatch],
+    plan: SamplePlan,
+    labels: NDArray[np.int64],
+    image: Callable[[int], NDArray[np.uint8]],
 ) -> None:
     """Compare a stream with what the plan says, worked out one image after the other."""
     assert [batch.step for batch in streamed] == list(range(plan.steps))
@@ -76,13 +79,13 @@ def check(
         assert np.array_equal(batch.images, np.stack(expected))
 
 
-def test_images_in_memory_come_as_planned(in_memory: Samples) -> None:
+def test_images_in_memory_come_as_planned(in_memory: DecodedImages) -> None:
     plan = SamplePlan(len(in_memory), batch_size=5, epochs=2, seed=3)
     whole = in_memory.gather(np.arange(len(in_memory)))
     check(batches(in_memory, plan), plan, in_memory.labels, lambda sample: whole[sample])
 
 
-def test_rare_classes_come_more_often_and_never_alike(in_memory: Samples) -> None:
+def test_rare_classes_come_more_often_and_never_alike(in_memory: DecodedImages) -> None:
     labels = (0,) * 20 + (1,) * 4
     plan = SamplePlan(len(in_memory), batch_size=8, epochs=1, seed=0, balanced=labels)
     whole = in_memory.gather(np.arange(len(in_memory)))
@@ -91,7 +94,7 @@ def test_rare_classes_come_more_often_and_never_alike(in_memory: Samples) -> Non
     assert len({image.tobytes() for batch in streamed for image in batch.images}) == len(in_memory)
 
 
-def test_images_in_shards_come_as_planned(on_disk: shard_source.Shards, small_shards: PreparedDataset) -> None:
+def test_images_in_shards_come_as_planned(on_disk: shard_source.ShardSource, small_shards: PreparedDataset) -> None:
     sizes = tuple(len(rows) for rows in on_disk.rows)
     assert len(sizes) == 7  # one shard of the eight has no image of this split
     assert small_shards.card.parts == 8
@@ -108,10 +111,10 @@ def test_images_in_shards_come_as_planned(on_disk: shard_source.Shards, small_sh
 
 @pytest.mark.parametrize("kind", ["in_memory", "on_disk"])
 def test_neither_tasks_nor_workers_nor_a_restart_change_what_comes(
-    kind: str, in_memory: Samples, on_disk: shard_source.Shards, monkeypatch: pytest.MonkeyPatch
+    kind: str, in_memory: DecodedImages, on_disk: shard_source.ShardSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_stream, "TASK_IMAGES", 12)  # two steps
-    source: Source = in_memory if kind == "in_memory" else on_disk
+    source: ImageSource = in_memory if kind == "in_memory" else on_disk
     sizes = tuple(len(rows) for rows in on_disk.rows)
     plan = (
         SamplePlan(24, batch_size=5, epochs=3, seed=1)
@@ -131,7 +134,7 @@ def test_neither_tasks_nor_workers_nor_a_restart_change_what_comes(
 
 
 @dataclass(frozen=True)
-class Noted(Samples):
+class Noted(DecodedImages):
     """Writes down which steps were read."""
 
     notes: Path
@@ -143,13 +146,13 @@ class Noted(Samples):
 
 
 def test_the_tasks_are_no_further_ahead_than_is_asked_for(
-    in_memory: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    in_memory: DecodedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_stream, "TASK_IMAGES", 12)  # a step, of which there are 20
     source = Noted(in_memory.labels, in_memory.size, in_memory.blocks, in_memory.places, tmp_path)
     plan = SamplePlan(24, batch_size=12, epochs=10, seed=1)
     ahead_bytes = 6 * 12 * INPUT.size**2 * 3
-    coming = stream(source, plan, Augment(), rank=0, world_size=1, start=0, cpus=1, ahead_bytes=ahead_bytes)
+    coming = stream_batches(source, plan, Augment(), rank=0, world_size=1, start=0, cpus=1, ahead_bytes=ahead_bytes)
     next(coming)
     deadline = time.monotonic() + 60
     while len(list(tmp_path.iterdir())) < 4:
@@ -161,12 +164,12 @@ def test_the_tasks_are_no_further_ahead_than_is_asked_for(
 
 
 def test_a_limit_takes_so_many(dataset: PreparedDataset) -> None:
-    assert len(image_source.decoded(dataset, "train", INPUT, limit=7)) == 7
+    assert len(image_source.decode_split(dataset, "train", INPUT, limit=7)) == 7
 
 
 def test_what_fits_into_memory() -> None:
     from cluster.session import Resources
 
     store = Resources(cpus=2, gpus=0, node_cpus=2, store_bytes=2 * 100 * 32 * 32 * 3)
-    assert shard_source.fits(100, INPUT, store)
-    assert not shard_source.fits(101, INPUT, store)
+    assert shard_source.fits_in_memory(100, INPUT, store)
+    assert not shard_source.fits_in_memory(101, INPUT, store)

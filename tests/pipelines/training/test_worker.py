@@ -12,8 +12,8 @@ from torch.multiprocessing.spawn import spawn
 from overlay.models import model_file
 from overlay.models.device import use_all_cores
 from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, create_network
-from pipelines.training.image_source import Samples
-from pipelines.training.worker import VALIDATION_BATCH, validate
+from pipelines.training.image_source import DecodedImages
+from pipelines.training.worker import VALIDATION_BATCH, validate_epoch
 
 SAMPLES = 3 * VALIDATION_BATCH + 5  # 101: a prime number, so no count of workers divides it
 CARD = model_file.ModelCard(
@@ -50,8 +50,8 @@ def validated(rank: int, world_size: int) -> tuple[float, NDArray[np.int64]]:
     network = create_network("resnet18", 3)
     if rank > 0:  # only worker 0's running statistics count
         network.get_buffer("bn1.running_mean").fill_(1)
-    samples = cast(Samples, InMemory())
-    return validate(network, samples, CARD, torch.autocast("cpu", enabled=False), rank, world_size)
+    samples = cast(DecodedImages, InMemory())
+    return validate_epoch(network, samples, CARD, torch.autocast("cpu", enabled=False), rank, world_size)
 
 
 @pytest.mark.parametrize("workers", [2, 3])
