@@ -19,7 +19,7 @@ from overlay.duplicates.hamming import compare_all, near_pairs
 from overlay.duplicates.multi_index import BITS, Hashes
 from overlay.duplicates.pairs import connected_components
 
-DISTANCE = 40
+_DISTANCE = 40
 
 
 def main() -> None:
@@ -31,24 +31,26 @@ def main() -> None:
     random = np.random.default_rng(0)
     unrelated = random.integers(0, 2**64, (arguments.hashes, BITS // 64), dtype=np.uint64)
     tenth = arguments.hashes // 10
-    unrelated[-tenth:] = near(unrelated[:tenth], random)
+    unrelated[-tenth:] = _near(unrelated[:tenth], random)
     black = unrelated.copy()
     black[:tenth] = 0
     sets = {"unrelated": unrelated, "a tenth is black": black}
     for frames in (3000, tenth):
         video = unrelated.copy()
-        video[:frames] = near(np.repeat(unrelated[:1], frames, axis=0), random)
+        video[:frames] = _near(np.repeat(unrelated[:1], frames, axis=0), random)
         sets[f"{frames:,} frames of a video"] = video
 
     sample = unrelated[-arguments.sample :]
     start = time.perf_counter()
-    expected = sum(map(len, compare_all(sample, DISTANCE)))
+    expected = sum(map(len, compare_all(sample, _DISTANCE)))
     all_with_all = (time.perf_counter() - start) * (arguments.hashes / arguments.sample) ** 2
-    assert len(near_pairs(sample, DISTANCE)) == expected
-    print(f"{arguments.hashes:,} hashes within {DISTANCE} of {BITS} bits; all with all would take {all_with_all:.1f} s")
+    assert len(near_pairs(sample, _DISTANCE)) == expected
+    print(
+        f"{arguments.hashes:,} hashes within {_DISTANCE} of {BITS} bits; all with all would take {all_with_all:.1f} s"
+    )
     for name, hashes in sets.items():
         start, cpu = time.perf_counter(), time.process_time()
-        pairs = near_pairs(hashes, DISTANCE)
+        pairs = near_pairs(hashes, _DISTANCE)
         groups = len(set(connected_components([(pairs.first, pairs.second)], len(hashes)).tolist()))
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -59,7 +61,7 @@ def main() -> None:
         )
 
 
-def near(hashes: Hashes, random: np.random.Generator) -> Hashes:
+def _near(hashes: Hashes, random: np.random.Generator) -> Hashes:
     """Return the hashes, (n, 4), with about 12 bits of each flipped."""
     flips = np.packbits(random.random((len(hashes), BITS)) < 12 / BITS, axis=1).view(np.uint64)
     return hashes ^ flips

@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--list", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.list:
-        freeze(Path(options.list))
+        _freeze(Path(options.list))
         return
     with tempfile.TemporaryDirectory(prefix="overlay-listing-") as folder:
         for number in range(options.files):
@@ -34,7 +34,7 @@ def main() -> None:
         subprocess.run([sys.executable, __file__, "--list", folder], check=True)
 
 
-def freeze(folder: Path) -> None:
+def _freeze(folder: Path) -> None:
     """List what was made."""
     from overlay.config import Limits
     from overlay.prediction.manifest import ManifestListing, write_manifest

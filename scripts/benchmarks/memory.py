@@ -17,13 +17,13 @@ from pathlib import Path
 
 import psutil
 
-from scripts.fault_injection.predict import make_images, make_model
+from scripts.fault_injection.predict import _make_images, _make_model
 
-TENTHS = 10
+_TENTHS = 10
 
 
 @dataclass
-class Tree:
+class _Tree:
     """A process and all that it started."""
 
     root: psutil.Process
@@ -56,20 +56,20 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="overlay-memory-") as temporary:
         folder = Path(temporary)
-        make_images(folder / "images", options.images, seed=0)
-        make_model(folder / "model.pth")
+        _make_images(folder / "images", options.images, seed=0)
+        _make_model(folder / "model.pth")
         words = ["predict", str(folder / "model.pth"), str(folder / "images"), "--out", str(folder / "out")]
-        words += ["--part_rows", str(options.images // TENTHS), "--actors", "1", "--precision", "fp32"]
+        words += ["--part_rows", str(options.images // _TENTHS), "--actors", "1", "--precision", "fp32"]
         job = subprocess.Popen(
             [sys.executable, "-m", "overlay", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        watch(job, folder / "out" / "predictions", options.images // TENTHS)
+        _watch(job, folder / "out" / "predictions", options.images // _TENTHS)
         assert job.wait() == 0
 
 
-def watch(job: "subprocess.Popen[bytes]", output: Path, part_rows: int) -> None:
+def _watch(job: "subprocess.Popen[bytes]", output: Path, part_rows: int) -> None:
     """Print a row for each part that appears."""
-    tree = Tree(psutil.Process(job.pid))
+    tree = _Tree(psutil.Process(job.pid))
     peaks: dict[str, float] = defaultdict(float)
     parts, began, spent = 0, time.monotonic(), 0.0
     print("| images | driver, MiB | largest worker, MiB | Ray's own, MiB | ms of a core an image | images/s |")

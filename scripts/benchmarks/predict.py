@@ -48,12 +48,12 @@ from overlay.models import model_file
 from overlay.models.device import use_all_cores
 from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, create_network
 
-SIZE = 224
-CLASSES = ("benign", "malignant", "normal")
+_SIZE = 224
+_CLASSES = ("benign", "malignant", "normal")
 _PREPROCESS = v2.Compose(
     [
         v2.ToImage(),
-        v2.Resize((SIZE, SIZE)),
+        v2.Resize((_SIZE, _SIZE)),
         v2.ToDtype(torch.float32, scale=True),
         v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
     ]
@@ -61,7 +61,7 @@ _PREPROCESS = v2.Compose(
 
 
 @dataclass(frozen=True)
-class Timed:
+class _Timed:
     """A job that classified all images."""
 
     rate: float
@@ -70,7 +70,7 @@ class Timed:
     """all of it"""
 
 
-def make_images(folder: Path, count: int) -> Path:
+def _make_images(folder: Path, count: int) -> Path:
     """Draw phantoms into one folder."""
     phantoms.write_phantoms(folder / "drawn", images_per_class=-(-count // 3), seed=0)
     drawn = sorted(path for path in (folder / "drawn").rglob("*.png") if "_mask" not in path.stem)[:count]
@@ -80,22 +80,22 @@ def make_images(folder: Path, count: int) -> Path:
     return folder / "images"
 
 
-def make_model(folder: Path, arch: str) -> Path:
+def _make_model(folder: Path, arch: str) -> Path:
     """Write a network with random weights; one pass in training gives its normalisation usual statistics."""
     torch.manual_seed(0)
-    network = create_network(arch, len(CLASSES))
+    network = create_network(arch, len(_CLASSES))
     with torch.no_grad():
-        network(torch.randn(4, 3, SIZE, SIZE))
+        network(torch.randn(4, 3, _SIZE, _SIZE))
     card = model_file.ModelCard(
-        arch, CLASSES, SIZE, "squash", IMAGENET_MEAN, IMAGENET_STD, None, "phantoms", "none", version("overlay")
+        arch, _CLASSES, _SIZE, "squash", IMAGENET_MEAN, IMAGENET_STD, None, "phantoms", "none", version("overlay")
     )
     model_file.save_model_file(folder / "model.pth", OrderedDict(network.state_dict()), card)
     return folder / "model.pth"
 
 
-def bare_forward(file: Path, kind: Any, precision: Any, batch: int, device: Any) -> tuple[float, str]:  # noqa: ANN401
+def _bare_forward(file: Path, kind: Any, precision: Any, batch: int, device: Any) -> tuple[float, str]:  # noqa: ANN401
     """Return images a second of an engine on images in memory, and its precision."""
-    pixels = np.random.default_rng(0).integers(0, 256, (batch, SIZE, SIZE, 3), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (batch, _SIZE, _SIZE, 3), np.uint8)
     engine = open_engine(
         prepare_engine(model_file.load_model_file(file), kind, device, precision, pixels), batch_size=batch
     )
@@ -108,16 +108,16 @@ def bare_forward(file: Path, kind: Any, precision: Any, batch: int, device: Any)
     return done / (time.perf_counter() - began), engine.precision
 
 
-def decode_alone(images: Path) -> float:
+def _decode_alone(images: Path) -> float:
     """Return images a second of one core that reads, decodes and resizes."""
     paths = sorted(images.iterdir())
     began = time.process_time()
     for path in paths:
-        resize_image(decode_image(path.read_bytes(), target=decode_target(SIZE, "squash")), SIZE, "squash")
+        resize_image(decode_image(path.read_bytes(), target=decode_target(_SIZE, "squash")), _SIZE, "squash")
     return len(paths) / (time.process_time() - began)
 
 
-def predict(images: Path, out: Path, file: Path, kind: str, precision: str, batch: int) -> Timed:
+def _predict(images: Path, out: Path, file: Path, kind: str, precision: str, batch: int) -> _Timed:
     """Run `overlay predict` on Ray, as a process of its own."""
     words = ["predict", str(file), str(images), "--out", str(out), f"--batch_size={batch}", "--actors=1"]
     began = time.perf_counter()
@@ -129,10 +129,10 @@ def predict(images: Path, out: Path, file: Path, kind: str, precision: str, batc
     )
     seconds = time.perf_counter() - began
     rows = pq.read_table(out / "metrics.parquet").to_pylist()
-    return Timed(next(row["value"] for row in rows if row["name"] == "images_per_second_once_started"), seconds)
+    return _Timed(next(row["value"] for row in rows if row["name"] == "images_per_second_once_started"), seconds)
 
 
-def small_job(images: Path, file: Path, count: int, rounds: int) -> list[tuple[str, list[float]]]:
+def _small_job(images: Path, file: Path, count: int, rounds: int) -> list[tuple[str, list[float]]]:
     """Time whole processes on a few images, in turn; returns the seconds of each."""
     few = images.parent / "few" / "images"
     few.mkdir(parents=True)
@@ -156,7 +156,7 @@ def small_job(images: Path, file: Path, count: int, rounds: int) -> list[tuple[s
     return list(seconds.items())
 
 
-class Folder(Dataset[Tensor]):
+class _Folder(Dataset[Tensor]):
     """A folder as people read it."""
 
     def __init__(self, folder: Path) -> None:
@@ -171,7 +171,7 @@ class Folder(Dataset[Tensor]):
         return tensor
 
 
-def timed(batches: Iterator[int]) -> Timed:
+def _timed(batches: Iterator[int]) -> _Timed:
     """Take the sizes of batches as they are done."""
     began = time.perf_counter()
     next(batches)
@@ -179,16 +179,16 @@ def timed(batches: Iterator[int]) -> Timed:
     for size in batches:
         rest += size
     ended = time.perf_counter()
-    return Timed(rest / (ended - started), ended - began)
+    return _Timed(rest / (ended - started), ended - began)
 
 
-def loader_loop(images: Path, file: Path, batch: int, device: str, bf16: bool) -> Iterator[int]:
+def _loader_loop(images: Path, file: Path, batch: int, device: str, bf16: bool) -> Iterator[int]:
     """Loop over a DataLoader; yields the size of each batch once its result is there."""
     network = model_file.build_network(model_file.load_model_file(file)).to(device)
     if bf16:
         network = network.to(memory_format=torch.channels_last)
     with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=bf16):
-        for pixels in DataLoader(Folder(images), batch_size=batch, num_workers=2):
+        for pixels in DataLoader(_Folder(images), batch_size=batch, num_workers=2):
             moved = pixels.to(device)
             if bf16:
                 moved = moved.contiguous(memory_format=torch.channels_last)
@@ -196,7 +196,7 @@ def loader_loop(images: Path, file: Path, batch: int, device: str, bf16: bool) -
             yield len(pixels)
 
 
-class Classify:
+class _Classify:
     """The actor of Ray's documented pipeline (docs.ray.io, "Image classification batch inference with PyTorch")."""
 
     def __init__(self, file: str, device: str) -> None:
@@ -211,14 +211,14 @@ class Classify:
         return {"probabilities": logits.softmax(dim=1).cpu().numpy()}
 
 
-def ray_documented(images: Path, file: Path, batch: int, device: str) -> Iterator[int]:
+def _ray_documented(images: Path, file: Path, batch: int, device: str) -> Iterator[int]:
     """Run Ray's documented pipeline; yields the size of each batch once its result is there."""
     import ray.data
 
     rows = ray.data.read_images(str(images), mode="RGB")
     rows = rows.map(lambda row: {"image": _PREPROCESS(row["image"]).numpy()})
     scored = rows.map_batches(
-        Classify,
+        _Classify,
         fn_constructor_args=(str(file), device),
         compute=ray.data.ActorPoolStrategy(size=1),
         batch_size=batch,
@@ -243,15 +243,15 @@ def main() -> None:
     rows: list[tuple[str, ...]] = []
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        images, file = make_images(work, options.images), make_model(work, options.arch)
-        decoded = decode_alone(images)
+        images, file = _make_images(work, options.images), _make_model(work, options.arch)
+        decoded = _decode_alone(images)
         rows.append(("decode and resize alone, one core", f"{decoded:.1f}", "", "", ""))
         wanted = [each for each in options.engines.split(",") if "openvino" not in each or device == "cpu"]
         for kind, precision in (each.split(":") for each in wanted if "openvino" not in each or find_spec("openvino")):
             with contextlib.redirect_stdout(sys.stderr):
-                before, computed = bare_forward(file, kind, precision, batch, device)
-                whole = predict(images, work / f"out-{kind}-{precision}", file, kind, precision, batch)
-                after, _ = bare_forward(file, kind, precision, batch, device)
+                before, computed = _bare_forward(file, kind, precision, batch, device)
+                whole = _predict(images, work / f"out-{kind}-{precision}", file, kind, precision, batch)
+                after, _ = _bare_forward(file, kind, precision, batch, device)
             forward = (before + after) / 2
             limit = 1 / (1 / forward + 1 / (decoded * cores)) if device == "cpu" else min(forward, decoded * cores)
             alone = f"forward alone, {kind} in {computed}, before and after ({before:.1f}, {after:.1f})"
@@ -260,19 +260,19 @@ def main() -> None:
             rows.append((f"**overlay predict, {kind} in {computed}**", *_cells(whole, share, options.images)))
         for label, bf16 in (("fp32", False), ("bf16", True)):
             if label not in options.without:
-                loop = timed(loader_loop(images, file, batch, device, bf16))
+                loop = _timed(_loader_loop(images, file, batch, device, bf16))
                 rows.append((f"DataLoader loop, {label}", *_cells(loop, "", options.images)))
-        small = small_job(images, file, 200, rounds=3) if "small" not in options.without else []
+        small = _small_job(images, file, 200, rounds=3) if "small" not in options.without else []
         if "ray" not in options.without:
             from cluster import session
 
             session.connect()
-            ray = timed(ray_documented(images, file, batch, device))
+            ray = _timed(_ray_documented(images, file, batch, device))
             rows.append(("Ray's documented pipeline, fp32", *_cells(ray, "", options.images)))
     where = torch.cuda.get_device_name() if device == "cuda" else f"{cores} cores"
     packages = [package for package in ("torch", "openvino", "ray") if find_spec(package)]
     versions = ", ".join(f"{package} {version(package)}" for package in packages)
-    print(f"\n{options.arch} at {SIZE} px, batches of {batch}, {options.images} PNGs, {where}, {versions}\n")
+    print(f"\n{options.arch} at {_SIZE} px, batches of {batch}, {options.images} PNGs, {where}, {versions}\n")
     print(
         "| what | images/s once started | of the limit | start-up, s | all of it, s |\n| --- | --- | --- | --- | --- |"
     )
@@ -284,7 +284,7 @@ def main() -> None:
         print(f"| {name} | {statistics.median(seconds):.1f} | {', '.join(f'{each:.1f}' for each in seconds)} |")
 
 
-def _cells(job: Timed, share: str, images: int) -> tuple[str, ...]:
+def _cells(job: _Timed, share: str, images: int) -> tuple[str, ...]:
     return f"{job.rate:.1f}", share, f"{job.seconds - images / job.rate:.1f}", f"{job.seconds:.1f}"
 
 

@@ -27,10 +27,10 @@ from overlay.images import phantoms, render
 from overlay.images.codec import encode_png
 from overlay.sources.labelled import Record, list_labelled
 
-Encoder = Callable[[NDArray[np.uint8]], bytes]
+_Encoder = Callable[[NDArray[np.uint8]], bytes]
 
 
-def as_jpeg(source: Path, target: Path) -> None:
+def _as_jpeg(source: Path, target: Path) -> None:
     """Copy a folder in BUSI's layout with its images as JPEG; masks stay PNG."""
     for path in sorted(source.rglob("*.png")):
         copy = target / path.relative_to(source)
@@ -42,14 +42,14 @@ def as_jpeg(source: Path, target: Path) -> None:
                 image.convert("RGB").save(copy.with_suffix(".jpg"), quality=92)
 
 
-def pillow_png(image: NDArray[np.uint8]) -> bytes:
+def _pillow_png(image: NDArray[np.uint8]) -> bytes:
     """Encode as Pillow does where nothing else is asked for."""
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, "PNG")
     return stream.getvalue()
 
 
-def plain_loop(records: list[Record], encoder: Encoder) -> float:
+def _plain_loop(records: list[Record], encoder: _Encoder) -> float:
     """Return images a second of one process, one after the other."""
     with mock.patch.object(render, "encode_png", encoder):
         render.render_row(records[0].id, records[0].uri, records[0].masks, OverlayStyle(), 50_000_000)  # imports
@@ -59,7 +59,7 @@ def plain_loop(records: list[Record], encoder: Encoder) -> float:
     return len(records) / (time.perf_counter() - began)
 
 
-def prepare_rates(folder: Path, out: Path) -> tuple[float, float, float]:
+def _prepare_rates(folder: Path, out: Path) -> tuple[float, float, float]:
     """Return images a second of the drawing, of the drawing once started, and of the whole command."""
     from pipelines import prepare
 
@@ -84,16 +84,16 @@ def main() -> None:
         if options.folder is None:
             phantoms.write_phantoms(work / "png", images_per_class=options.images // 3, seed=0)
         png = options.folder or work / "png"
-        as_jpeg(png, work / "jpeg")
+        _as_jpeg(png, work / "jpeg")
         print(f"load of this machine in the last minute: {os.getloadavg()[0]:.1f}")
         columns = ("plain loop", "drawing", "once started", "whole", "Pillow's PNG", "ratio")
         print("".join(f"{column:>14}" for column in ("", *columns)))
         for label, folder in (("PNG", png), ("JPEG", work / "jpeg")):
             records = list_labelled([str(folder)]).records
-            before = plain_loop(records[::2], encode_png)
-            drawing, started, whole = prepare_rates(folder, work / f"dataset-{label}")
-            loop = (before + plain_loop(records[1::2], encode_png)) / 2
-            usual = plain_loop(records[::4], pillow_png)
+            before = _plain_loop(records[::2], encode_png)
+            drawing, started, whole = _prepare_rates(folder, work / f"dataset-{label}")
+            loop = (before + _plain_loop(records[1::2], encode_png)) / 2
+            usual = _plain_loop(records[::4], _pillow_png)
             rates = "".join(f"{rate:>14.1f}" for rate in (loop, drawing, started, whole, usual))
             print(
                 f"{label:>14}{rates}{started / loop:>14.2f}  ({started / usual:.1f} times the loop with Pillow's PNG)"

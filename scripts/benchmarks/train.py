@@ -37,52 +37,52 @@ from overlay.models.device import autocast, use_all_cores
 from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, create_network, normalise
 from overlay.training.optimizer import build_optimizer
 
-CLASSES = ("benign", "malignant", "normal")
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+_CLASSES = ("benign", "malignant", "normal")
+_DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def step(network: nn.Module, optimizer: torch.optim.Optimizer, pixels: Tensor, labels: Tensor, kind: str) -> None:
+def _step(network: nn.Module, optimizer: torch.optim.Optimizer, pixels: Tensor, labels: Tensor, kind: str) -> None:
     """Go forward and back, and take a step."""
     precision: TrainingPrecision = "fp32" if kind == "fp32" else "auto"
-    mean, std = torch.tensor(IMAGENET_MEAN, device=DEVICE), torch.tensor(IMAGENET_STD, device=DEVICE)
-    with autocast(DEVICE, precision):
+    mean, std = torch.tensor(IMAGENET_MEAN, device=_DEVICE), torch.tensor(IMAGENET_STD, device=_DEVICE)
+    with autocast(_DEVICE, precision):
         logits = network(normalise(pixels, mean, std))
     cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
 
-def learner(arch: str, *, channels_last: bool) -> tuple[nn.Module, torch.optim.Optimizer]:
+def _learner(arch: str, *, channels_last: bool) -> tuple[nn.Module, torch.optim.Optimizer]:
     """Build a network and its optimizer on the device."""
     use_all_cores()
-    network = create_network(arch, len(CLASSES)).to(DEVICE)
+    network = create_network(arch, len(_CLASSES)).to(_DEVICE)
     if channels_last:
         network = network.to(memory_format=torch.channels_last)
     return network, build_optimizer(network, Optimizer())
 
 
-def synchronise() -> None:
+def _synchronise() -> None:
     """Wait for the device."""
-    if DEVICE.type == "cuda":
+    if _DEVICE.type == "cuda":
         torch.cuda.synchronize()
 
 
-def bare_step(images: NDArray[np.uint8], arch: str, batch: int, steps: int) -> float:
+def _bare_step(images: NDArray[np.uint8], arch: str, batch: int, steps: int) -> float:
     """Return images a second of forward, backward and optimizer step, after two steps that are not counted."""
-    network, optimizer = learner(arch, channels_last=True)
-    pixels = torch.from_numpy(np.resize(images, (batch, *images.shape[1:]))).to(DEVICE)
-    labels = torch.zeros(batch, dtype=torch.int64, device=DEVICE)
+    network, optimizer = _learner(arch, channels_last=True)
+    pixels = torch.from_numpy(np.resize(images, (batch, *images.shape[1:]))).to(_DEVICE)
+    labels = torch.zeros(batch, dtype=torch.int64, device=_DEVICE)
     began = 0.0
     for number in range(steps + 2):
         if number == 2:
-            synchronise()
+            _synchronise()
             began = time.perf_counter()
-        step(network, optimizer, pixels, labels, "auto")
-    synchronise()
+        _step(network, optimizer, pixels, labels, "auto")
+    _synchronise()
     return steps * batch / (time.perf_counter() - began)
 
 
-def decode_alone(files: list[Path], size: int) -> float:
+def _decode_alone(files: list[Path], size: int) -> float:
     """Return how many images a second one core decodes and resizes, which is done once a run where they fit."""
     began = time.process_time()
     for file in files[:64]:
@@ -90,7 +90,7 @@ def decode_alone(files: list[Path], size: int) -> float:
     return min(len(files), 64) / (time.process_time() - began)
 
 
-def augment_alone(images: NDArray[np.uint8], count: int = 512) -> float:
+def _augment_alone(images: NDArray[np.uint8], count: int = 512) -> float:
     """Return how many images a second one core augments."""
     began = time.process_time()
     for number in range(count):
@@ -102,7 +102,7 @@ def augment_alone(images: NDArray[np.uint8], count: int = 512) -> float:
     return count / (time.process_time() - began)
 
 
-class Files(Dataset[tuple[Tensor, int]]):
+class _Files(Dataset[tuple[Tensor, int]]):
     """What a plain loop reads: files, decoded and augmented each time."""
 
     def __init__(self, files: list[Path], size: int) -> None:
@@ -115,37 +115,39 @@ class Files(Dataset[tuple[Tensor, int]]):
         data = self._files[index].read_bytes()
         image = resize_image(decode_image(data, target=decode_target(self._size, "squash")), self._size, "squash")
         random = np.random.default_rng()
-        return torch.from_numpy(augment(image, Augment(), random).copy()), CLASSES.index(self._files[index].parent.name)
+        return torch.from_numpy(augment(image, Augment(), random).copy()), _CLASSES.index(
+            self._files[index].parent.name
+        )
 
 
-def plain_loop(files: list[Path], arch: str, size: int, batch: int, steps: int, kind: str) -> float:
+def _plain_loop(files: list[Path], arch: str, size: int, batch: int, steps: int, kind: str) -> float:
     """Return images a second of a loop over a DataLoader; "fp32" is without channels_last, as most scripts are."""
-    network, optimizer = learner(arch, channels_last=kind != "fp32")
-    loader = DataLoader(Files(files, size), batch, shuffle=True, num_workers=joblib.cpu_count(), drop_last=True)
+    network, optimizer = _learner(arch, channels_last=kind != "fp32")
+    loader = DataLoader(_Files(files, size), batch, shuffle=True, num_workers=joblib.cpu_count(), drop_last=True)
     done, began = 0, 0.0
     while done < steps + 2:
         for pixels, labels in loader:
             if done == 2:
-                synchronise()
+                _synchronise()
                 began = time.perf_counter()
-            step(network, optimizer, pixels.to(DEVICE), labels.to(DEVICE), kind)
+            _step(network, optimizer, pixels.to(_DEVICE), labels.to(_DEVICE), kind)
             done += 1
             if done == steps + 2:
                 break
-    synchronise()
+    _synchronise()
     return steps * batch / (time.perf_counter() - began)
 
 
-def overlay(*words: str) -> float:
+def _overlay(*words: str) -> float:
     """Run the command; return its seconds."""
     began = time.perf_counter()
     subprocess.run([sys.executable, "-m", "overlay", *words], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - began
 
 
-def end_to_end(folder: str, out: str, options: argparse.Namespace) -> tuple[float, float, int]:
+def _end_to_end(folder: str, out: str, options: argparse.Namespace) -> tuple[float, float, int]:
     """Return images a second after the first epoch, the seconds outside of epochs, and the steps counted."""
-    whole = overlay(
+    whole = _overlay(
         *("train", f"{folder}/dataset", f"--out={folder}/{out}", f"--input.size={options.size}"),
         *(f"--model.arch={options.arch}", "--model.weights=none", f"--early_stopping.patience={options.epochs}"),
         *(f"--train.epochs={options.epochs}", f"--train.batch_size={options.batch}", "--tracking.mode=disabled"),
@@ -169,26 +171,26 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="of the bare step and of the plain loops")
     options = parser.parse_args()
     cores = joblib.cpu_count()
-    on_gpu = DEVICE.type == "cuda"
+    on_gpu = _DEVICE.type == "cuda"
 
     with tempfile.TemporaryDirectory() as folder:
         phantoms.write_phantoms(Path(folder, "phantoms"), images_per_class=round(options.images / 0.7 / 3), seed=0)
-        overlay("prepare", f"{folder}/phantoms", f"--out={folder}/dataset")
+        _overlay("prepare", f"{folder}/phantoms", f"--out={folder}/dataset")
         files = sorted(file for file in Path(folder, "phantoms").glob("*/*.png") if "_mask" not in file.name)
         shown = [
             resize_image(decode_image(file.read_bytes()), options.size, "squash") for file in files[: options.batch]
         ]
         images = np.stack(shown)
-        augmented, decoded = augment_alone(images), decode_alone(files, options.size)
+        augmented, decoded = _augment_alone(images), _decode_alone(files, options.size)
 
-        bare = [bare_step(images, options.arch, options.batch, options.steps)]
+        bare = [_bare_step(images, options.arch, options.batch, options.steps)]
         limits, trained, starts, steps = [], [], [], 0
         plain: dict[str, list[float]] = {"fp32": [], "auto": []}
         for number in range(options.rounds):
-            rate, start_up, counted = end_to_end(folder, f"run-{number}", options)
-            bare.append(bare_step(images, options.arch, options.batch, options.steps))
+            rate, start_up, counted = _end_to_end(folder, f"run-{number}", options)
+            bare.append(_bare_step(images, options.arch, options.batch, options.steps))
             for kind, rates in plain.items():
-                rates.append(plain_loop(files, options.arch, options.size, options.batch, options.steps, kind))
+                rates.append(_plain_loop(files, options.arch, options.size, options.batch, options.steps, kind))
             near = fmean(bare[-2:])
             limits.append(min(near, augmented * cores) if on_gpu else 1 / (1 / near + 1 / (augmented * cores)))
             trained.append(rate)
@@ -209,14 +211,14 @@ def main() -> None:
         ("(d) plain DataLoader loop, fp32", plain["fp32"]),
         ("(d) plain DataLoader loop, the same precision, channels_last", plain["auto"]),
     ]:
-        print(f"| {name} | {median(values):.1f} | {ratio(values, limits):.2f} |")
+        print(f"| {name} | {median(values):.1f} | {_ratio(values, limits):.2f} |")
     print(
-        f"\n(c) / fp32 loop: {ratio(trained, plain['fp32']):.2f}; (c) / same precision: "
-        f"{ratio(trained, plain['auto']):.2f}; {median(starts):.0f} s for start-up, final evaluation and end"
+        f"\n(c) / fp32 loop: {_ratio(trained, plain['fp32']):.2f}; (c) / same precision: "
+        f"{_ratio(trained, plain['auto']):.2f}; {median(starts):.0f} s for start-up, final evaluation and end"
     )
 
 
-def ratio(values: list[float], others: list[float]) -> float:
+def _ratio(values: list[float], others: list[float]) -> float:
     """Return the median of the ratios, round by round."""
     return median(value / other for value, other in zip(values, others, strict=True))
 

@@ -26,7 +26,7 @@ from PIL import Image
 
 from scripts.fault_injection.processes import Command, descendants, end, kill_one, start, wait
 
-VICTIMS = ("driver", "writer", "actor", "worker", "raylet")
+_VICTIMS = ("driver", "writer", "actor", "worker", "raylet")
 _TITLES = {"actor": "ray::MapWorker", "worker": "ray::"}
 
 
@@ -42,35 +42,35 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="overlay-kills-") as temporary:
         folder = Path(temporary)
-        make_images(folder / "images", options.images, options.seed)
-        make_model(folder / "model.pth")
+        _make_images(folder / "images", options.images, options.seed)
+        _make_model(folder / "model.pth")
         began = time.monotonic()
-        assert start(command(folder, "undisturbed", options.part_rows, options.here)).wait() == 0
+        assert start(_command(folder, "undisturbed", options.part_rows, options.here)).wait() == 0
         print(f"undisturbed: {time.monotonic() - began:.0f} s", flush=True)
         began = time.monotonic()
-        killed, commands = campaign(folder, options)
+        killed, commands = _campaign(folder, options)
         print(f"{sum(killed.values())} kills ({dict(killed)}), {commands} commands, {time.monotonic() - began:.0f} s")
-        return compare(folder, options.images)
+        return _compare(folder, options.images)
 
 
-def campaign(folder: Path, options: argparse.Namespace) -> tuple[Counter[str], int]:
+def _campaign(folder: Path, options: argparse.Namespace) -> tuple[Counter[str], int]:
     """Give the command until it succeeds, and kill meanwhile."""
     chance = random.Random(options.seed)
-    chosen = VICTIMS[:2] if options.here else VICTIMS
+    chosen = _VICTIMS[:2] if options.here else _VICTIMS
     victims: Iterator[str] = iter([chosen[number % len(chosen)] for number in range(options.kills)])
     killed: Counter[str] = Counter()
     commands = seen = 0
     victim = next(victims, None)
     while True:
         commands += 1
-        driver = start(command(folder, "disturbed", options.part_rows, options.here))
+        driver = start(_command(folder, "disturbed", options.part_rows, options.here))
         while driver.poll() is None:
             # Only what works can be disturbed: Ray and torch take their time to start.
-            if victim and working(driver, folder / "disturbed", seen if options.here else None):
+            if victim and _working(driver, folder / "disturbed", seen if options.here else None):
                 wait(driver, chance.uniform(*options.pause))
-                if driver.poll() is None and kill(driver, victim, folder / "disturbed", chance):
+                if driver.poll() is None and _kill(driver, victim, folder / "disturbed", chance):
                     killed[victim] += 1
-                    seen = rows(folder / "disturbed")
+                    seen = _rows(folder / "disturbed")
                     print(f"  kill {sum(killed.values())}: {victim}, {seen} rows", flush=True)
                     victim = next(victims, None)
             wait(driver, 0.2)
@@ -79,22 +79,22 @@ def campaign(folder: Path, options: argparse.Namespace) -> tuple[Counter[str], i
             if victim is None:
                 return killed, commands
             print(f"  done after {sum(killed.values())} kills; once more, anew", flush=True)
-            assert compare(folder, options.images) == 0
+            assert _compare(folder, options.images) == 0
             (folder / "disturbed").rename(folder / f"disturbed-{commands}")
             seen = 0
 
 
-def working(driver: Command, out: Path, seen: int | None) -> bool:
+def _working(driver: Command, out: Path, seen: int | None) -> bool:
     """Whether the actor that holds the model is there, or more rows than were ``seen`` at the last kill."""
-    return bool(find(driver, "actor")) if seen is None else rows(out) > seen
+    return bool(_find(driver, "actor")) if seen is None else _rows(out) > seen
 
 
-def kill(driver: Command, victim: str, out: Path, chance: random.Random) -> bool:
+def _kill(driver: Command, victim: str, out: Path, chance: random.Random) -> bool:
     """Kill a process; says whether there was one."""
     if victim == "writer":
         deadline = time.monotonic() + 30
         while driver.poll() is None and time.monotonic() < deadline:
-            if any(entry.name.endswith(".tmp") for name in ("predictions", ".work") for entry in scan(out / name)):
+            if any(entry.name.endswith(".tmp") for name in ("predictions", ".work") for entry in _scan(out / name)):
                 driver.kill()
                 return True
             time.sleep(0.0005)
@@ -102,10 +102,10 @@ def kill(driver: Command, victim: str, out: Path, chance: random.Random) -> bool
     if victim == "driver":
         driver.kill()
         return True
-    return kill_one(find(driver, victim), chance)
+    return kill_one(_find(driver, victim), chance)
 
 
-def scan(folder: Path) -> list["os.DirEntry[str]"]:
+def _scan(folder: Path) -> list["os.DirEntry[str]"]:
     """List a folder that may not be there."""
     try:
         with os.scandir(folder) as entries:
@@ -114,27 +114,27 @@ def scan(folder: Path) -> list["os.DirEntry[str]"]:
         return []
 
 
-def find(driver: Command, kind: str) -> list[psutil.Process]:
+def _find(driver: Command, kind: str) -> list[psutil.Process]:
     """Find the processes of the driver's Ray."""
     if kind == "raylet":
         return descendants(driver, lambda _, name: name == "raylet")
     return descendants(driver, lambda line, _: line.startswith(_TITLES[kind]) and "IDLE" not in line)
 
 
-def command(folder: Path, out: str, part_rows: int, here: bool) -> list[str]:
+def _command(folder: Path, out: str, part_rows: int, here: bool) -> list[str]:
     """Return the words of the command."""
     words = ["predict", str(folder / "model.pth"), str(folder / "images"), "--out", str(folder / out)]
     words += ["--part_rows", str(part_rows), "--precision", "fp32", *([] if here else ["--actors", "1"])]
     return [sys.executable, "-m", "overlay", *words]
 
 
-def rows(out: Path) -> int:
+def _rows(out: Path) -> int:
     """Count the rows that are committed."""
     parts = list((out / "predictions").glob("part-*.parquet"))
     return int(duckdb.read_parquet([str(part) for part in parts]).count("*").fetchall()[0][0]) if parts else 0
 
 
-def compare(folder: Path, images: int) -> int:
+def _compare(folder: Path, images: int) -> int:
     """Say whether the disturbed run has each row once, and equal to the undisturbed one's."""
     both = {}
     for name in ("undisturbed", "disturbed"):
@@ -154,7 +154,7 @@ def compare(folder: Path, images: int) -> int:
     return 0 if same and apart < 1e-5 else 1
 
 
-def make_images(folder: Path, count: int, seed: int) -> None:
+def _make_images(folder: Path, count: int, seed: int) -> None:
     """Write small images of noise, of which one in a hundred is cut off."""
     noise = np.random.default_rng(seed)
     for number in range(count):
@@ -165,7 +165,7 @@ def make_images(folder: Path, count: int, seed: int) -> None:
             file.write_bytes(file.read_bytes()[:2000])
 
 
-def make_model(file: Path) -> None:
+def _make_model(file: Path) -> None:
     """Write a network with random weights."""
     import torch
 

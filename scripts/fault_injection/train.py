@@ -24,7 +24,7 @@ import torch
 
 from scripts.fault_injection.processes import Command, descendants, end, kill_one, start, wait
 
-VICTIMS = {
+_VICTIMS = {
     "worker": "ray::RayTrainWorker",
     "driver": "",
     "data": "ray::MapBatches",
@@ -33,7 +33,7 @@ VICTIMS = {
     "any": "ray::",
     "raylet": "raylet",
 }
-ONCE = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_macro_f1", "learning_rate", "grad_norm")
+_ONCE = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_macro_f1", "learning_rate", "grad_norm")
 
 
 def main() -> int:
@@ -49,32 +49,32 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="overlay-kills-") as temporary:
         folder = Path(temporary)
-        prepare(folder, options.images)
+        _prepare(folder, options.images)
         began = time.monotonic()
-        undisturbed = start(command(folder, "undisturbed", options.epochs))
+        undisturbed = start(_command(folder, "undisturbed", options.epochs))
         assert undisturbed.wait() == 0, undisturbed.returncode
         print(f"undisturbed: {time.monotonic() - began:.0f} s", flush=True)
         began = time.monotonic()
-        killed, commands = campaign(folder, options)
+        killed, commands = _campaign(folder, options)
         print(f"{sum(killed.values())} kills ({dict(killed)}), {commands} commands, {time.monotonic() - began:.0f} s")
-        return compare(folder / "undisturbed", folder / "disturbed", options.epochs)
+        return _compare(folder / "undisturbed", folder / "disturbed", options.epochs)
 
 
-def campaign(folder: Path, options: argparse.Namespace) -> tuple[Counter[str], int]:
+def _campaign(folder: Path, options: argparse.Namespace) -> tuple[Counter[str], int]:
     """Give the command until it succeeds, and kill meanwhile."""
     chance = random.Random(options.seed)
-    left = [list(VICTIMS)[number % len(VICTIMS)] for number in range(options.kills)]
+    left = [list(_VICTIMS)[number % len(_VICTIMS)] for number in range(options.kills)]
     killed: Counter[str] = Counter()
-    commands, seen = 0, newest(folder / "disturbed")
+    commands, seen = 0, _newest(folder / "disturbed")
     while True:
         commands += 1
-        driver = start(command(folder, "disturbed", options.epochs))
+        driver = start(_command(folder, "disturbed", options.epochs))
         while driver.poll() is None:
             # Only what works can be disturbed: Ray and torch take their time to start, and so would a run without end.
-            if left and newest(folder / "disturbed") != seen:
+            if left and _newest(folder / "disturbed") != seen:
                 wait(driver, chance.uniform(*options.pause))
-                if kill(driver, left[0], chance):
-                    victim, seen = left.pop(0), newest(folder / "disturbed")
+                if _kill(driver, left[0], chance):
+                    victim, seen = left.pop(0), _newest(folder / "disturbed")
                     killed[victim] += 1
                     print(f"  kill {sum(killed.values())}: {victim}, {seen}", flush=True)
             wait(driver, 0.1)
@@ -85,23 +85,23 @@ def campaign(folder: Path, options: argparse.Namespace) -> tuple[Counter[str], i
             return killed, commands
 
 
-def kill(driver: Command, victim: str, chance: random.Random) -> bool:
+def _kill(driver: Command, victim: str, chance: random.Random) -> bool:
     """Kill a process; says whether there was one."""
     if driver.poll() is not None:
         return False
     if victim == "driver":
         driver.kill()
         return True
-    title = VICTIMS[victim]
+    title = _VICTIMS[victim]
     return kill_one(descendants(driver, lambda line, name: line.startswith(title) or name == title), chance)
 
 
-def newest(run: Path) -> str:
+def _newest(run: Path) -> str:
     """Return the name of the newest checkpoint, or what stands for the end of the run."""
     return max((folder.name for folder in (run / "checkpoints").glob("step-*")), default="no checkpoint yet")
 
 
-def prepare(folder: Path, images: int) -> None:
+def _prepare(folder: Path, images: int) -> None:
     """Prepare small phantoms."""
     from overlay.images import phantoms
 
@@ -110,7 +110,7 @@ def prepare(folder: Path, images: int) -> None:
     subprocess.run([sys.executable, "-m", "overlay", *words], check=True, stdout=subprocess.DEVNULL)
 
 
-def command(folder: Path, out: str, epochs: int) -> list[str]:
+def _command(folder: Path, out: str, epochs: int) -> list[str]:
     """Return the words of the command."""
     words = ["train", str(folder / "dataset"), "--out", str(folder / out), "--model.arch", "resnet18"]
     words += ["--model.weights", "none", "--input.size", "32", "--model.dropout", "0.2", "--train.ema", "0.9"]
@@ -119,14 +119,14 @@ def command(folder: Path, out: str, epochs: int) -> list[str]:
     return [sys.executable, "-m", "overlay", *words]
 
 
-def compare(undisturbed: Path, disturbed: Path, epochs: int) -> int:
+def _compare(undisturbed: Path, disturbed: Path, epochs: int) -> int:
     """Say whether the weights are equal to the bit, and whether each epoch stands once, with the same numbers."""
     before, after = (torch.load(run / "Resnet_fineTuning.pth") for run in (undisturbed, disturbed))
     apart = max((before[name].double() - after[name].double()).abs().max().item() for name in before)
     expected, history = (pq.read_table(run / "history.parquet").to_pylist() for run in (undisturbed, disturbed))
-    numbers = [[row[name] for name in ONCE] for row in history] == [[row[name] for name in ONCE] for row in expected]
+    numbers = [[row[name] for name in _ONCE] for row in history] == [[row[name] for name in _ONCE] for row in expected]
     once = [row["epoch"] for row in history] == list(range(1, epochs + 1))
-    tracked = sorted(row["epoch"] for row in logged(disturbed) if "epoch" in row)
+    tracked = sorted(row["epoch"] for row in _logged(disturbed) if "epoch" in row)
     print(
         f"weights differ by at most {apart}; history has each of {len(history)} epochs once: {once}, with equal "
         f"numbers: {numbers}; W&B has {len(tracked)} epochs, each once: {tracked == list(range(1, epochs + 1))}"
@@ -134,7 +134,7 @@ def compare(undisturbed: Path, disturbed: Path, epochs: int) -> int:
     return 0 if apart == 0 and once and numbers and tracked == list(range(1, epochs + 1)) else 1
 
 
-def logged(run: Path) -> list[dict[str, Any]]:
+def _logged(run: Path) -> list[dict[str, Any]]:
     """Read the rows of all offline runs of Weights & Biases that a training left."""
     rows = []
     for file in run.glob("wandb/offline-run-*/run-*.wandb"):
