@@ -124,6 +124,7 @@ def card_metadata(card: ModelCard) -> dict[str, Any]:
 
 def write_safetensors(file: Path, model: ModelFile) -> None:
     """Write a model with its card as safetensors, which lists tensors by their size; the card keeps their order."""
+    from safetensors.torch import save
 
     described = card_metadata(model.card)
     card = {**described, "sha256": checksum(model.state, described), "tensors": list(model.state)}
