@@ -1,4 +1,4 @@
-"""The subject: images, masks, labels, splits, models, metrics, figures and reports. Nothing here imports Ray.
+"""Fine-tuning and batch inference for mask-overlaid medical images; nothing in this package imports Ray.
 
 from overlay import load_model
 
@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from overlay.config import EngineKind, Legacy, Precision
     from overlay.prediction.predictor import Predictor
+
+
+__version__ = "0.1.0"
 
 
 def load_model(

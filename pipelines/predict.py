@@ -19,10 +19,10 @@ from typing import Protocol
 
 from overlay import tracking
 from overlay.config import Predict
-from overlay.engines.base import Pixels
+from overlay.engines.base import Columns, Pixels
 from overlay.errors import WorkError, faults_end_the_work
 from overlay.models import model_file
-from overlay.prediction.decode import Columns, sample_pixels
+from overlay.prediction.decode import sample_pixels
 from overlay.prediction.manifest import Manifest, ManifestListing, write_manifest
 from overlay.prediction.output_folder import PredictionFolder, PredictionRequest
 from overlay.prediction.row_writer import PredictionWriter
@@ -72,7 +72,9 @@ def run(config: Predict) -> None:
             return
         calibration = None
         if config.precision == "int8":
-            calibration = sample_pixels(listing.manifest, listing.units, loaded.card, config.max_pixels)
+            calibration = sample_pixels(
+                listing.manifest, listing.units, loaded.card, config.max_pixels or loaded.card.max_pixels
+            )
         classifier = _classifier(config, loaded, calibration, small=_is_small(config, listing))
         stages.processes |= classifier.processes
         request = replace(request, computed=classifier.computed)

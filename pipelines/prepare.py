@@ -14,13 +14,13 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster import session
+from overlay import __version__
 from overlay.archives.entries import Span
 from overlay.config import SPLITS, Prepare, table_column
 from overlay.dataset.card import DATASET_FORMAT, DatasetCard, DatasetRequest, fingerprint, package_versions, write_card
@@ -40,6 +40,7 @@ from overlay.sources.read_plan import ReadUnit, plan_reads, remove_done
 from overlay.storage.atomic import write_atomically
 from overlay.storage.parquet import open_parquet
 from overlay.storage.path import StoragePath
+from overlay.version import code_fingerprint
 from pipelines.runtime.progress import progress_meter
 from pipelines.runtime.tasks import ThroughputMeter, read_inputs, run_in_parallel
 
@@ -118,7 +119,8 @@ def run(config: Prepare) -> PreparedDataset:
     number = Counter(zip(divided["label"].to_pylist(), divided["split"].to_pylist(), strict=True))
     card = DatasetCard(
         format=DATASET_FORMAT,
-        overlay_version=version("overlay"),
+        overlay_version=__version__,
+        code=code_fingerprint(),
         fingerprint=fingerprint(divided),
         classes=classes,
         counts={label: {split: number[label, split] for split in SPLITS} for label in classes},

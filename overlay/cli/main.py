@@ -9,9 +9,9 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import fields
-from importlib.metadata import version
 from pathlib import PurePosixPath
 
+from overlay import __version__
 from overlay.cli.parser import USAGE, VERBS, Config, nearest, parse_arguments, to_words
 from overlay.config import Prepare, Submit, Train, table_column
 from overlay.errors import RequestError, WorkError
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_help())
         return 0
     if verb == "--version":
-        print(f"overlay {version('overlay')}")
+        print(f"overlay {__version__}")
         return 0
     if verb not in VERBS:
         wrong = f"there is no verb {verb!r}{nearest(verb, list(VERBS))}" if verb else "no verb given"

@@ -6,6 +6,7 @@ reads this module before it knows whether torch or Ray is needed.
 """
 
 from overlay.config.common import (
+    MAX_PIXELS,
     SPLITS,
     Device,
     EngineKind,
@@ -29,6 +30,7 @@ from overlay.config.submit import Submit
 from overlay.config.train import Augment, EarlyStopping, Input, Loop, Loss, Model, Optimizer, Train
 
 __all__ = [
+    "MAX_PIXELS",
     "SPLITS",
     "Augment",
     "Demo",

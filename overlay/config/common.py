@@ -11,6 +11,8 @@ Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "bf16", "fp16", "fp32", "int8"]
 EngineKind = Literal["auto", "torch", "compile", "openvino"]
 SPLITS = ("train", "val", "test")
+MAX_PIXELS = 50_000_000
+"""default for the largest image that is decoded, in pixels"""
 
 
 def check(right: bool, message: str) -> None:

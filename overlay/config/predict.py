@@ -35,8 +35,9 @@ class Predict:
     """add the column entropy, in nats: 0 where the model is sure"""
     embeddings: bool = False
     """add the column embedding, what the network's last layer sees"""
-    max_pixels: int = 50_000_000
-    """an image that would decode to more pixels than this becomes an error row"""
+    max_pixels: int | None = None
+    """an image that would decode to more pixels than this becomes an error row; the model's own limit where it is not
+    given"""
     part_rows: int = 10_000
     """rows in one output file"""
     retry_errors: bool = False
@@ -49,7 +50,10 @@ class Predict:
         check(self.inputs.count("-") <= 1, "- is named twice; a list can be read from standard input once")
         check(self.actors is None or self.actors >= 1, f"actors is {self.actors}; it must be at least 1")
         check(self.top_k is None or self.top_k >= 1, f"top_k is {self.top_k}; it must be at least 1")
-        for name in ("batch_size", "max_pixels", "part_rows"):
+        check(
+            self.max_pixels is None or self.max_pixels >= 1, f"max_pixels is {self.max_pixels}; it must be at least 1"
+        )
+        for name in ("batch_size", "part_rows"):
             check(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
         check_engine(self.engine, self.precision)
         both = "retry_errors goes on with predictions that overwrite would delete; give one of them"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from overlay.config.common import SPLITS, Limits, OverlayStyle, check, table_column
+from overlay.config.common import MAX_PIXELS, SPLITS, Limits, OverlayStyle, check, table_column
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Prepare:
     split: Split = field(default_factory=Split)
     duplicates: Duplicates = field(default_factory=Duplicates)
     limits: Limits = field(default_factory=Limits)
-    max_pixels: int = 50_000_000
+    max_pixels: int = MAX_PIXELS
     """an image that would decode to more pixels than this is rejected before it is decoded"""
     shard_rows: int = 256
     """images in one Parquet shard"""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from overlay import __version__
 from overlay.config import Duplicates, OverlayStyle, Split, dotted
 from overlay.errors import RequestError
 from overlay.storage.atomic import write_atomically
@@ -54,6 +55,8 @@ class DatasetCard:
 
     format: int
     overlay_version: str
+    code: str
+    """fingerprint of the code that ran, see `overlay.version`"""
     fingerprint: str
     """see `fingerprint`"""
     classes: list[str]
@@ -107,7 +110,7 @@ def read_card(path: str | Path | StoragePath) -> DatasetCard:
         raise RequestError(f"{file} is damaged, or no card of a dataset of ours; name another folder") from error
     raise RequestError(
         f"dataset {path} was written in format {values['format']} by overlay {written_by}; this is overlay "
-        f"{version('overlay')}, which reads up to format {DATASET_FORMAT}: install overlay {written_by} or newer"
+        f"{__version__}, which reads up to format {DATASET_FORMAT}: install overlay {written_by} or newer"
     )
 
 
@@ -128,8 +131,8 @@ def request_from(fields_of_request: dict[str, Any]) -> DatasetRequest:
 
 def package_versions() -> dict[str, str]:
     """Return the versions of the packages on which a dataset's bytes depend."""
-    packages = ("overlay", "pillow", "numpy", "imagehash", "isal", "scikit-image", "pyarrow", "ray")
-    return {name: version(name) for name in packages}
+    packages = ("pillow", "numpy", "imagehash", "isal", "scikit-image", "pyarrow", "ray")
+    return {"overlay": __version__} | {name: version(name) for name in packages}
 
 
 def fingerprint(table: pa.Table) -> str:

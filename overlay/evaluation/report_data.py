@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset
 from numpy.typing import NDArray
 
+from overlay import __version__
 from overlay.config import SPLITS, Split
 from overlay.dataset.prepared import PreparedDataset
 from overlay.evaluation import metrics
@@ -40,7 +41,7 @@ def _protocol(loaded: model_file.ModelFile, dataset: PreparedDataset, split: str
         split_rule=_split_rule(request.split),
         split_images={name: sum(counts[name] for counts in dataset.card.counts.values()) for name in SPLITS},
         overlay=style.style + drawn.get(style.style, ""),
-        versions={name: version(name) for name in ("overlay", "torch", "torchvision", "ray")},
+        versions={"overlay": __version__} | {name: version(name) for name in ("torch", "torchvision", "ray")},
     )
 
 

@@ -14,7 +14,7 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from overlay.config import ResizeRule
+from overlay.config import MAX_PIXELS, ResizeRule
 from overlay.errors import ImageError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "AVIF", "JPEG2000", "PPM")
@@ -33,7 +33,7 @@ _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 _TRUECOLOUR, _FILTER_SUB = 2, 1  # numbers of the PNG specification
 
 
-def decode_image(data: bytes, *, max_pixels: int = 50_000_000, target: int | None = None) -> NDArray[np.uint8]:
+def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, target: int | None = None) -> NDArray[np.uint8]:
     """Return the pixels of an image file, (height, width, 3), upright by its EXIF orientation.
 
     The content decides the format, never a file's name. Of an animated or multi-page file the first picture counts.

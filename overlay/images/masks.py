@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from overlay.config import OverlayStyle
+from overlay.config import MAX_PIXELS, OverlayStyle
 from overlay.errors import ImageError
 from overlay.images import codec
 
@@ -31,7 +31,7 @@ class MaskNumbers:
     """connected components, pixels that touch at a corner being connected"""
 
 
-def decode_mask(data: bytes, *, max_pixels: int = 50_000_000) -> NDArray[np.bool_]:
+def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.bool_]:
     """Return the lesion's pixels of a mask file, (height, width); black is background.
 
     A pixel counts by its brightest channel. In a mask that reaches beyond half of the range (0/255, colours,

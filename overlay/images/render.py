@@ -15,12 +15,11 @@ from overlay.errors import ImageError
 from overlay.images.codec import decode_image, encode_png
 from overlay.images.hashing import perceptual_hash, pixels_digest
 from overlay.images.masks import decode_mask, draw_mask, measure_mask, unite_masks
-from overlay.sources.reader import read_file
 from overlay.storage.path import Read, StoragePath
 
 
 def render_row(
-    id: str, name: str, masks: Sequence[str], style: OverlayStyle, max_pixels: int, read: Read = read_file
+    id: str, name: str, masks: Sequence[str], style: OverlayStyle, max_pixels: int, read: Read
 ) -> dict[str, Any]:
     """Return the columns of a row that come from the pixels, the ``sha256`` of the image (see `fingerprint`), and the
     ``pixels``' own digest (`digest_of`).
@@ -55,7 +54,7 @@ def render_row(
 
 
 def render_overlay(
-    name: str, masks: Sequence[str], style: OverlayStyle, max_pixels: int, target: int, read: Read = read_file
+    name: str, masks: Sequence[str], style: OverlayStyle, max_pixels: int, target: int, read: Read
 ) -> NDArray[np.uint8]:
     """Return an image with its masks drawn on it, (height, width, 3): what `render` puts into a row.
 

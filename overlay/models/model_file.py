@@ -17,7 +17,7 @@ from urllib.parse import urlparse
 import torch
 from torch import nn
 
-from overlay.config import Input, Legacy, OverlayStyle, ResizeRule
+from overlay.config import MAX_PIXELS, Input, Legacy, OverlayStyle, ResizeRule
 from overlay.errors import RequestError, one_line
 from overlay.models import heads, legacy
 from overlay.models.network import StateDict, create_network
@@ -26,7 +26,7 @@ from overlay.storage.atomic import write_atomically
 
 MODEL_FILE = "Resnet_fineTuning.pth"
 """the file's name in the folder of a run"""
-MODEL_FORMAT = 2
+MODEL_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,10 @@ class ModelCard:
     """what the training started from"""
     version: str
     """of Overlay, which wrote the file"""
+    code: str = "unknown"
+    """fingerprint of the code that wrote the file, see `overlay.version`"""
+    max_pixels: int = MAX_PIXELS
+    """largest image, in pixels, that the training data could hold; larger inputs are refused unless asked for"""
     head: tuple[str, ...] = ()
     """layers in place of the network's last one, as `overlay.models.heads` writes them; none where it is torchvision's
     own"""

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overlay.config import OverlayStyle, ResizeRule
+from overlay.engines.base import Columns
 from overlay.errors import ImageError, one_line
 from overlay.images.codec import decode_target, resize_image
 from overlay.images.render import render_overlay
@@ -21,8 +22,6 @@ from overlay.sources.reader import UNREADABLE, GroupReader, Reader, rows_of
 from overlay.storage.path import Read
 
 _SAMPLED_UNITS = 16
-
-Columns = dict[str, NDArray[Any]]
 
 
 class DecodeSettings(Protocol):

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from overlay.sources.inputs import INPUT_MANIFEST_SCHEMA, Input, Portion
+from overlay.sources.inputs import INPUT_MANIFEST_SCHEMA, ImageRef, Portion
 from overlay.sources.parquet_images import GROUP_ROWS
 from overlay.sources.read_plan import ReadUnit, cut_groups
 from overlay.storage.atomic import write_atomically
@@ -99,7 +99,7 @@ class _Writer:
     starts: list[int] = field(default_factory=lambda: [0])
     _file: pq.ParquetWriter | None = None
 
-    def write(self, images: Sequence[Input]) -> range:
+    def write(self, images: Sequence[ImageRef]) -> range:
         """Write a group, which becomes two where a part ends within it; returns the numbers that they have."""
         first = len(self.starts) - 1
         while images:
@@ -129,7 +129,7 @@ def write_manifest(portions: Iterable[Portion], folder: Path, part_rows: int) ->
     writer = _Writer(folder, part_rows)
     units: list[ReadUnit] = []
     digest = hashlib.sha256()
-    waiting: list[Input] = []
+    waiting: list[ImageRef] = []
     passed_over = bare = 0
 
     def write_waiting(least: int) -> None:
@@ -195,7 +195,7 @@ def part_name(part: int) -> str:
     return f"part-{part:06d}.parquet"
 
 
-def _table(images: Sequence[Input]) -> pa.Table:
-    columns = dict(zip(Input._fields, zip(*images, strict=True), strict=True))
+def _table(images: Sequence[ImageRef]) -> pa.Table:
+    columns = dict(zip(ImageRef._fields, zip(*images, strict=True), strict=True))
     spans = [None if each is None else [vars(span) for span in each] for each in columns.pop("spans")]
     return pa.Table.from_pydict({**columns, "spans": spans}, schema=INPUT_MANIFEST_SCHEMA)

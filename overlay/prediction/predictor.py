@@ -59,7 +59,7 @@ class Predictor:
         self.precision = self._engine.precision
         """what the model computes in: bf16, fp16 or fp32"""
 
-    def predict(self, images: Sequence[ImageInput], *, max_pixels: int = 50_000_000) -> list[Prediction]:
+    def predict(self, images: Sequence[ImageInput], *, max_pixels: int | None = None) -> list[Prediction]:
         """Classify images; the result has one entry for each, in their order.
 
         Raises:
@@ -69,7 +69,11 @@ class Predictor:
         errors: list[str | None] = []
         for image in images:
             try:
-                pixels.append(resize_image(self._pixels(image, max_pixels), self.card.size, self.card.resize))
+                pixels.append(
+                    resize_image(
+                        self._pixels(image, max_pixels or self.card.max_pixels), self.card.size, self.card.resize
+                    )
+                )
                 errors.append(None)
             except ImageError as error:
                 errors.append(str(error))

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from overlay.prediction.decode import Columns
+from overlay.engines.base import Columns
 from overlay.prediction.manifest import Manifest
 from overlay.prediction.output_folder import PredictionFolder
 from overlay.prediction.schema import PredictionColumns

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from overlay.prediction.decode import Columns
+from overlay.engines.base import Columns
 
 
 def prediction_schema(classes: Sequence[str]) -> pa.Schema:

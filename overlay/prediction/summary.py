@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from overlay.engines.base import Columns
 from overlay.evaluation import metrics
-from overlay.prediction.decode import Columns
 from overlay.prediction.manifest import Manifest
 from overlay.prediction.output_folder import PredictionFolder
 from overlay.prediction.row_writer import error_reason

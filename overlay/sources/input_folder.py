@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from overlay.errors import RequestError, one_line
 from overlay.sources.input_table import from_table, holds_images
-from overlay.sources.inputs import Input, Naming, Portion, from_archive, from_names, portions
+from overlay.sources.inputs import ImageRef, Naming, Portion, from_archive, from_names, portions
 from overlay.storage.filenames import escape_name, is_archive, is_image, is_table
 from overlay.storage.path import StoragePath
 from overlay.storage.walk import walk_folder
@@ -44,7 +44,7 @@ def from_folder(place: StoragePath, naming: Naming) -> Iterator[Portion]:
             of_images = holds_images(place / name)
         except RequestError as error:
             yield Portion(
-                [Input(escape_name(naming.prefix + name), escape_name(str(place / name)), reason=one_line(error))]
+                [ImageRef(escape_name(naming.prefix + name), escape_name(str(place / name)), reason=one_line(error))]
             )
             continue
         if of_images:

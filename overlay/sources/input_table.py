@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from overlay.dataset.prepared import open_dataset
 from overlay.errors import RequestError, one_line
-from overlay.sources.inputs import Input, Naming, Portion, too_large
+from overlay.sources.inputs import ImageRef, Naming, Portion, too_large
 from overlay.sources.parquet_images import BYTES, PATHS, group_rows, image_column
 from overlay.storage.filenames import escape_name
 from overlay.storage.path import StoragePath
@@ -42,13 +42,13 @@ def from_table(place: StoragePath, naming: Naming) -> Iterator[Portion]:
     uri, (_, version) = escape_name(str(place)), stamp_of(place)
     first = 0
     for number in range(file.num_row_groups):
-        images: list[Input] = []
+        images: list[ImageRef] = []
         for batch in file.iter_batches(_BATCH, row_groups=[number], columns=columns):
             values = {name: _texts(batch, name, place) for name in columns}
             for position in range(batch.num_rows):
                 row = first + position
                 told = {name: each[position] for name, each in values.items()}
-                image = Input(
+                image = ImageRef(
                     id=escape_name(f"{naming.prefix}{told[key] if key else row}"),
                     uri=uri,
                     true_label=naming.label(told.get("label") or ""),
@@ -88,7 +88,7 @@ def holds_images(place: StoragePath) -> bool:
     return (image_column(_opened(place).schema_arrow) or ("", False))[1]
 
 
-def _file(image: Input, path: str | None, table: StoragePath, most: int) -> Input:
+def _file(image: ImageRef, path: str | None, table: StoragePath, most: int) -> ImageRef:
     if path is None:
         return image._replace(reason="the row names no file")
     try:

@@ -44,7 +44,7 @@ _PORTION = 1024
 _MASKED = re.compile(r"_mask|(^|/)masks?/", re.IGNORECASE)
 
 
-class Input(NamedTuple):
+class ImageRef(NamedTuple):
     """One image to classify."""
 
     id: str
@@ -70,7 +70,7 @@ class Input(NamedTuple):
 class Portion(NamedTuple):
     """Some of the inputs."""
 
-    images: list[Input]
+    images: list[ImageRef]
     in_order: bool = False
     """whether one task must read them, one after the other: see `overlay.sources.reader`"""
     group_rows: int = GROUP_ROWS
@@ -125,7 +125,7 @@ def from_archive(place: StoragePath, naming: Naming) -> list[Portion]:
         folders = [*above, *PurePosixPath(name).parts[:-1]]
         span = (held.spans or {})[name]
         images.append(
-            Input(
+            ImageRef(
                 id=escape_name(naming.prefix + name),
                 uri=uri,
                 member=escape_name(name),
@@ -145,7 +145,9 @@ def from_archive(place: StoragePath, naming: Naming) -> list[Portion]:
         while id in taken:
             id, number = f"{first}#{number}", number + 1
         taken.add(id)
-        images.append(Input(id, uri, None if member is None else escape_name(member), reason=reason, version=version))
+        images.append(
+            ImageRef(id, uri, None if member is None else escape_name(member), reason=reason, version=version)
+        )
     at_once = [image for image in images if not (image.spans and image.spans[0].in_order_only)]
     in_order = [image for image in images if image.spans and image.spans[0].in_order_only]
     return [
@@ -154,7 +156,9 @@ def from_archive(place: StoragePath, naming: Naming) -> list[Portion]:
     ]
 
 
-def from_names(names: list[str], root: StoragePath, stamp: Callable[[str], Stamp], naming: Naming) -> Iterator[Input]:
+def from_names(
+    names: list[str], root: StoragePath, stamp: Callable[[str], Stamp], naming: Naming
+) -> Iterator[ImageRef]:
     """Make inputs of files that may belong together, by their paths relative to ``root``."""
     masks_of, rejected = _pairing(names)
     labels: dict[str, str | None] = {}
@@ -169,7 +173,7 @@ def from_names(names: list[str], root: StoragePath, stamp: Callable[[str], Stamp
             labels[folder] = naming.label(*reversed([*above, *folder.split("/")]))
         size, version = stamp(name)
         versions = [version, *(stamp(mask)[1] for mask in masks)] if masks else [version]
-        yield Input(
+        yield ImageRef(
             id=escape_name(naming.prefix + name),
             uri=escape_name(_uri(root, name)),
             masks=tuple(_uri(root, mask) for mask in masks),
@@ -209,7 +213,7 @@ def _uri(root: StoragePath, name: str) -> str:
     return str(root / name) if root.in_bucket else f"{root.text.rstrip('/')}/{name}"
 
 
-def portions(images: Iterable[Input]) -> Iterator[Portion]:
+def portions(images: Iterable[ImageRef]) -> Iterator[Portion]:
     """Divide inputs that any task can read into portions."""
     left = iter(images)
     while portion := list(islice(left, _PORTION)):

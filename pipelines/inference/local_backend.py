@@ -12,11 +12,11 @@ import joblib
 import torch
 
 from overlay.config import Predict
-from overlay.engines.base import Pixels, score_rows
+from overlay.engines.base import Columns, Pixels, score_rows
 from overlay.engines.factory import open_engine, prepare_engine
 from overlay.errors import RequestError
 from overlay.models.model_file import ModelFile
-from overlay.prediction.decode import Columns, decode_group
+from overlay.prediction.decode import decode_group
 from overlay.prediction.manifest import Manifest
 from overlay.sources.read_plan import ReadUnit
 from overlay.sources.reader import rows_of
@@ -49,7 +49,14 @@ class LocalBackend:
                 for wanted in rows_of(unit, manifest):
                     first = manifest.rows_of(wanted["group"]).start
                     ahead.append(
-                        threads.submit(decode_group, wanted, first, manifest, self._card, self._config.max_pixels)
+                        threads.submit(
+                            decode_group,
+                            wanted,
+                            first,
+                            manifest,
+                            self._card,
+                            self._config.max_pixels or self._card.max_pixels,
+                        )
                     )
                     if len(ahead) > self._cores:
                         yield self._score(ahead.popleft().result())

@@ -9,10 +9,10 @@ from ray.exceptions import RayError
 
 from cluster import session
 from overlay.config import Predict
-from overlay.engines.base import Pixels
+from overlay.engines.base import Columns, Pixels
 from overlay.errors import WorkError
 from overlay.models.model_file import ModelCard, ModelFile
-from overlay.prediction.decode import Columns, decode_group
+from overlay.prediction.decode import decode_group
 from overlay.prediction.manifest import Manifest
 from overlay.sources.read_plan import ReadUnit, join_units
 from pipelines.inference.model_actors import InferenceOptions, actor_count, create_engine_plan, score_with_plan
@@ -66,7 +66,7 @@ class RayBackend:
             fn_kwargs={
                 "manifest": ray.put(manifest),
                 "card": self._loaded.card,
-                "max_pixels": self._config.max_pixels,
+                "max_pixels": self._config.max_pixels or self._loaded.card.max_pixels,
             },
             num_cpus=groups.cpus,
         )

@@ -1,11 +1,10 @@
 """From a request to workers that train: where the images come from, in which order, and Ray Train's part."""
 
-from importlib.metadata import version
-
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from cluster import session
+from overlay import __version__
 from overlay.config import Train
 from overlay.config.train import check_share
 from overlay.dataset.prepared import PreparedDataset
@@ -14,6 +13,7 @@ from overlay.models import model_file
 from overlay.models.pretrained import Weights
 from overlay.training.sampler import SamplePlan
 from overlay.training.windowed_sampler import WindowedSamplePlan
+from overlay.version import code_fingerprint
 from pipelines.training import image_source, shard_source
 from pipelines.training.worker import TrainingJob, train_worker
 
@@ -80,7 +80,9 @@ def create_model_card(config: Train, dataset: PreparedDataset, weights: Weights)
         overlay=dataset.card.request.overlay,
         dataset=dataset.card.fingerprint,
         weights=config.model.weights,
-        version=version("overlay"),
+        version=__version__,
+        code=code_fingerprint(),
+        max_pixels=dataset.card.request.max_pixels,
     )
 
 

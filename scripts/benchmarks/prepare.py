@@ -22,10 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from overlay.config import OverlayStyle, Prepare
+from overlay.config import MAX_PIXELS, OverlayStyle, Prepare
 from overlay.images import phantoms, render
 from overlay.images.codec import encode_png
 from overlay.sources.labelled import Record, list_labelled
+from overlay.sources.reader import read_file
 
 _Encoder = Callable[[NDArray[np.uint8]], bytes]
 
@@ -52,10 +53,12 @@ def _pillow_png(image: NDArray[np.uint8]) -> bytes:
 def _plain_loop(records: list[Record], encoder: _Encoder) -> float:
     """Return images a second of one process, one after the other."""
     with mock.patch.object(render, "encode_png", encoder):
-        render.render_row(records[0].id, records[0].uri, records[0].masks, OverlayStyle(), 50_000_000)  # imports
+        render.render_row(
+            records[0].id, records[0].uri, records[0].masks, OverlayStyle(), MAX_PIXELS, read_file
+        )  # imports
         began = time.perf_counter()
         for record in records:
-            render.render_row(record.id, record.uri, record.masks, OverlayStyle(), 50_000_000)
+            render.render_row(record.id, record.uri, record.masks, OverlayStyle(), MAX_PIXELS, read_file)
     return len(records) / (time.perf_counter() - began)
 
 

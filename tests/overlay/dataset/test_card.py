@@ -14,6 +14,7 @@ REQUEST = DatasetRequest(["/data/busi"], OverlayStyle(), Split(), 1000, 256, "ab
 CARD = DatasetCard(
     format=DATASET_FORMAT,
     overlay_version="0.1.0",
+    code="0123456789abcdef",
     fingerprint="cd" * 32,
     classes=["benign", "normal"],
     counts={"benign": {"train": 3, "val": 1, "test": 1}, "normal": {"train": 4, "val": 1, "test": 1}},

@@ -13,6 +13,7 @@ from overlay.images.codec import decode_image
 from overlay.images.hashing import perceptual_hash
 from overlay.images.masks import draw_mask
 from overlay.images.render import render_row
+from overlay.sources.reader import read_file
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 LIMIT = 10_000
@@ -34,7 +35,7 @@ def test_masks_are_united_drawn_and_measured(tmp_path: Path) -> None:
     first = save(tmp_path / "x_mask.png", mask(slice(2, 6), slice(2, 12)))
     second = save(tmp_path / "x_mask_1.png", mask(slice(10, 14), slice(2, 12)))
     style = OverlayStyle()
-    row = render_row("a/x.png", image, [first, second], style, LIMIT)
+    row = render_row("a/x.png", image, [first, second], style, LIMIT, read_file)
     both = (mask(slice(2, 6), slice(2, 12)) | mask(slice(10, 14), slice(2, 12))) > 0
     expected = draw_mask(PIXELS, both, style)
     np.testing.assert_array_equal(decode_image(row["image"]["bytes"]), expected)
@@ -48,7 +49,9 @@ def test_masks_are_united_drawn_and_measured(tmp_path: Path) -> None:
 
 def test_an_empty_mask_has_no_numbers(tmp_path: Path) -> None:
     image = save(tmp_path / "x.png", PIXELS)
-    row = render_row("a/x.png", image, [save(tmp_path / "m.png", mask(slice(0), slice(0)))], OverlayStyle(), LIMIT)
+    row = render_row(
+        "a/x.png", image, [save(tmp_path / "m.png", mask(slice(0), slice(0)))], OverlayStyle(), LIMIT, read_file
+    )
     np.testing.assert_array_equal(decode_image(row["image"]["bytes"]), PIXELS)
     assert row["overlay"] == "fill"
     assert "mask_area_share" not in row
@@ -60,7 +63,7 @@ def test_bytes_stay_where_nothing_is_drawn(tmp_path: Path, masks: int, style: st
     Image.fromarray(PIXELS).save(stream, "JPEG")
     (tmp_path / "x.jpg").write_bytes(stream.getvalue())
     files = [save(tmp_path / "m.png", mask(slice(2, 6), slice(2, 12)))][:masks]
-    row = render_row("a/x.jpg", str(tmp_path / "x.jpg"), files, OverlayStyle(style), LIMIT)  # type: ignore[arg-type]
+    row = render_row("a/x.jpg", str(tmp_path / "x.jpg"), files, OverlayStyle(style), LIMIT, read_file)  # type: ignore[arg-type]
     assert row["image"]["bytes"] == stream.getvalue()
     assert row["overlay"] == "none"
     assert row["sha256"] == hashlib.sha256(stream.getvalue()).hexdigest()
@@ -74,19 +77,19 @@ def test_reasons(tmp_path: Path) -> None:
     broken.write_bytes(b"no image")
     style = OverlayStyle()
     with pytest.raises(ImageError, match=r"mask of another size: small_mask\.png has 31 x 20 pixels, its image 30 "):
-        render_row("x", image, [small], style, LIMIT)
+        render_row("x", image, [small], style, LIMIT, read_file)
     with pytest.raises(ImageError, match=r"mask that can't be used: broken_mask\.png: "):
-        render_row("x", image, [str(broken)], style, LIMIT)
+        render_row("x", image, [str(broken)], style, LIMIT, read_file)
     with pytest.raises(ImageError, match=r"mask that can't be used: gone\.png: file that can't be read"):
-        render_row("x", image, [str(tmp_path / "gone.png")], style, LIMIT)
+        render_row("x", image, [str(tmp_path / "gone.png")], style, LIMIT, read_file)
     with pytest.raises(ImageError, match="file that can't be read: No such file"):
-        render_row("x", str(tmp_path / "gone.png"), [], style, LIMIT)
+        render_row("x", str(tmp_path / "gone.png"), [], style, LIMIT, read_file)
     with pytest.raises(ImageError):
-        render_row("x", str(broken), [], style, LIMIT)
+        render_row("x", str(broken), [], style, LIMIT, read_file)
     with pytest.raises(ImageError, match="too many pixels: 30 x 20, more than 599"):
-        render_row("x", image, [], style, 599)
+        render_row("x", image, [], style, 599, read_file)
 
 
 def test_a_fault_that_may_pass_is_no_bad_image(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
-        render_row("x", str(tmp_path), [], OverlayStyle(), LIMIT)
+        render_row("x", str(tmp_path), [], OverlayStyle(), LIMIT, read_file)

@@ -139,10 +139,10 @@ def test_a_flipped_byte_is_noticed(written: Path, tmp_path: Path) -> None:
 
 
 def test_a_newer_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_file, "MODEL_FORMAT", 3)
+    monkeypatch.setattr(model_file, "MODEL_FORMAT", 4)
     model_file.save_model_file(tmp_path / "m.pth", OrderedDict(state_of()), CARD)
     monkeypatch.undo()
-    message = f"{tmp_path}/m.pth has model format 3, newer than 2; update overlay"
+    message = f"{tmp_path}/m.pth has model format 4, newer than 3; update overlay"
     assert refusal(model_file.load_model_file, tmp_path / "m.pth") == message
     assert refusal(load_pretrained, "resnet18", str(tmp_path / "m.pth")) == message
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from overlay.archives.entries import Span
 from overlay.prediction.manifest import ManifestListing, first_difference, publish_manifest, write_manifest
-from overlay.sources.inputs import Input, Portion
+from overlay.sources.inputs import ImageRef, Portion
 from overlay.sources.read_plan import ReadUnit
 from overlay.storage.path import StoragePath
 
@@ -21,8 +21,8 @@ def listed(portions: list[Portion], folder: Path, part_rows: int) -> ManifestLis
     return listing
 
 
-def images(*names: str, version: str = "1") -> list[Input]:
-    return [Input(name, f"/x/{name}", size=3, version=version) for name in names]
+def images(*names: str, version: str = "1") -> list[ImageRef]:
+    return [ImageRef(name, f"/x/{name}", size=3, version=version) for name in names]
 
 
 @settings(max_examples=30)
@@ -44,7 +44,7 @@ def test_each_input_is_in_one_group_of_one_unit(sizes: list[tuple[int, bool]], p
 
 def test_parts_groups_and_units(tmp_path: Path) -> None:
     names = [f"{number}" for number in range(100)]
-    archive = [Input(f"t{n}", "/x.tgz", f"{n}", spans=(Span("gzip", 512 * n, 1, 1, None),)) for n in range(40)]
+    archive = [ImageRef(f"t{n}", "/x.tgz", f"{n}", spans=(Span("gzip", 512 * n, 1, 1, None),)) for n in range(40)]
     portions = [Portion(images(*names[:50])), Portion(archive, in_order=True), Portion(images(*names[50:]))]
     listing = listed(portions, tmp_path / "m", 45)
     manifest = listing.manifest
@@ -92,7 +92,7 @@ def test_a_published_manifest_is_whole(tmp_path: Path) -> None:
 
 
 def test_an_image_that_is_known_to_be_wrong_lacks_no_overlay(tmp_path: Path) -> None:
-    wrong = Input("a", "/a", reason="no")
+    wrong = ImageRef("a", "/a", reason="no")
     listing = listed(
         [Portion([wrong, wrong._replace(id="b", reason=None, drawn=True)], passed_over=3)], tmp_path / "1", 9
     )

@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from overlay.config import Limits, Predict
+from overlay.engines.base import Columns
 from overlay.prediction import row_writer
-from overlay.prediction.decode import Columns
 from overlay.prediction.manifest import Manifest, ManifestListing, write_manifest
 from overlay.prediction.output_folder import PredictionFolder, PredictionRequest
 from overlay.prediction.row_writer import PredictionWriter

@@ -25,7 +25,12 @@ def begin(out: Path, request: DatasetRequest, overwrite: bool) -> Path:
 def finished(folder: Path) -> Path:
     (folder / "data").mkdir(parents=True)
     (folder / "data" / "part-00000.parquet").touch()
-    write_card(folder, DatasetCard(DATASET_FORMAT, "0.1.0", "", [], {}, 0, 0, 0, True, 0, 0, {}, {}, 0, 1, REQUEST, {}))
+    write_card(
+        folder,
+        DatasetCard(
+            DATASET_FORMAT, "0.1.0", "code", "fingerprint", [], {}, 0, 0, 0, True, 0, 0, {}, {}, 0, 1, REQUEST, {}
+        ),
+    )
     return folder
 
 

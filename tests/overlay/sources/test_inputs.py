@@ -5,7 +5,7 @@ from pathlib import Path
 
 from overlay.config import Limits
 from overlay.sources.input_folder import from_folder
-from overlay.sources.inputs import Input, Naming, Portion, from_archive, from_files
+from overlay.sources.inputs import ImageRef, Naming, Portion, from_archive, from_files
 from overlay.storage.path import StoragePath
 from tests.overlay.archives.test_index import special, tar, zipped
 from tests.overlay.storage.test_walk import make
@@ -13,7 +13,7 @@ from tests.overlay.storage.test_walk import make
 NAMING = Naming("", ("benign", "Malignant"), Limits())
 
 
-def images_of(portions: list[Portion]) -> list[Input]:
+def images_of(portions: list[Portion]) -> list[ImageRef]:
     return [image for portion in portions for image in portion.images]
 
 
