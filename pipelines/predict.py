@@ -22,12 +22,12 @@ from overlay.config import Predict
 from overlay.engines.base import Columns, Pixels
 from overlay.errors import WorkError, faults_end_the_work
 from overlay.models import model_file
-from overlay.prediction.decode import sample_pixels
-from overlay.prediction.manifest import Manifest, ManifestListing, write_manifest
 from overlay.prediction.output_folder import PredictionFolder, PredictionRequest
 from overlay.prediction.row_writer import PredictionWriter
 from overlay.prediction.schema import PredictionColumns
 from overlay.prediction.summary import StageTimes, summarise_predictions
+from overlay.sources.decode import sample_pixels
+from overlay.sources.manifest import Manifest, ManifestListing, write_manifest
 from overlay.sources.read_plan import ReadUnit
 from overlay.sources.resolve import resolve_inputs
 from overlay.storage.path import StoragePath

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from overlay.engines.base import Columns
-from overlay.prediction.manifest import Manifest
 from overlay.prediction.output_folder import PredictionFolder
 from overlay.prediction.schema import PredictionColumns
+from overlay.sources.manifest import Manifest
 from overlay.sources.read_plan import ReadUnit
 from overlay.sources.reader import UNREADABLE
 from overlay.storage.parquet import open_parquet

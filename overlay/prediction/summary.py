@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from overlay.engines.base import Columns
 from overlay.evaluation import metrics
-from overlay.prediction.manifest import Manifest
 from overlay.prediction.output_folder import PredictionFolder
 from overlay.prediction.row_writer import error_reason
+from overlay.sources.manifest import Manifest
 from overlay.sources.reader import UNREADABLE
 from overlay.storage.parquet import open_parquet
 

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from overlay.errors import RequestError, one_line
+from overlay.images.ref import ImageRef
 from overlay.sources.input_table import from_table, holds_images
-from overlay.sources.inputs import ImageRef, Naming, Portion, from_archive, from_names, portions
+from overlay.sources.inputs import Naming, Portion, from_archive, from_names, portions
 from overlay.storage.filenames import escape_name, is_archive, is_image, is_table
 from overlay.storage.path import StoragePath
 from overlay.storage.walk import walk_folder

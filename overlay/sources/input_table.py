@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from overlay.dataset.prepared import open_dataset
 from overlay.errors import RequestError, one_line
-from overlay.sources.inputs import ImageRef, Naming, Portion, too_large
+from overlay.images.ref import ImageRef
+from overlay.sources.inputs import Naming, Portion, too_large
 from overlay.sources.parquet_images import BYTES, PATHS, group_rows, image_column
 from overlay.storage.filenames import escape_name
 from overlay.storage.path import StoragePath

@@ -16,8 +16,8 @@ from overlay.engines.base import Columns, Pixels, score_rows
 from overlay.engines.factory import open_engine, prepare_engine
 from overlay.errors import RequestError
 from overlay.models.model_file import ModelFile
-from overlay.prediction.decode import decode_group
-from overlay.prediction.manifest import Manifest
+from overlay.sources.decode import decode_group
+from overlay.sources.manifest import Manifest
 from overlay.sources.read_plan import ReadUnit
 from overlay.sources.reader import rows_of
 

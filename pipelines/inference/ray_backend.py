@@ -12,8 +12,8 @@ from overlay.config import Predict
 from overlay.engines.base import Columns, Pixels
 from overlay.errors import WorkError
 from overlay.models.model_file import ModelCard, ModelFile
-from overlay.prediction.decode import decode_group
-from overlay.prediction.manifest import Manifest
+from overlay.sources.decode import decode_group
+from overlay.sources.manifest import Manifest
 from overlay.sources.read_plan import ReadUnit, join_units
 from pipelines.inference.model_actors import InferenceOptions, actor_count, create_engine_plan, score_with_plan
 from pipelines.inference.read_groups import read_groups

@@ -37,7 +37,7 @@ def main() -> None:
 def _freeze(folder: Path) -> None:
     """List what was made."""
     from overlay.config import Limits
-    from overlay.prediction.manifest import ManifestListing, write_manifest
+    from overlay.sources.manifest import ManifestListing, write_manifest
     from overlay.sources.resolve import resolve_inputs
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

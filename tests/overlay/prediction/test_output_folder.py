@@ -9,9 +9,9 @@ import pytest
 
 from overlay.config import Limits, Predict
 from overlay.errors import RequestError
-from overlay.prediction.manifest import Manifest, ManifestListing, write_manifest
 from overlay.prediction.output_folder import PredictionFolder, PredictionRequest
 from overlay.prediction.schema import prediction_schema
+from overlay.sources.manifest import Manifest, ManifestListing, write_manifest
 from overlay.sources.resolve import resolve_inputs
 from overlay.storage.path import StoragePath
 

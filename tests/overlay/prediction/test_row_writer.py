@@ -9,11 +9,11 @@ import pytest
 from overlay.config import Limits, Predict
 from overlay.engines.base import Columns
 from overlay.prediction import row_writer
-from overlay.prediction.manifest import Manifest, ManifestListing, write_manifest
 from overlay.prediction.output_folder import PredictionFolder, PredictionRequest
 from overlay.prediction.row_writer import PredictionWriter
 from overlay.prediction.schema import PredictionColumns
 from overlay.prediction.summary import StageTimes, summarise_predictions
+from overlay.sources.manifest import Manifest, ManifestListing, write_manifest
 from overlay.sources.resolve import resolve_inputs
 from overlay.storage.path import StoragePath
 

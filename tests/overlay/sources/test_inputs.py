@@ -4,8 +4,9 @@ import tarfile
 from pathlib import Path
 
 from overlay.config import Limits
+from overlay.images.ref import ImageRef
 from overlay.sources.input_folder import from_folder
-from overlay.sources.inputs import ImageRef, Naming, Portion, from_archive, from_files
+from overlay.sources.inputs import Naming, Portion, from_archive, from_files
 from overlay.storage.path import StoragePath
 from tests.overlay.archives.test_index import special, tar, zipped
 from tests.overlay.storage.test_walk import make

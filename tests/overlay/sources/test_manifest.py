@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overlay.archives.entries import Span
-from overlay.prediction.manifest import ManifestListing, first_difference, publish_manifest, write_manifest
-from overlay.sources.inputs import ImageRef, Portion
+from overlay.images.ref import ImageRef
+from overlay.sources.inputs import Portion
+from overlay.sources.manifest import ManifestListing, first_difference, publish_manifest, write_manifest
 from overlay.sources.read_plan import ReadUnit
 from overlay.storage.path import StoragePath
 

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from overlay.sources.inputs import INPUT_MANIFEST_SCHEMA, ImageRef, Portion
+from overlay.images.ref import MANIFEST_SCHEMA, ImageRef
+from overlay.sources.inputs import Portion
 from overlay.sources.parquet_images import GROUP_ROWS
 from overlay.sources.read_plan import ReadUnit, cut_groups
 from overlay.storage.atomic import write_atomically
@@ -110,7 +111,7 @@ class _Writer:
                 name = part_name(row // self.part_rows)
                 # Groups are too small to gain from these: without them the files are a third smaller.
                 self._file = pq.ParquetWriter(
-                    self.folder / name, INPUT_MANIFEST_SCHEMA, use_dictionary=False, write_statistics=False
+                    self.folder / name, MANIFEST_SCHEMA, use_dictionary=False, write_statistics=False
                 )
             self._file.write_table(_table(here))
             self.starts.append(row + len(here))
@@ -198,4 +199,4 @@ def part_name(part: int) -> str:
 def _table(images: Sequence[ImageRef]) -> pa.Table:
     columns = dict(zip(ImageRef._fields, zip(*images, strict=True), strict=True))
     spans = [None if each is None else [vars(span) for span in each] for each in columns.pop("spans")]
-    return pa.Table.from_pydict({**columns, "spans": spans}, schema=INPUT_MANIFEST_SCHEMA)
+    return pa.Table.from_pydict({**columns, "spans": spans}, schema=MANIFEST_SCHEMA)

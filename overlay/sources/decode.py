@@ -16,7 +16,7 @@ from overlay.engines.base import Columns
 from overlay.errors import ImageError, one_line
 from overlay.images.codec import decode_target, resize_image
 from overlay.images.render import render_overlay
-from overlay.prediction.manifest import Manifest
+from overlay.sources.manifest import Manifest
 from overlay.sources.read_plan import ReadUnit
 from overlay.sources.reader import UNREADABLE, GroupReader, Reader, rows_of
 from overlay.storage.path import Read
