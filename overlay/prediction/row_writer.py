@@ -127,10 +127,11 @@ class PredictionWriter:
             self._accept(table.filter(pc.invert(_passing(table))))
 
     def _rows(self, part: int) -> slice:
-        return slice(part * self._manifest.part_rows, (part + 1) * self._manifest.part_rows)
+        rows = self._manifest.rows_of_part(part)
+        return slice(rows.start, rows.stop)
 
     def _parts(self, table: pa.Table) -> pa.ChunkedArray:
-        return pa.chunked_array([pa.array(table["row"].to_numpy() // self._manifest.part_rows)])
+        return pa.chunked_array([pa.array(self._manifest.part_of(table["row"].to_numpy()))])
 
 
 def error_reason(reason: str) -> str:

@@ -145,7 +145,7 @@ def summarise_predictions(
         predicted.update(table["label"].drop_null().to_pylist())
         if "uncertain" in table.column_names:
             uncertain = (uncertain or 0) + sum(table["uncertain"].drop_null().to_pylist())
-        both = pa.table({"true": manifest.read_part(part, ["true_label"])["true_label"], "label": table["label"]})
+        both = pa.table({"true": manifest.read_part(part, ["label"])["label"], "label": table["label"]})
         for row in both.drop_null().group_by(["true", "label"]).aggregate([([], "count_all")]).to_pylist():
             confusion[position[row["true"]], position[row["label"]]] += row["count_all"]
     return PredictionSummary(classes, images, errors, passing, predicted, uncertain, confusion, overlay_missing)

@@ -1,31 +1,33 @@
-"""From a group of a manifest to pixels: the part of a prediction that needs no model.
+"""Decoding of inputs: from bytes to the pixels that a model sees, or the reason why not.
 
-Pillow and numpy only, so that data tasks start quickly.
+`GroupDecoder` decodes a group of a manifest, for predictions; `decode_ref` one image, for every job, for `load_model`
+and for the contact sheets. Pillow and numpy only, so that data tasks start quickly.
 """
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import repeat
-from typing import Any, Protocol
+from typing import Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from overlay.config import OverlayStyle, ResizeRule
-from overlay.engines.base import Columns
+from overlay.config import MAX_PIXELS, Limits, OverlayStyle, ResizeRule
 from overlay.errors import ImageError, one_line
 from overlay.images.codec import decode_target, resize_image
+from overlay.images.ref import ImageRef
 from overlay.images.render import render_overlay
 from overlay.sources.manifest import Manifest
 from overlay.sources.read_plan import ReadUnit
-from overlay.sources.reader import UNREADABLE, GroupReader, Reader, rows_of
+from overlay.sources.reader import UNREADABLE, GroupRequest, Reader, group_requests
 from overlay.storage.path import Read
 
 _SAMPLED_UNITS = 16
 
 
-class DecodeSettings(Protocol):
-    """How a model wants its images; what a model's card says."""
+class Look(Protocol):
+    """What a model sees of an image; a model's card has it."""
 
     @property
     def size(self) -> int: ...  # noqa: D102
@@ -35,66 +37,110 @@ class DecodeSettings(Protocol):
     def overlay(self) -> OverlayStyle | None: ...  # noqa: D102
 
 
-def decode_group(
-    wanted: dict[str, Any], first_row: int, manifest: GroupReader, card: DecodeSettings, max_pixels: int
-) -> Columns:
-    """Read, decode, draw and resize the images of one group, named as `overlay.sources.reader.rows_of` does.
+@dataclass(frozen=True)
+class StoredLook:
+    """What a model sees of an image of a prepared dataset, on which masks are drawn already."""
 
-    Returns ``row`` int64 (n,), ``pixels`` uint8 (n, size, size, 3), ``reason`` str (n,), empty where the pixels are an
-    image, ``bytes`` int64 (n,), and ``seconds_read`` and ``seconds_decode`` float64 (n,): time by the clock for
-    reading, which mostly waits, and of the processor for the rest.
+    size: int
+    resize: ResizeRule
+    overlay: OverlayStyle | None = None
+
+
+class DecodedBatch(TypedDict):
+    """Decoded images, (n,) rows."""
+
+    row: NDArray[np.int64]
+    """(n,) row of the manifest"""
+    pixels: NDArray[np.uint8]
+    """(n, size, size, 3)"""
+    reason: NDArray[np.str_]
+    """(n,) why there are no pixels; empty where there are"""
+    bytes: NDArray[np.int64]
+    """(n,) bytes read"""
+    seconds_read: NDArray[np.float64]
+    """(n,) by the clock, since reading mostly waits"""
+    seconds_decode: NDArray[np.float64]
+    """(n,) of the processor"""
+
+
+@dataclass(frozen=True)
+class DecodeLimits:
+    """Largest inputs that are decoded."""
+
+    max_pixels: int = MAX_PIXELS
+    """pixels of one image or mask"""
+    member_bytes: int = Limits.member_bytes
+    """bytes of one file or member of an archive"""
+
+
+@dataclass(frozen=True)
+class GroupDecoder:
+    """Reads, decodes, draws and resizes the images of one group of a manifest; works in any process."""
+
+    manifest: Manifest
+    look: Look
+    limits: DecodeLimits
+
+    def __call__(self, request: GroupRequest) -> DecodedBatch:
+        """Decode a group; what can't be decoded becomes a row with its reason."""
+        refs = self.manifest.read_group(request.group)
+        positions = range(len(refs)) if request.positions is None else request.positions
+        wanted = [refs[position] for position in positions]
+        pixels = np.zeros((len(wanted), self.look.size, self.look.size, 3), np.uint8)
+        reasons = [ref.reason or request.fault or "" for ref in wanted]
+        read_bytes = np.zeros(len(wanted), np.int64)
+        seconds = np.zeros((2, len(wanted)))
+        contents = repeat(None) if request.contents is None else request.contents
+        with Reader(self.limits.member_bytes) as reader:
+            for index, (ref, content) in enumerate(zip(wanted, contents, strict=False)):
+                if reasons[index]:
+                    continue
+                read = _CountedRead(reader.of(ref, content))
+                began = time.thread_time()
+                try:
+                    pixels[index] = decode_ref(ref, self.look, self.limits.max_pixels, read)
+                except ImageError as error:
+                    reasons[index] = str(error)
+                except OSError as error:
+                    reasons[index] = f"{UNREADABLE}: {one_line(error)}"
+                except MemoryError:
+                    reasons[index] = "more than the memory holds"
+                read_bytes[index] = read.bytes
+                seconds[:, index] = read.seconds, time.thread_time() - began - read.processor_seconds
+        return DecodedBatch(
+            row=self.manifest.rows_of(request.group).start + np.array(positions, np.int64),
+            pixels=pixels,
+            reason=np.array(reasons, dtype=np.str_),
+            bytes=read_bytes,
+            seconds_read=seconds[0],
+            seconds_decode=seconds[1],
+        )
+
+
+def decode_ref(ref: ImageRef, look: Look, max_pixels: int, read: Read) -> NDArray[np.uint8]:
+    """Return what a model sees of an image, uint8 (size, size, 3): decoded, its masks drawn on it, resized.
+
+    Raises:
+        ImageError: the image or a mask can't be used.
+        OSError: a file can't be read for a cause that may pass.
     """
-    images = manifest.read_group(wanted["group"])
-    positions = list(range(len(images))) if wanted["positions"] is None else wanted["positions"]
-    pixels = np.zeros((len(positions), card.size, card.size, 3), np.uint8)
-    reasons = [images[position]["reason"] or wanted["fault"] or "" for position in positions]
-    numbers = np.zeros((3, len(positions)))
-    style = card.overlay or OverlayStyle(style="none")
-    target = decode_target(card.size, card.resize)
-    contents = repeat(None) if wanted["contents"] is None else wanted["contents"]
-    with Reader() as reader:
-        for index, (position, read_already) in enumerate(zip(positions, contents, strict=False)):
-            image = images[position]
-            if reasons[index]:
-                continue
-            read = _Counted(reader.of(image, read_already))
-            began = time.thread_time()
-            try:
-                name = image["member"] or image["uri"]
-                drawn = render_overlay(name, image["masks"], style, max_pixels, target, read)
-                pixels[index] = resize_image(drawn, card.size, card.resize)
-            except ImageError as error:
-                reasons[index] = str(error)
-            except OSError as error:
-                reasons[index] = f"{UNREADABLE}: {one_line(error)}"
-            except MemoryError:
-                reasons[index] = "more than the memory holds"
-            numbers[:, index] = read.bytes, read.seconds, time.thread_time() - began - read.processor_seconds
-    return {
-        "row": first_row + np.array(positions),
-        "pixels": pixels,
-        "reason": np.array(reasons, dtype=np.str_),
-        "bytes": numbers[0].astype(np.int64),
-        "seconds_read": numbers[1],
-        "seconds_decode": numbers[2],
-    }
+    style = look.overlay or OverlayStyle(style="none")
+    drawn = render_overlay(ref, style, max_pixels=max_pixels, target=decode_target(look.size, look.resize), read=read)
+    return resize_image(drawn, look.size, look.resize)
 
 
-def sample_pixels(
-    manifest: Manifest, units: Sequence[ReadUnit], card: DecodeSettings, max_pixels: int, count: int = 128
-) -> NDArray[np.uint8]:
+def sample_pixels(decoder: GroupDecoder, units: Sequence[ReadUnit], count: int = 128) -> NDArray[np.uint8]:
     """Decode at most ``count`` images from all over the inputs, (n, size, size, 3); broken ones are left out."""
     several = units[:: max(1, len(units) // _SAMPLED_UNITS)]
     found = []
     for unit in several:
-        wanted = next(rows_of(unit, manifest))
-        block = decode_group(wanted, 0, manifest, card, max_pixels)
-        found.append(block["pixels"][block["reason"] == ""][: -(-count // len(several))])
+        batch = decoder(next(group_requests(unit, decoder.manifest)))
+        found.append(batch["pixels"][batch["reason"] == ""][: -(-count // len(several))])
     return np.concatenate(found)[:count]
 
 
-class _Counted:
-    """A function that reads, and counts what it read."""
+class _CountedRead:
+    """A function that reads, and counts bytes and seconds."""
 
     def __init__(self, read: Read) -> None:
         self._read = read

@@ -129,7 +129,7 @@ def test_automatic_is_openvino_where_it_is_installed(file: ModelFile, monkeypatc
     assert isinstance(prepare_engine(file).model, OpenVinoModel)
     assert prepare_engine(file, precision="fp16").kind == "torch"
     assert prepare_engine(file, device="cuda").kind == "torch"
-    monkeypatch.setattr("overlay.engines.base.find_spec", lambda _: None)
+    monkeypatch.setattr("overlay.engines.factory.find_spec", lambda _: None)
     assert prepare_engine(file) == prepare_engine(file, kind="torch", precision="auto")
 
 
@@ -152,7 +152,7 @@ def test_what_an_engine_can_t_do_is_refused(
 
 
 def test_what_is_not_installed_is_named(file: ModelFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("overlay.engines.base.find_spec", lambda _: None)
+    monkeypatch.setattr("overlay.engines.factory.find_spec", lambda _: None)
     with pytest.raises(RequestError, match="openvino is not installed; install overlay"):
         prepare_engine(file, "openvino")
 
