@@ -32,4 +32,4 @@ demo: ## prepare, train, evaluate and predict on phantoms
 	$(UV) run overlay demo
 
 bench: ## run one benchmark: make bench BENCH=duplicates|listing|memory|predict|prepare|train
-	$(UV) run python scripts/bench_$(BENCH).py
+	$(UV) run python scripts/benchmarks/$(BENCH).py

@@ -3,8 +3,10 @@
 import re
 import shlex
 
-from overlay.arguments import VERBS, Config, parse
-from overlay.cli import main
+from overlay.cli.main import main
+from overlay.cli.parser import VERBS, Config
+from overlay.cli.parser import parse_arguments as parse
+from overlay.config import Submit
 
 __all__ = ["VERBS", "command_lines", "commented_lines", "main", "parse", "parse_line"]
 
@@ -35,7 +37,7 @@ def parse_line(line: str) -> Config:
     """
     _, verb, *words = shlex.split(line)
     config = parse(verb, words)
-    return parse_line(shlex.join(["overlay", *config.job])) if isinstance(config, VERBS["submit"]) else config
+    return parse_line(shlex.join(["overlay", *config.job])) if isinstance(config, Submit) else config
 
 
 def _commands(lines: list[str]) -> list[str]:

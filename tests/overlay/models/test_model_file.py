@@ -337,7 +337,7 @@ def test_a_failed_download_closes_its_connection(server: str, monkeypatch: pytes
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", fail)
     for weights in (f"{server}/none.pth", "imagenet"):
         with pytest.raises(RequestError) as error:
-            pretrained("resnet18", weights)
+            load_pretrained("resnet18", weights)
         response = error.value.__cause__
         assert isinstance(response, HTTPError)
         assert response.closed
