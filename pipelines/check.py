@@ -22,7 +22,7 @@ from rich.table import Table
 from cluster import session
 from overlay.config import SPLITS, Prepare
 from overlay.dataset.prepared import is_dataset
-from overlay.duplicates.near_duplicates import Leakage, NearDuplicates, find_leakage, find_near_duplicates
+from overlay.duplicates.near_duplicates import Leakage, NearDuplicates, describe_pairs, find_leakage, search_pairs
 from overlay.errors import ImageError, RequestError, WorkError, faults_end_the_work, one_line
 from overlay.images.codec import decode_image
 from overlay.images.hashing import perceptual_hash, pixels_digest
@@ -70,7 +70,7 @@ def run(config: Prepare) -> None:
         groups = read_groups_of(ids, config.split.group_by)
     else:
         groups = pc.coalesce(table["group"], table["id"]).to_pylist()
-    duplicates = find_near_duplicates(table, config.duplicates.distance)
+    duplicates = describe_pairs(table, search_pairs(table["phash"], config.duplicates.distance))
     if ours:
         duplicates = replace(duplicates, identical=_identical_before_overlays(duplicates, folder))
     found = find_leakage(pa.array(splits, pa.string()), pa.array(groups, pa.string()), duplicates)

@@ -33,14 +33,22 @@ from overlay.dataset.card import (
 )
 from overlay.dataset.prepared import PreparedDataset, open_dataset
 from overlay.dataset.schema import REJECTED_SCHEMA
-from overlay.duplicates.near_duplicates import NearDuplicates, find_near_duplicates, resolve_conflicts
+from overlay.duplicates.near_duplicates import NearDuplicates, describe_pairs, resolve_conflicts, search_pairs
 from overlay.errors import RequestError, WorkError, faults_end_the_work
 from overlay.images.ref import ImageRef
 from overlay.preparation.contact_sheets import draw_classes, draw_duplicates
 from overlay.preparation.division import split_dataset
 from overlay.preparation.output_folder import WORK, already_prepared, begin_dataset, forget_request
 from overlay.preparation.splits import ClassSizes
-from overlay.preparation.staging import assemble_shard, read_staged, stage_part, staged_path, staged_rows, write_index
+from overlay.preparation.staging import (
+    assemble_shard,
+    read_sha256,
+    read_staged,
+    stage_part,
+    staged_path,
+    staged_rows,
+    write_index,
+)
 from overlay.preparation.summary import count_reasons, describe_sources, print_summary
 from overlay.preparation.user_columns import GroupRule, SplitRule
 from overlay.sources.inputs import Portion
@@ -192,7 +200,11 @@ def _split(job: _Job) -> _Split:
         WorkError: conflicts are to stop the work, or a class has too few usable images.
     """
     usable, broken = read_staged(job.staged, job.manifest)
-    duplicates = find_near_duplicates(usable, job.config.duplicates.distance)
+    # In a task, whose memory is not this process's.
+    (pairs,) = run_in_parallel(search_pairs, [(usable["phash"], job.config.duplicates.distance)])
+    usable = usable.drop_columns("phash")
+    duplicates = describe_pairs(usable, pairs)
+    usable = usable.drop_columns("pixels")
     with write_atomically(job.out / "duplicates.parquet") as temporary:
         pq.write_table(duplicates.table(), temporary)
     parts = usable["part"].to_numpy()
@@ -225,8 +237,9 @@ def _assemble(job: _Job, split: _Split) -> PreparedDataset:
     _in_parallel(assemble_shard, calls, "writing", split.images.num_rows)
     counted = split.images.group_by(["label", "split"]).aggregate([([], "count_all")]).to_pylist()
     number = {(row["label"], row["split"]): row["count_all"] for row in counted}
+    hashed = split.images.append_column("sha256", read_sha256(job.staged, split.images))
     contents = DatasetContents(
-        fingerprint=fingerprint(split.images),
+        fingerprint=fingerprint(hashed),
         counts={label: {side: number.get((label, side), 0) for side in SPLITS} for label in job.listed.classes.classes},
         rejected=split.rejected.num_rows,
         parts=shards,

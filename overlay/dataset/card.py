@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from overlay import __version__
 from overlay.config import Duplicates, OverlayStyle, Split, dotted
@@ -198,7 +199,10 @@ def fingerprint(table: pa.Table) -> str:
     order of listing or the size of the shards.
     """
     digest = hashlib.sha256()
-    for batch in table.select(["id", "label", "side", "group", "sha256"]).sort_by("id").to_batches(_BATCH):
+    columns = table.select(["id", "label", "side", "group", "sha256"])
+    order = pc.sort_indices(table["id"])
+    for start in range(0, len(order), _BATCH):  # a sorted copy of the whole would be as large again
+        batch = columns.take(order.slice(start, _BATCH))
         for *words, image in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             digest.update(json.dumps([*words, image.hex()]).encode() + b"\n")
     return digest.hexdigest()

@@ -79,26 +79,42 @@ class NearDuplicates:
         return reasons
 
 
-def find_near_duplicates(images: pa.Table, distance: int) -> NearDuplicates:
-    """Find the near-duplicates in a table, sorted by ``id``, with ``label``, ``phash`` and ``pixels``, digests both.
+def search_pairs(phash: pa.ChunkedArray, distance: int) -> Pairs:
+    """Return the pairs of perceptual hashes, 32 bytes each, that differ in at most ``distance`` bits.
 
-    Every pair within the distance is found. Beyond 5 million pairs only some are listed, which link the same groups
-    (``pairs.complete`` is false then).
+    Every pair is found. Beyond 5 million pairs only some are listed, which link the same groups (``complete`` is false
+    then). Needs about 150 bytes a hash while it works.
     """
-    pairs = near_pairs(parse_hashes(images["phash"]), distance)
-    labels, pixels = category_codes(images["label"]), category_codes(images["pixels"])
-    identical, agree = (code[pairs.first] == code[pairs.second] for code in (pixels, labels))
-    ids, names = (pa.concat_arrays(images[name].chunks or [pa.array([], pa.string())]) for name in ("id", "label"))
+    return near_pairs(parse_hashes(phash), distance)
+
+
+def describe_pairs(images: pa.Table, pairs: Pairs) -> NearDuplicates:
+    """Return the near-duplicates of a table, sorted by ``id``, with ``label`` and ``pixels``, a digest.
+
+    ``pairs`` are those of the table's rows that `search_pairs` found.
+    """
+    identical, agree = (
+        pc.equal(images[name].take(pairs.first), images[name].take(pairs.second)).to_numpy()
+        for name in ("pixels", "label")
+    )
+    ids, names = images["id"].combine_chunks(), images["label"].combine_chunks()
     return NearDuplicates(ids, names, pairs, identical, ~agree)
 
 
-def join_groups(own: pa.ChunkedArray, pairs: Pairs) -> pa.Array:
+def join_groups(own: pa.ChunkedArray, ids: pa.ChunkedArray, pairs: Pairs) -> pa.Array:
     """Return the group of each image: linked near-duplicates joined with the user's ``own`` groups.
 
-    A group is called by the first name, in the order of the alphabet, of the own groups in it.
+    Where ``own`` is null, an image is a group of its own, called by its id; ``ids`` are sorted. A group is called by
+    the first name, in the order of the alphabet, of the own groups in it.
     """
     if not len(own):
         return pa.array([], pa.string())
+    if own.null_count == len(own):  # the usual case, in a third of the memory
+        components = connected_components([(pairs.first, pairs.second)], len(own))
+        first = np.full(components.max() + 1, len(own))
+        np.minimum.at(first, components, np.arange(len(own)))
+        return ids.combine_chunks().take(pa.array(first[components]))
+    own = pc.coalesce(own, ids)
     names = pc.unique(own).sort()
     code = pc.index_in(own, names).to_numpy()
     # Each own group is a node beside the images, to which its images are linked.
@@ -163,7 +179,7 @@ def resolve_conflicts(
             f"{number} pairs of near-duplicates have different labels: {shown}{'; ...' if number > 3 else ''}; mend "
             "the labels, or choose duplicates.conflicts keep or drop"
         )
-    groups = join_groups(pc.coalesce(images["group"], images["id"]), duplicates.pairs)
+    groups = join_groups(images["group"], images["id"], duplicates.pairs)
     grouped = images.set_column(images.schema.get_field_index("group"), "group", groups)
     grouped = grouped.append_column("place", pa.array(np.arange(images.num_rows)))
     dropped = pc.is_in(images["id"], pa.array(list(contradicted), pa.string()))

@@ -9,9 +9,9 @@ import pyarrow.compute as pc
 from overlay.config import SPLITS, Prepare
 from overlay.dataset.card import SplitSummary
 from overlay.dataset.folds import side_of_fold
-from overlay.duplicates.near_duplicates import NearDuplicates, find_leakage
+from overlay.duplicates.near_duplicates import Leakage, NearDuplicates, find_leakage
 from overlay.errors import RequestError
-from overlay.preparation.splits import assign_folds, assign_sides, share_deviation
+from overlay.preparation.splits import assign_folds, assign_sides, encode_texts, share_deviation
 
 
 def split_dataset(
@@ -39,10 +39,12 @@ def split_dataset(
         split = pa.array(SPLITS).take(pa.array(assign_sides(labels, groups, config.split)))
     side = split if fold.null_count else pc.binary_join_element_wise("fold", fold.cast(pa.string()), " ")
     images = images.append_column("split", split).append_column("fold", fold).append_column("side", side)
-    leaks = find_leakage(*_in_place(images, len(duplicates.ids)), duplicates)
-    sizes = pc.value_counts(groups).field("counts")
+    leaks = Leakage(0, 0, 0)  # where the split is ours, by `assign`
+    if config.split.column:
+        leaks = find_leakage(*_in_place(images, len(duplicates.ids)), duplicates)
+    sizes = np.bincount(encode_texts(groups).codes)
     deviation = share_deviation(labels, images["side"])
-    return images, SplitSummary(len(sizes), pc.max(sizes).as_py(), deviation, leaks)
+    return images, SplitSummary(len(sizes), int(sizes.max()), deviation, leaks)
 
 
 def _in_place(images: pa.Table, number: int) -> tuple[pa.Array, pa.Array]:

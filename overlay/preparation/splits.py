@@ -8,7 +8,8 @@ multi-label data", ECML PKDD 2011.
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 
 from overlay.config import SPLITS, Split
 from overlay.errors import RequestError
+
+_BATCH = 10_000  # texts that are Python's own at one time
 
 Texts: TypeAlias = Sequence[str] | pa.ChunkedArray
 """texts, (n,)"""
@@ -33,10 +36,10 @@ def assign(labels: Texts, groups: Texts, split: Split) -> list[str]:
     Raises:
         RequestError: a class has fewer than three groups, or groups of several classes leave one out of a split.
     """
-    return [SPLITS[side] for side in assign_sides(labels, groups, split).tolist()]
+    return [SPLITS[side] for side in assign_sides(labels, groups, split)]
 
 
-def assign_sides(labels: Texts, groups: Texts, split: Split) -> NDArray[np.int64]:
+def assign_sides(labels: Texts, groups: Texts, split: Split) -> NDArray[np.int32]:
     """Return the split of each image, by the rules of `assign`, as positions in ``SPLITS``, (n,).
 
     Raises:
@@ -45,7 +48,7 @@ def assign_sides(labels: Texts, groups: Texts, split: Split) -> NDArray[np.int64
     return _deal(labels, groups, [getattr(split, name) for name in SPLITS], split.seed)
 
 
-def assign_folds(labels: Texts, groups: Texts, folds: int, seed: int) -> NDArray[np.int64]:
+def assign_folds(labels: Texts, groups: Texts, folds: int, seed: int) -> NDArray[np.int32]:
     """Return the fold of each image, (n,), counted from 0, by the rules of `assign` for equal shares.
 
     Raises:
@@ -57,33 +60,31 @@ def assign_folds(labels: Texts, groups: Texts, folds: int, seed: int) -> NDArray
 
 def share_deviation(labels: Texts, sides: Texts) -> dict[str, float]:
     """Return for each side the largest difference, in points, of a class's share there from its share of the whole."""
-    kinds, label_of = _encoded(labels)
-    names, side_of = _encoded(sides)
-    both = np.zeros((len(names), len(kinds)))
-    np.add.at(both, (side_of, label_of), 1)
+    classes, places = encode_texts(labels), encode_texts(sides)
+    both = np.bincount(places.codes * classes.kinds + classes.codes, minlength=places.kinds * classes.kinds)
+    both = both.reshape(places.kinds, classes.kinds)
     apart = np.abs(100 * both / both.sum(axis=1, keepdims=True) - 100 * both.sum(axis=0) / both.sum())
-    return dict(zip(names.to_pylist(), apart.max(axis=1).tolist(), strict=True))
+    return dict(zip(places.names(), apart.max(axis=1).tolist(), strict=True))
 
 
-def _deal(labels: Texts, groups: Texts, shares: list[float], seed: int, folds: int | None = None) -> NDArray[np.int64]:
-    kinds, label_of = _encoded(labels)
-    names, group_of = _encoded(groups)
+def _deal(labels: Texts, groups: Texts, shares: list[float], seed: int, folds: int | None = None) -> NDArray[np.int32]:
+    kinds, names = encode_texts(labels), encode_texts(groups)
     # Each class in each group is a member; those of a group stand together.
-    members, counts = np.unique(group_of * len(kinds) + label_of, return_counts=True)
-    starts = np.searchsorted(members, np.arange(len(names) + 1) * len(kinds))
-    sizes: list[int] = np.bincount(label_of).tolist()
-    waiting: list[int] = np.bincount(members % len(kinds)).tolist()  # groups that are not dealt yet, of each class
-    classes = kinds.to_pylist()
+    members, counts = np.unique(names.codes.astype(np.int64) * kinds.kinds + kinds.codes, return_counts=True)
+    member_label, counts = (members % kinds.kinds).astype(np.int32), counts.astype(np.int32)
+    starts = np.searchsorted(members, np.arange(names.kinds + 1) * kinds.kinds).astype(np.int32)
+    sizes: list[int] = np.bincount(kinds.codes).tolist()
+    waiting: list[int] = np.bincount(member_label).tolist()  # groups that are not dealt yet, of each class
+    del members
+    classes = list(kinds.names())
     _check_sizes(dict(zip(classes, sizes, strict=True)), dict(zip(classes, waiting, strict=True)), folds)
     deficits = [_quota(size, shares) for size in sizes]
     missing = [set(range(len(shares))) for _ in sizes]
-    sides = np.zeros(len(names), np.int64)
-    draws = np.fromiter((_draw(seed, name.as_py()) for name in names), np.uint64, len(names))
-    for group in np.lexsort((draws, -np.bincount(group_of))):
+    sides = np.zeros(names.kinds, np.int32)
+    draws = np.fromiter((_draw(seed, name) for name in names.names()), np.uint64, names.kinds)
+    for group in np.lexsort((draws, -np.bincount(names.codes))):
         own = slice(starts[group], starts[group + 1])
-        within: list[tuple[int, int]] = list(
-            zip((members[own] % len(kinds)).tolist(), counts[own].tolist(), strict=True)
-        )
+        within: list[tuple[int, int]] = list(zip(member_label[own].tolist(), counts[own].tolist(), strict=True))
         # A class with as many groups left as sides that lack it can't wait any longer.
         urgent = [label for label, _ in within if waiting[label] <= len(missing[label])]
         side = max(
@@ -106,7 +107,7 @@ def _deal(labels: Texts, groups: Texts, shares: list[float], seed: int, folds: i
                 f"class {label} can't be in every split, since its groups are tied to those of other classes; "
                 "use another split.seed, or a split.group_by that makes smaller groups"
             )
-    return sides[group_of]
+    return sides[names.codes]
 
 
 class ClassSizes:
@@ -147,12 +148,38 @@ def _check_sizes(images: Mapping[str, int], groups: Mapping[str, int], folds: in
             )
 
 
-def _encoded(values: Texts) -> tuple[pa.Array, NDArray[np.int64]]:
-    """Return the distinct texts, sorted, and the position of each value among them."""
+@dataclass(frozen=True)
+class Encoded:
+    """Texts as numbers, in 12 bytes each: hash tables of the texts would take ten times as much."""
+
+    values: pa.ChunkedArray
+    firsts: NDArray[np.int32]
+    """row of one value of each kind, in the order of the texts"""
+    codes: NDArray[np.int32]
+    """(n,) kind of each value"""
+
+    @property
+    def kinds(self) -> int:
+        """Number of distinct texts."""
+        return len(self.firsts)
+
+    def names(self) -> Iterator[str]:
+        """Yield the distinct texts, sorted."""
+        for start in range(0, len(self.firsts), _BATCH):
+            yield from self.values.take(pa.array(self.firsts[start : start + _BATCH])).to_pylist()
+
+
+def encode_texts(values: Texts) -> Encoded:
+    """Number distinct texts in their order."""
     array = values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([pa.array(values, pa.string())])
-    names = pc.unique(array)
-    names = names.take(pc.sort_indices(names))
-    return names, pc.index_in(array, names).to_numpy().astype(np.int64)
+    order = pc.sort_indices(array).to_numpy().astype(np.int32)
+    fresh = np.ones(len(order), bool)
+    for start in range(1, len(order), _BATCH):
+        some = array.take(pa.array(order[start - 1 : start + _BATCH]))
+        fresh[start : start + _BATCH] = pc.not_equal(some[1:], some[:-1]).to_numpy()
+    codes = np.empty(len(order), np.int32)
+    codes[order] = np.cumsum(fresh, dtype=np.int32) - 1
+    return Encoded(array, order[fresh], codes)
 
 
 def _quota(size: int, shares: list[float]) -> list[int]:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from itertools import repeat
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -41,12 +42,11 @@ USABLE_SCHEMA = pa.schema(
         ("part", pa.int32()),
         ("phash", DIGEST),
         ("pixels", DIGEST),
-        ("sha256", DIGEST),
     ]
 )
-"""a row that was staged, without its image: about 150 bytes, and all that the driver keeps of it; ``group`` is null
+"""a row that was staged, without its image: about 120 bytes, and all that the driver keeps of it; ``group`` is null
 where the image is a group of its own"""
-_DIGESTS = ("phash", "pixels", "sha256")
+_DIGESTS = ("phash", "pixels")
 _BATCH = 8  # images in memory at one time
 
 
@@ -115,15 +115,37 @@ def read_staged(staged: StoragePath, manifest: Manifest) -> tuple[pa.Table, pa.T
             digests = pa.array([bytes.fromhex(text) for text in kept[name].to_pylist()], DIGEST)
             kept = kept.set_column(kept.schema.get_field_index(name), name, digests)
         usable.append(kept.select(USABLE_SCHEMA.names))
-    return _sorted(usable), _sorted(rejected)
+    tables = _sorted(usable), _sorted(rejected)
+    pa.default_memory_pool().release_unused()  # what sorting took, which would stay this process's
+    return tables
+
+
+def read_sha256(staged: StoragePath, images: pa.Table) -> pa.Array:
+    """Return the sha256 of each row of a table with ``id`` and ``part``, sorted by ``id``.
+
+    Raises:
+        OSError: a staged file can't be read.
+    """
+    digests = np.empty((len(images), 32), np.uint8)
+    part_of = images["part"].to_numpy()
+    by_part = np.argsort(part_of, kind="stable")
+    parts, starts = np.unique(part_of[by_part], return_index=True)
+    for part, rows in zip(parts.tolist(), np.split(by_part, starts[1:]), strict=True):
+        stored = open_parquet(staged_path(staged, part)).read(columns=["id", "sha256"])
+        ids = images["id"].take(pa.array(rows))
+        found = stored["sha256"].take(pc.index_in(ids, stored["id"].combine_chunks()))
+        digests[rows] = np.frombuffer(bytes.fromhex("".join(found.to_pylist())), np.uint8).reshape(-1, 32)
+    return pa.FixedSizeBinaryArray.from_buffers(DIGEST, len(images), [None, pa.py_buffer(digests)])
 
 
 def write_index(staged: StoragePath, divided: pa.Table, shard_rows: int) -> int:
     """Write the index from rows with the columns of `INDEX_SCHEMA`; returns the number of shards."""
     # A shard is put together from few staged files.
-    index = divided.select(INDEX_SCHEMA.names).sort_by([("part", "ascending"), ("id", "ascending")])
-    with write_atomically(_index_path(staged)) as temporary:
-        pq.write_table(index.cast(INDEX_SCHEMA), temporary, row_group_size=shard_rows)
+    columns = divided.select(INDEX_SCHEMA.names)
+    order = pc.sort_indices(columns, [("part", "ascending"), ("id", "ascending")])
+    with write_atomically(_index_path(staged)) as temporary, pq.ParquetWriter(temporary, INDEX_SCHEMA) as writer:
+        for start in range(0, len(order), shard_rows):  # a sorted copy of the whole would be as large again
+            writer.write_table(columns.take(order.slice(start, shard_rows)).cast(INDEX_SCHEMA))
     return math.ceil(len(divided) / shard_rows)
 
 
