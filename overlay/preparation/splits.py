@@ -101,10 +101,10 @@ def _deal(labels: Texts, groups: Texts, shares: list[float], seed: int, folds: i
             deficits[label][side] -= count
             missing[label].discard(side)
             waiting[label] -= 1
-    for label, lacking in zip(classes, missing, strict=True):
+    for name, lacking in zip(classes, missing, strict=True):
         if lacking:
             raise RequestError(
-                f"class {label} can't be in every split, since its groups are tied to those of other classes; "
+                f"class {name} can't be in every split, since its groups are tied to those of other classes; "
                 "use another split.seed, or a split.group_by that makes smaller groups"
             )
     return sides[names.codes]
