@@ -98,7 +98,7 @@ def render_report(data: ReportData) -> str:
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(number=_number, percent=_percent, png=_png, thumbnail=_thumbnail)
-    template = environment.from_string(files("overlay").joinpath("report.html.j2").read_text(encoding="utf-8"))
+    template = environment.from_string(files("overlay.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8"))
     return template.render(_context(data))
 
 

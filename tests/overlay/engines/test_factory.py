@@ -15,7 +15,7 @@ import torchvision
 from numpy.typing import NDArray
 
 from overlay.config import EngineKind, Precision
-from overlay.engines.base import Columns, Engine, OpenVinoModel, score_rows
+from overlay.engines.base import DecodedBatch, Engine, OpenVinoModel, ScoredBatch, score_rows
 from overlay.engines.factory import open_engine, prepare_engine
 from overlay.errors import RequestError
 from overlay.models import model_file
@@ -29,6 +29,18 @@ PIXELS: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, (13, SIZE,
 
 def card(arch: str = "resnet18") -> model_file.ModelCard:
     return model_file.ModelCard(arch, ("a", "b", "c"), SIZE, "squash", MEAN, STD, None, "", "", "")
+
+
+def decoded(reasons: list[str]) -> DecodedBatch:
+    n = len(reasons)
+    return {
+        "row": np.arange(n),
+        "pixels": PIXELS[:n],
+        "reason": np.array(reasons),
+        "bytes": np.full(n, 7),
+        "seconds_read": np.zeros(n),
+        "seconds_decode": np.zeros(n),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +141,7 @@ def test_automatic_is_openvino_where_it_is_installed(file: ModelFile, monkeypatc
     assert isinstance(prepare_engine(file).model, OpenVinoModel)
     assert prepare_engine(file, precision="fp16").kind == "torch"
     assert prepare_engine(file, device="cuda").kind == "torch"
-    monkeypatch.setattr("overlay.engines.base.find_spec", lambda _: None)
+    monkeypatch.setattr("overlay.engines.factory.find_spec", lambda _: None)
     assert prepare_engine(file) == prepare_engine(file, kind="torch", precision="auto")
 
 
@@ -152,7 +164,7 @@ def test_what_an_engine_can_t_do_is_refused(
 
 
 def test_what_is_not_installed_is_named(file: ModelFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("overlay.engines.base.find_spec", lambda _: None)
+    monkeypatch.setattr("overlay.engines.factory.find_spec", lambda _: None)
     with pytest.raises(RequestError, match="openvino is not installed; install overlay"):
         prepare_engine(file, "openvino")
 
@@ -173,9 +185,9 @@ def test_networks_that_are_no_resnets_have_an_engine_too(arch: str) -> None:
 
 def test_rows_with_a_reason_are_not_scored(opened: Callable[..., Engine]) -> None:
     engine = opened("torch", "fp32")
-    rows: Columns = {"row": np.arange(3), "pixels": PIXELS[:3], "reason": np.array(["", "broken", ""])}
+    rows = decoded(["", "broken", ""])
     scored = score_rows(engine, rows, embeddings=True)
-    assert list(scored) == ["row", "reason", "probabilities", "seconds_forward", "precision", "embedding"]
+    assert set(scored) == {*DecodedBatch.__annotations__, *ScoredBatch.__annotations__} - {"pixels"}
     alone = engine(PIXELS[[0, 2]])
     np.testing.assert_array_equal(scored["probabilities"][[0, 2]], alone.probabilities)
     np.testing.assert_array_equal(scored["embedding"][[0, 2]], alone.embeddings)
@@ -184,7 +196,7 @@ def test_rows_with_a_reason_are_not_scored(opened: Callable[..., Engine]) -> Non
     assert scored["precision"].tolist() == ["fp32"] * 3
     seconds = scored["seconds_forward"]
     assert seconds[0] == seconds[2] > seconds[1] == 0
-    none = score_rows(engine, {**rows, "reason": np.array(["broken"] * 3)})
+    none = score_rows(engine, decoded(["broken"] * 3))
     assert np.isnan(none["probabilities"]).all()
     assert "embedding" not in none
 
@@ -192,8 +204,7 @@ def test_rows_with_a_reason_are_not_scored(opened: Callable[..., Engine]) -> Non
 def test_no_number_is_a_reason(file: ModelFile) -> None:
     state = OrderedDict(file.state) | {"fc.bias": torch.tensor([0, torch.nan, 0])}
     engine = open_engine(prepare_engine(replace(file, state=state), "torch", precision="fp32"))
-    rows: Columns = {"row": np.arange(2), "pixels": PIXELS[:2], "reason": np.array(["", "no"])}
-    assert score_rows(engine, rows)["reason"].tolist() == ["the model gave no number", "no"]
+    assert score_rows(engine, decoded(["", "no"]))["reason"].tolist() == ["the model gave no number", "no"]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="an extra")
@@ -206,9 +217,10 @@ def test_openvino_is_imported_without_telemetry_and_computes_without_torch(file:
 import sys
 from pathlib import Path
 import numpy as np
-from overlay.engines import OpenVinoModel, Plan, open_engine
+from overlay.engines.base import EnginePlan, OpenVinoModel
+from overlay.engines.factory import open_engine
 model = OpenVinoModel(Path(sys.argv[1], "m.xml").read_bytes(), Path(sys.argv[1], "m.bin").read_bytes())
-engine = open_engine(Plan("openvino", "cpu", "fp32", model, 3))
+engine = open_engine(EnginePlan("openvino", "cpu", "fp32", model, 3))
 print(engine(np.zeros((1, 32, 32, 3), np.uint8)).probabilities.shape)
 print([name for name, module in sys.modules.items() if name in ("torch", "openvino_telemetry") and module])
 """
