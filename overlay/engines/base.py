@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overlay.config import Precision
+from overlay.sources.decode import DecodedBatch
 
 if TYPE_CHECKING:
     from overlay.models.model_file import ModelFile  # which imports torch, and OpenVINO computes without it
@@ -29,25 +30,12 @@ NO_NUMBER = "the model gave no number"
 
 
 class ImageBatch(TypedDict):
-    """Columns that a forward pass reads from a batch of n rows."""
+    """Columns that a forward pass reads from a batch of n rows; a `DecodedBatch` has them."""
 
     pixels: Pixels
     """(n, size, size, 3)"""
     reason: NDArray[np.str_]
     """(n,), why a row has no pixels; empty where it has them"""
-
-
-class DecodedBatch(ImageBatch):
-    """Columns of n decoded rows of a manifest."""
-
-    row: NDArray[np.int64]
-    """(n,) position in the manifest"""
-    bytes: NDArray[np.int64]
-    """(n,) that were read"""
-    seconds_read: NDArray[np.float64]
-    """(n,) by the clock, since reading mostly waits"""
-    seconds_decode: NDArray[np.float64]
-    """(n,) of the processor"""
 
 
 class BatchScores(TypedDict):
@@ -104,6 +92,18 @@ class Scores:
     """(n, classes)"""
     embeddings: Floats
     """(n, d), input of the network's last layer"""
+
+
+@dataclass(frozen=True)
+class ThreadLayout:
+    """Division of a batch over the threads of this process."""
+
+    chunk: int
+    """images that one thread takes at a time"""
+    streams: int
+    """chunks that run side by side"""
+    cores: int
+    """CPU cores for all streams together"""
 
 
 class Forward:

@@ -8,14 +8,14 @@ import ray.data
 from ray.exceptions import RayError
 
 from cluster import session
-from overlay.config import Predict
+from overlay.config import InferenceOptions, Predict
 from overlay.engines.base import Columns, Pixels
 from overlay.errors import WorkError
 from overlay.models.model_file import ModelCard, ModelFile
 from overlay.prediction.decode import decode_group
 from overlay.prediction.manifest import Manifest
 from overlay.sources.read_plan import ReadUnit, join_units
-from pipelines.inference.model_actors import InferenceOptions, actor_count, create_engine_plan, score_with_plan
+from pipelines.inference.model_actors import actor_count, create_engine_plan, score_with_plan
 from pipelines.inference.read_groups import read_groups
 from pipelines.runtime.placement import choose_device
 
@@ -40,9 +40,8 @@ class RayBackend:
             kind=config.engine,
             flips=config.flips,
             embeddings=config.embeddings,
-            calibration=calibration,
         )
-        self._plan = create_engine_plan(loaded, self._engine)
+        self._plan = create_engine_plan(loaded, self._engine, calibration)
         self.computed = str(self._plan)
         self.processes: Mapping[str, float] = {
             "read": self._cluster.cpus,

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -15,12 +16,13 @@ import torchvision
 from numpy.typing import NDArray
 
 from overlay.config import EngineKind, Precision
-from overlay.engines.base import DecodedBatch, Engine, OpenVinoModel, ScoredBatch, score_rows
-from overlay.engines.factory import open_engine, prepare_engine
+from overlay.engines.base import Engine, EnginePlan, OpenVinoModel, ScoredBatch, ThreadLayout, score_rows
+from overlay.engines.factory import open_engine, prepare_engine, thread_layout
 from overlay.errors import RequestError
 from overlay.models import model_file
 from overlay.models.model_file import ModelFile
 from overlay.models.network import normalise
+from overlay.sources.decode import DecodedBatch
 
 SIZE = 32
 MEAN, STD = (0.5, 0.25, 0.125), (0.25, 0.5, 0.75)
@@ -167,6 +169,23 @@ def test_what_is_not_installed_is_named(file: ModelFile, monkeypatch: pytest.Mon
     monkeypatch.setattr("overlay.engines.factory.find_spec", lambda _: None)
     with pytest.raises(RequestError, match="openvino is not installed; install overlay"):
         prepare_engine(file, "openvino")
+
+
+@pytest.mark.parametrize(
+    ("device", "batch_size", "cores", "layout"),
+    [
+        ("cpu", 32, 4, ThreadLayout(chunk=4, streams=4, cores=4)),
+        ("cpu", 8, 4, ThreadLayout(chunk=2, streams=4, cores=4)),
+        ("cpu", 1, 4, ThreadLayout(chunk=1, streams=1, cores=4)),
+        ("cpu", 32, 16, ThreadLayout(chunk=2, streams=16, cores=16)),
+        ("cuda", 32, 4, ThreadLayout(chunk=32, streams=1, cores=4)),
+    ],
+)
+def test_a_batch_is_divided_over_the_cores(
+    device: Literal["cpu", "cuda"], batch_size: int, cores: int, layout: ThreadLayout
+) -> None:
+    plan = EnginePlan("openvino", device, "auto", OpenVinoModel(b"", b""), 3)
+    assert thread_layout(plan, batch_size, cores) == layout
 
 
 @pytest.mark.parametrize("arch", ["swin_t", "maxvit_t", "mnasnet0_5", "convnext_tiny", "densenet121"])
