@@ -26,9 +26,10 @@ from overlay.duplicates.near_duplicates import Leakage, NearDuplicates, find_lea
 from overlay.errors import ImageError, RequestError, WorkError, faults_end_the_work, one_line
 from overlay.images.codec import decode_image
 from overlay.images.hashing import perceptual_hash, pixels_digest
-from overlay.preparation.splits import read_groups_of, share_deviation
+from overlay.preparation.splits import share_deviation
 from overlay.preparation.staging import DIGEST
-from overlay.sources.listing import locate_source
+from overlay.preparation.user_columns import read_groups_of
+from overlay.sources.resolve import locate_source
 from overlay.storage.parquet import open_parquet
 from overlay.storage.path import StoragePath
 from pipelines.runtime.progress import progress_meter
@@ -66,13 +67,13 @@ def run(config: Prepare) -> None:
         raise WorkError(f"{folder} holds no image that can be read; the first: {broken[0] if broken else ''}")
     ids, splits = table["id"].to_pylist(), table["split"].to_pylist()
     if config.split.group_by:
-        groups = read_groups_of(ids, ids, config.split.group_by)
+        groups = read_groups_of(ids, config.split.group_by)
     else:
         groups = pc.coalesce(table["group"], table["id"]).to_pylist()
     duplicates = find_near_duplicates(table, config.duplicates.distance)
     if ours:
         duplicates = replace(duplicates, identical=_identical_before_overlays(duplicates, folder))
-    found = find_leakage(splits, groups, duplicates)
+    found = find_leakage(pa.array(splits, pa.string()), pa.array(groups, pa.string()), duplicates)
 
     console = Console(highlight=False, soft_wrap=True)
     console.print(_shares(table["label"].to_pylist(), splits))

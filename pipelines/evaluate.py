@@ -5,6 +5,7 @@ overlay evaluate run/Resnet_fineTuning.pth dataset --out evaluation --split val
 """
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -71,9 +72,9 @@ def score_split(subject: EvaluationSubject, options: InferenceOptions, calibrati
     """
     plan = create_engine_plan(subject.model, options, calibration)
     rows = decoded_rows(subject.dataset, subject.split, subject.model.card.input, options.batch_size)
-    blocks: list[LabelledScores] = []
+    scored = score_with_plan(plan, rows, options, session.resources())
     try:
-        blocks += score_with_plan(plan, rows, options, session.resources()).iter_batches(batch_size=None)
+        blocks = [cast(LabelledScores, block) for block in scored.iter_batches(batch_size=None)]
     except RayError as error:
         raise WorkError(f"evaluation stopped: {str(error).strip().splitlines()[-1]}") from error
     ids = np.concatenate([block["id"] for block in blocks])

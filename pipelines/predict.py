@@ -19,15 +19,15 @@ from typing import Protocol
 
 from overlay import tracking
 from overlay.config import Predict
-from overlay.engines.base import Columns, Pixels
+from overlay.engines.base import Pixels, ScoredBatch
 from overlay.errors import WorkError, faults_end_the_work
 from overlay.models import model_file
-from overlay.prediction.decode import sample_pixels
-from overlay.prediction.manifest import Manifest, ManifestListing, write_manifest
 from overlay.prediction.output_folder import PredictionFolder, PredictionRequest
 from overlay.prediction.row_writer import PredictionWriter
 from overlay.prediction.schema import PredictionColumns
 from overlay.prediction.summary import StageTimes, summarise_predictions
+from overlay.sources.decode import DecodeLimits, GroupDecoder, sample_pixels
+from overlay.sources.manifest import Manifest, ManifestListing, write_manifest
 from overlay.sources.read_plan import ReadUnit
 from overlay.sources.resolve import resolve_inputs
 from overlay.storage.path import StoragePath
@@ -48,7 +48,7 @@ class PredictionBackend(Protocol):
     def processes(self) -> Mapping[str, float]:
         """Stage -> processes or threads that work at it, where these are more than one."""
 
-    def classify(self, manifest: Manifest, units: Sequence[ReadUnit]) -> Iterator[Columns]:
+    def classify(self, decoder: GroupDecoder, units: Sequence[ReadUnit]) -> Iterator[ScoredBatch]:
         """Yield the scored rows of all units, some at a time, in whatever order."""
 
 
@@ -70,11 +70,10 @@ def run(config: Predict) -> None:
         if state == "complete" and not config.retry_errors:
             print(f"{folder.path} holds these predictions already; nothing to do")
             return
+        limits = DecodeLimits(config.max_pixels or loaded.card.max_pixels, config.limits.member_bytes)
         calibration = None
         if config.precision == "int8":
-            calibration = sample_pixels(
-                listing.manifest, listing.units, loaded.card, config.max_pixels or loaded.card.max_pixels
-            )
+            calibration = sample_pixels(GroupDecoder(listing.manifest, loaded.card, limits), listing.units)
         classifier = _classifier(config, loaded, calibration, small=_is_small(config, listing))
         stages.processes |= classifier.processes
         request = replace(request, computed=classifier.computed)
@@ -89,7 +88,8 @@ def run(config: Predict) -> None:
     if results.done:
         print(f"going on: {results.done} of {manifest.rows} images are done already")
     if units:
-        _work(classifier.classify(manifest, units), results, manifest, stages)
+        decoder = GroupDecoder(manifest, loaded.card, limits)
+        _work(classifier.classify(decoder, units), results, manifest, stages)
     if results.done < manifest.rows:
         raise WorkError(f"{manifest.rows - results.done} images have no row; the same command goes on with them")
     summary = summarise_predictions(folder, manifest, loaded.card.classes, overlay_missing)
@@ -105,16 +105,9 @@ def run(config: Predict) -> None:
 def _freeze(config: Predict, loaded: model_file.ModelFile, folder: Path, stages: StageTimes) -> ManifestListing:
     """List the inputs into a folder, and show how many there are so far."""
     began = time.monotonic()
+    portions = resolve_inputs(config.inputs, loaded.card.classes, config.limits)
     with progress_meter("listing", None) as meter:
-        images = 0
-        for found in write_manifest(
-            resolve_inputs(config.inputs, loaded.card.classes, config.limits), folder, config.part_rows
-        ):
-            if isinstance(found, ManifestListing):
-                listing = found
-            else:
-                meter.advance(found - images)
-                images = found
+        listing = write_manifest(portions, folder, config.part_rows, meter.advance_to)
     stages.seconds["listing"] = time.monotonic() - began
     return listing
 
@@ -132,7 +125,7 @@ def _say_what_was_found(listing: ManifestListing, card: model_file.ModelCard) ->
     return missing
 
 
-def _work(blocks: Iterator[Columns], results: PredictionWriter, manifest: Manifest, stages: StageTimes) -> None:
+def _work(blocks: Iterator[ScoredBatch], results: PredictionWriter, manifest: Manifest, stages: StageTimes) -> None:
     began = time.monotonic()
     with progress_meter("classifying", manifest.rows, done=results.done) as meter:
         for block in blocks:

@@ -11,56 +11,48 @@ appears whole or not at all and `dataset.json` comes last, so a run that was kil
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
-from typing import Any, NamedTuple
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster import session
-from overlay import __version__
-from overlay.archives.entries import Span
 from overlay.config import SPLITS, Prepare, table_column
-from overlay.dataset.card import DATASET_FORMAT, DatasetCard, DatasetRequest, fingerprint, package_versions, write_card
+from overlay.dataset.card import (
+    DatasetCard,
+    DatasetContents,
+    DatasetRequest,
+    SplitSummary,
+    fingerprint,
+    write_card,
+)
 from overlay.dataset.prepared import PreparedDataset, open_dataset
-from overlay.dataset.schema import DATASET_MANIFEST_SCHEMA, REJECTED_SCHEMA
-from overlay.duplicates.near_duplicates import find_near_duplicates, resolve_conflicts
+from overlay.dataset.schema import REJECTED_SCHEMA
+from overlay.duplicates.near_duplicates import NearDuplicates, find_near_duplicates, resolve_conflicts
 from overlay.errors import RequestError, WorkError, faults_end_the_work
+from overlay.images.ref import ImageRef
 from overlay.preparation.contact_sheets import draw_classes, draw_duplicates
 from overlay.preparation.division import split_dataset
-from overlay.preparation.output_folder import WORK, already_prepared, begin_dataset
-from overlay.preparation.splits import check_sizes, read_groups_of, read_splits
+from overlay.preparation.output_folder import WORK, already_prepared, begin_dataset, forget_request
+from overlay.preparation.splits import ClassSizes
 from overlay.preparation.staging import assemble_shard, read_staged, stage_part, staged_path, staged_rows, write_index
 from overlay.preparation.summary import count_reasons, describe_sources, print_summary
-from overlay.sources.labelled import Record, Rejected, list_labelled
-from overlay.sources.listing import locate_source
-from overlay.sources.read_plan import ReadUnit, plan_reads, remove_done
+from overlay.preparation.user_columns import GroupRule, SplitRule
+from overlay.sources.inputs import Portion
+from overlay.sources.labelled import ClassCounts, LabelledListing, list_labelled
+from overlay.sources.manifest import Manifest, ManifestListing, publish_file, write_manifest
+from overlay.sources.read_plan import archive_passes, remove_done
+from overlay.sources.spool import RefSorter
 from overlay.storage.atomic import write_atomically
 from overlay.storage.parquet import open_parquet
 from overlay.storage.path import StoragePath
-from overlay.version import code_fingerprint
 from pipelines.runtime.progress import progress_meter
 from pipelines.runtime.tasks import ThroughputMeter, read_inputs, run_in_parallel
-
-
-class Listed(NamedTuple):
-    """An image as it goes into the manifest."""
-
-    record: Record
-    group: str
-    split: str | None
-
-    @property
-    def uri(self) -> str:
-        """The file that it is read from."""
-        return self.record.uri
-
-    @property
-    def spans(self) -> tuple[Span, ...] | None:
-        """Where it lies in an archive."""
-        return self.record.spans
 
 
 @faults_end_the_work()
@@ -71,138 +63,179 @@ def run(config: Prepare) -> PreparedDataset:
         RequestError: the request was wrong; nothing was written.
         WorkError: the work failed; the same command goes on where it stopped.
     """
-    collection = list_labelled(config.sources, config.limits)
-    listed = _with_groups(collection.records, config)
-    request = _request(config, listed)
     out = StoragePath.of(config.out)
-    if already_prepared(out, request, config.overwrite):
-        print(f"{out} is prepared already, from these files with these options; nothing to do")
-        return open_dataset(out)
-    print(describe_sources(collection))
-    session.connect()
-
-    staged = begin_dataset(out, request, config.overwrite)
-    manifest = out / "manifest.parquet"
-    units = _write_manifest(manifest, listed, staged_rows(len(listed), config.shard_rows))
-    classes, unusable = collection.classes, collection.rejected
-    del collection, listed  # the manifest has them, and a million would take a gigabyte
-    _stage(manifest, units, staged, config)
-
-    usable, broken = read_staged(staged, manifest)
-    duplicates = find_near_duplicates(usable, config.duplicates.distance)
-    with write_atomically(out / "duplicates.parquet") as temporary:
-        pq.write_table(duplicates.table(), temporary)
-    parts = usable["part"].to_numpy()
-    draw_duplicates(duplicates, lambda place: staged_path(staged, parts[place]), out / "duplicates.png")
-    try:
-        survivors, contradicted = resolve_conflicts(usable, duplicates, config.duplicates.conflicts)
-    except WorkError:
-        staged.remove()  # the labels may be mended before the next run, by moving files
-        raise
-    del usable
-    rejected = _write_rejected(out / "rejected.parquet", [broken, contradicted], unusable)
-    try:
-        divided, division = split_dataset(survivors, classes, config, duplicates)
-    except RequestError as error:
-        staged.remove()  # the files may be mended before the next run, which must look at them again then
-        kinds = ", ".join(f"{count} {reason}" for reason, count in count_reasons(rejected).items())
-        raise WorkError(
-            f"{error}; rejected were: {kinds or 'none'}; see {out / 'rejected.parquet'}, and duplicates.parquet beside "
-            "it for what makes the groups"
-        ) from error
-    parts = divided["part"].to_numpy()
-    draw_classes(divided, lambda place: staged_path(staged, parts[place]), out / "contact_sheet.png")
-    shards = write_index(staged, divided, config.shard_rows)
-    calls = ((shard, staged, out) for shard in range(shards))
-    _in_parallel(assemble_shard, calls, "writing", divided.num_rows)
-
-    number = Counter(zip(divided["label"].to_pylist(), divided["split"].to_pylist(), strict=True))
-    card = DatasetCard(
-        format=DATASET_FORMAT,
-        overlay_version=__version__,
-        code=code_fingerprint(),
-        fingerprint=fingerprint(divided),
-        classes=classes,
-        counts={label: {split: number[label, split] for split in SPLITS} for label in classes},
-        groups=division.groups,
-        largest_group=division.largest_group,
-        near_duplicates=len(duplicates.pairs),
-        all_pairs=duplicates.pairs.complete,
-        identical=int(duplicates.identical.sum()),
-        conflicts=int(duplicates.conflicts.sum()),
-        deviation={side: round(points, 3) for side, points in division.deviation.items()},
-        leaks=asdict(division.leaks),
-        rejected=rejected.num_rows,
-        parts=shards,
-        request=request,
-        versions=package_versions(),
-    )
-    write_card(out, card)
-    (out / WORK).remove()
-    dataset = open_dataset(out)
-    print_summary(dataset, rejected, duplicates)
-    return dataset
+    with tempfile.TemporaryDirectory(prefix="overlay-") as temporary:
+        listed = _list(config, Path(temporary))
+        request = _request(config, listed)
+        if already_prepared(out, request, config.overwrite):
+            print(f"{out} is prepared already, from these files with these options; nothing to do")
+            return open_dataset(out)
+        print(describe_sources(listed.sources, listed.classes.usable))
+        session.connect()
+        staged = begin_dataset(out, request, config.overwrite)
+        manifest = publish_file(listed.manifest.manifest, out / "manifest.parquet")
+    job = _Job(config, request, listed, out, staged, manifest)
+    _stage(job)
+    split = _split(job)
+    return _assemble(job, split)
 
 
-def _with_groups(records: Sequence[Record], config: Prepare) -> list[Listed]:
-    """Give each image its group, and its split where the user has one of his own."""
-    ids, paths = [record.id for record in records], [record.path for record in records]
-    groups = read_groups_of(ids, paths, config.split.group_by)
-    splits: Sequence[str | None] = [None] * len(ids)
-    if config.split.column:
-        splits = read_splits(ids, paths, config.split.column)
-    else:
-        check_sizes([record.label for record in records], groups, config.split.folds)
-    return [Listed(*row) for row in zip(records, groups, splits, strict=True)]
+@dataclass(frozen=True)
+class _Listed:
+    """Everything in the sources, before any image is opened."""
+
+    sources: LabelledListing
+    classes: ClassCounts
+    manifest: ManifestListing
+    tables: str
+    """sha256 over the groups and splits of the user's own tables; empty without one"""
 
 
-def _request(config: Prepare, listed: Sequence[Listed]) -> DatasetRequest:
-    names, tables = hashlib.sha256(), hashlib.sha256()
-    for record, *told in listed:
-        names.update(json.dumps([record.id, [StoragePath(mask).name for mask in record.masks]]).encode() + b"\n")
-        tables.update(json.dumps(told).encode() + b"\n")
+@dataclass(frozen=True)
+class _Job:
+    config: Prepare
+    request: DatasetRequest
+    listed: _Listed
+    out: StoragePath
+    staged: StoragePath
+    """folder of the staged files"""
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Images that take part, with their split, and what does not."""
+
+    images: pa.Table
+    summary: SplitSummary
+    duplicates: NearDuplicates
+    rejected: pa.Table
+
+
+def _list(config: Prepare, folder: Path) -> _Listed:
+    """List the sources into a manifest in ``folder``, in the order of a hash of their ids.
+
+    Each shard then holds some of every class, as a training needs that reads the shards one after the other.
+
+    Raises:
+        RequestError: a source, or a table of the user's own, can't be used, or a class is too small.
+    """
+    groups = GroupRule(config.split.group_by) if config.split.group_by else None
+    splits = SplitRule(config.split.column) if config.split.column else None
+    tables = hashlib.sha256()
+    with progress_meter("listing", None) as meter:
+        sources = list_labelled(config.sources, config.limits, folder)
+        classes, sizes, sorter = ClassCounts(), ClassSizes(), RefSorter(folder)
+        for ref, path in sources.read():
+            classes.add(ref)
+            group = split = None
+            if ref.reason is None and ref.label is not None:
+                group = groups.group(ref.id, path) if groups else None
+                split = splits.split(ref.id, path) if splits else None
+                sizes.add(ref.label, group)
+            sorter.add(hashlib.sha256(ref.id.encode()).digest(), ref._replace(group=group, split=split))
+        classes.check([str(source.place) for source in sources.sources])
+        for rule in (groups, splits):
+            if rule:
+                rule.check_found()
+        if splits is None:
+            sizes.check(config.split.folds)
+        rows = staged_rows(sum(classes.usable.values()), config.shard_rows)
+
+        def portions() -> Iterator[Portion]:
+            in_order: dict[str, list[ImageRef]] = {}
+            for refs in sorter.read():
+                for ref in refs:
+                    tables.update(json.dumps([ref.id, ref.group, ref.split]).encode() + b"\n")
+                    if ref.spans and ref.spans[0].in_order_only:
+                        in_order.setdefault(ref.uri, []).append(ref)
+                yield Portion([ref for ref in refs if not (ref.spans and ref.spans[0].in_order_only)])
+            for of_one_archive in in_order.values():
+                yield from (Portion(one_pass, in_order=True) for one_pass in archive_passes(of_one_archive))
+
+        place = folder / "manifest.parquet"
+        manifest = write_manifest(portions(), place, None, meter.advance_to, group_rows=rows)
     from_table = config.split.column or table_column(config.split.group_by or "")
+    return _Listed(sources, classes, manifest, tables.hexdigest() if from_table else "")
+
+
+def _request(config: Prepare, listed: _Listed) -> DatasetRequest:
     return DatasetRequest(
-        [str(locate_source(source, "source")) for source in config.sources],
+        [str(StoragePath.of(source)) for source in config.sources],
         config.overlay,
         config.split,
         config.max_pixels,
         config.shard_rows,
-        names.hexdigest(),
+        listed.manifest.fingerprint,
         config.duplicates,
-        tables.hexdigest() if from_table else "",
+        listed.tables,
     )
 
 
-def _write_manifest(path: StoragePath, listed: Sequence[Listed], rows: int) -> list[ReadUnit]:
-    """Write the manifest in groups of at most ``rows``, and return what a task is to read of it.
-
-    Files and members that can be read in any order are mixed, by a hash of their ids: each shard then holds some of
-    every class, as a training needs that reads the shards one after the other.
-    """
-    mixed = sorted(listed, key=lambda each: hashlib.sha256(each.record.id.encode()).digest())
-    reading = plan_reads(mixed, rows)
-    own = [name for name in DATASET_MANIFEST_SCHEMA.names if name not in ("group", "split", "spans")]
-    with write_atomically(path) as temporary, pq.ParquetWriter(temporary, DATASET_MANIFEST_SCHEMA) as writer:
-        for part in reading.groups:
-            columns: dict[str, list[Any]] = {name: [getattr(each.record, name) for each in part] for name in own}
-            columns["group"], columns["split"] = [each.group for each in part], [each.split for each in part]
-            columns["spans"] = [each.spans and [asdict(span) for span in each.spans] for each in part]
-            writer.write_table(pa.table(columns, schema=DATASET_MANIFEST_SCHEMA))
-    return reading.units
-
-
-def _stage(manifest: StoragePath, units: list[ReadUnit], staged: StoragePath, config: Prepare) -> None:
-    file = open_parquet(manifest)
-    sizes = [file.metadata.row_group(part).num_rows for part in range(file.num_row_groups)]
-    there = set(staged.children())
-    done = {part for part in range(len(sizes)) if staged_path(staged, part).name in there}
+def _stage(job: _Job) -> None:
+    """Decode, draw and encode each image once, a row group of the manifest a task."""
+    sizes = [len(job.manifest.rows_of(part)) for part in range(job.manifest.groups)]
+    there = set(job.staged.children())
+    done = {part for part in range(len(sizes)) if staged_path(job.staged, part).name in there}
     if done:
         print(f"going on: {sum(sizes[part] for part in done)} of {sum(sizes)} images are done already")
-    if todo := remove_done(units, done):
+    if todo := remove_done(job.listed.manifest.units, done):
         left = sum(size for part, size in enumerate(sizes) if part not in done)
-        calls = ((read, manifest, staged, config) for read in read_inputs(manifest, todo))
+        calls = ((read, job.manifest, job.staged, job.config) for read in read_inputs(job.manifest, todo))
         _in_parallel(stage_part, calls, "drawing", left)
+
+
+def _split(job: _Job) -> _Split:
+    """Find near-duplicates among what was staged, settle conflicts, and split what is left.
+
+    Raises:
+        WorkError: conflicts are to stop the work, or a class has too few usable images.
+    """
+    usable, broken = read_staged(job.staged, job.manifest)
+    duplicates = find_near_duplicates(usable, job.config.duplicates.distance)
+    with write_atomically(job.out / "duplicates.parquet") as temporary:
+        pq.write_table(duplicates.table(), temporary)
+    parts = usable["part"].to_numpy()
+    draw_duplicates(duplicates, lambda row: staged_path(job.staged, parts[row]), job.out / "duplicates.png")
+    try:
+        survivors, contradicted = resolve_conflicts(usable, duplicates, job.config.duplicates.conflicts)
+    except WorkError:
+        forget_request(job.out)  # the labels may be mended before the next run, by moving files
+        raise
+    del usable
+    rejected = _write_rejected(job.out, broken, contradicted)
+    try:
+        images, summary = split_dataset(survivors, job.listed.classes.classes, job.config, duplicates)
+    except RequestError as error:
+        forget_request(job.out)  # the files may be mended before the next run
+        kinds = ", ".join(f"{count} {reason}" for reason, count in count_reasons(rejected).items())
+        raise WorkError(
+            f"{error}; rejected were: {kinds or 'none'}; see {job.out / 'rejected.parquet'}, and duplicates.parquet "
+            "beside it for what makes the groups"
+        ) from error
+    parts = images["part"].to_numpy()
+    draw_classes(images, lambda row: staged_path(job.staged, parts[row]), job.out / "contact_sheet.png")
+    return _Split(images, summary, duplicates, rejected)
+
+
+def _assemble(job: _Job, split: _Split) -> PreparedDataset:
+    """Write the shards and then the card, and remove what was staged."""
+    shards = write_index(job.staged, split.images, job.config.shard_rows)
+    calls = ((shard, job.staged, job.out) for shard in range(shards))
+    _in_parallel(assemble_shard, calls, "writing", split.images.num_rows)
+    counted = split.images.group_by(["label", "split"]).aggregate([([], "count_all")]).to_pylist()
+    number = {(row["label"], row["split"]): row["count_all"] for row in counted}
+    contents = DatasetContents(
+        fingerprint=fingerprint(split.images),
+        counts={label: {side: number.get((label, side), 0) for side in SPLITS} for label in job.listed.classes.classes},
+        rejected=split.rejected.num_rows,
+        parts=shards,
+    )
+    write_card(job.out, DatasetCard.create(job.request, contents, split.summary, split.duplicates))
+    (job.out / WORK).remove()
+    dataset = open_dataset(job.out)
+    print_summary(dataset, split.rejected, split.duplicates)
+    return dataset
 
 
 def _in_parallel(
@@ -226,9 +259,14 @@ def _in_parallel(
         raise WorkError(f"{error}; the same command goes on where it stopped") from error
 
 
-def _write_rejected(path: StoragePath, tables: Sequence[pa.Table], unusable: Sequence[Rejected]) -> pa.Table:
-    listed = pa.Table.from_pylist([asdict(row) for row in unusable], schema=REJECTED_SCHEMA)
-    rejected = pa.concat_tables([listed, *(table.select(REJECTED_SCHEMA.names) for table in tables)]).sort_by("id")
-    with write_atomically(path) as temporary:
+def _write_rejected(out: StoragePath, broken: pa.Table, contradicted: pa.Table) -> pa.Table:
+    ids = contradicted["id"]
+    found = [REJECTED_SCHEMA.empty_table()]
+    if len(ids):
+        batches = open_parquet(out / "manifest.parquet").iter_batches(columns=["id", "uri"])
+        places = pa.Table.from_batches([batch.filter(pc.is_in(batch["id"], ids.combine_chunks())) for batch in batches])
+        found.append(contradicted.join(places, "id").select(REJECTED_SCHEMA.names).cast(REJECTED_SCHEMA))
+    rejected = pa.concat_tables([broken.select(REJECTED_SCHEMA.names), *found]).sort_by("id")
+    with write_atomically(out / "rejected.parquet") as temporary:
         pq.write_table(rejected, temporary)
     return rejected

@@ -11,11 +11,13 @@ import pyarrow as pa
 
 from overlay import __version__
 from overlay.config import Duplicates, OverlayStyle, Split, dotted
+from overlay.duplicates.near_duplicates import Leakage, NearDuplicates
 from overlay.errors import RequestError
 from overlay.storage.atomic import write_atomically
 from overlay.storage.path import StoragePath
+from overlay.version import code_fingerprint
 
-DATASET_FORMAT = 1
+DATASET_FORMAT = 2
 """format of the dataset that this version writes, and the newest that it reads"""
 CARD_FILE = "dataset.json"
 _BATCH = 10_000
@@ -31,7 +33,7 @@ class DatasetRequest:
     max_pixels: int
     shard_rows: int
     listing: str
-    """sha256 over the names that the sources held"""
+    """sha256 over the ids, masks, sizes and times of change of what the sources hold"""
     duplicates: Duplicates = field(default_factory=Duplicates)
     tables: str = ""
     """sha256 over what the tables of split.group_by and split.column said; empty without one"""
@@ -42,11 +44,37 @@ class DatasetRequest:
         for option, value in mine.items():
             if value != others[option]:
                 if option == "listing":
-                    return "the sources hold other files now"
+                    return "the sources hold other files now, or files that have changed"
                 if option == "tables":
                     return "the table of split.group_by or split.column says something else now"
                 return f"{option} is {value!r} there and {others[option]!r} here"
         return None
+
+
+@dataclass(frozen=True)
+class DatasetContents:
+    """Images of a finished dataset, in numbers."""
+
+    fingerprint: str
+    """see `fingerprint`"""
+    counts: dict[str, dict[str, int]]
+    """class -> split -> images"""
+    rejected: int
+    parts: int
+    """Parquet files of ``data/``"""
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """Groups of a dataset, and how well its split keeps groups and class shares."""
+
+    groups: int
+    largest_group: int
+    """images"""
+    deviation: dict[str, float]
+    """split, or fold -> largest difference, in points, of a class's share there from its share of the whole"""
+    leaks: Leakage
+    """what a split of the user's own leaks; nothing where the split is ours"""
 
 
 @dataclass(frozen=True)
@@ -84,6 +112,32 @@ class DatasetCard:
     request: DatasetRequest
     versions: dict[str, str]
     """the packages that read, drew and wrote the images"""
+
+    @classmethod
+    def create(
+        cls, request: DatasetRequest, contents: DatasetContents, split: SplitSummary, duplicates: NearDuplicates
+    ) -> "DatasetCard":
+        """Sum up a dataset that this process made."""
+        return cls(
+            format=DATASET_FORMAT,
+            overlay_version=__version__,
+            code=code_fingerprint(),
+            fingerprint=contents.fingerprint,
+            classes=sorted(contents.counts),
+            counts=contents.counts,
+            groups=split.groups,
+            largest_group=split.largest_group,
+            near_duplicates=len(duplicates.pairs),
+            all_pairs=duplicates.pairs.complete,
+            identical=int(duplicates.identical.sum()),
+            conflicts=int(duplicates.conflicts.sum()),
+            deviation={side: round(points, 3) for side, points in split.deviation.items()},
+            leaks=asdict(split.leaks),
+            rejected=contents.rejected,
+            parts=contents.parts,
+            request=request,
+            versions=package_versions(),
+        )
 
 
 def read_card(path: str | Path | StoragePath) -> DatasetCard:

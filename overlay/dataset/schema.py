@@ -1,23 +1,26 @@
-"""Arrow schemas of a prepared dataset: rows, manifest, rejected inputs."""
+"""Arrow schemas of a prepared dataset: rows, rejected inputs."""
 
 import json
+from typing import Any
 
 import pyarrow as pa
 
-from overlay.archives.index import SPAN_TYPE
-
-_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-
+_STORED_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+IMAGE_COLUMNS = ("image", "mask")
+"""columns that hold image files"""
 
 _COLUMNS = [
     ("id", pa.string()),
-    ("image", _IMAGE),
+    ("image", _STORED_IMAGE),
+    ("mask", _STORED_IMAGE),
     ("label", pa.string()),
     ("split", pa.string()),
     ("fold", pa.int32()),
     ("group", pa.string()),
     ("width", pa.int32()),
     ("height", pa.int32()),
+    ("frame", pa.int32()),
+    ("encoding", pa.string()),
     ("phash", pa.string()),
     ("overlay", pa.string()),
     ("source", pa.string()),
@@ -31,29 +34,23 @@ _COLUMNS = [
 
 def _hugging_face() -> dict[str, str]:
     """Return the metadata by which Hugging Face `datasets` knows an image column (its arrow_writer writes the same)."""
-    values = {name: {"dtype": str(kind).replace("double", "float64"), "_type": "Value"} for name, kind in _COLUMNS}
-    return {"huggingface": json.dumps({"info": {"features": values | {"image": {"_type": "Image"}}}})}
+    features: dict[str, dict[str, Any]] = {
+        name: {"_type": "Image"}
+        if name in IMAGE_COLUMNS
+        else {"dtype": str(kind).replace("double", "float64"), "_type": "Value"}
+        for name, kind in _COLUMNS
+    }
+    return {"huggingface": json.dumps({"info": {"features": features}})}
 
 
 DATASET_SCHEMA = pa.schema(_COLUMNS, metadata=_hugging_face())
-"""a row of ``data/``; the mask's numbers are null where there was no mask, and so is the fold without folds"""
+"""a row of ``data/``
 
-
-DATASET_MANIFEST_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("uri", pa.string()),
-        ("member", pa.string()),
-        ("masks", pa.list_(pa.string())),
-        ("label", pa.string()),
-        ("group", pa.string()),
-        ("split", pa.string()),
-        ("source", pa.string()),
-        ("path", pa.string()),
-        ("spans", pa.list_(SPAN_TYPE)),
-    ]
-)
-"""an image as it was listed; group and split are those of split.group_by, or the id, and of split.column, or null"""
-
+image: what a model sees, with its masks drawn on it; mask: their union as a 1-bit PNG of the image's size, null without
+    masks
+fold: null without folds; frame: number of the frame in a multi-frame file, counted from 0, null for others
+encoding: format of ``image``, such as png or jpeg
+mask_*: numbers of the united mask, null where it is empty or there is none
+"""
 
 REJECTED_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "uri", "label", "reason")])

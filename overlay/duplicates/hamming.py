@@ -4,10 +4,11 @@ Many hashes are searched by an index of parts of their bits; small sets, and set
 candidates, are compared outright.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pyarrow as pa
 
 from overlay.duplicates.multi_index import Hashes, expected_candidates, hash_chunks, sample_hashes, search_chunks
 from overlay.duplicates.pairs import Gathered, Pairs, expand_to_all, join_pairs, select_pairs
@@ -19,9 +20,14 @@ _DENSE = 8
 """a candidate costs as much as this many comparisons of contiguous hashes"""
 
 
-def parse_hashes(digests: Sequence[bytes]) -> Hashes:
-    """Return hashes of 32 bytes as 64-bit words, (n, 4)."""
-    return np.frombuffer(b"".join(digests), ">u8").reshape(-1, WORDS).astype(np.uint64)
+def parse_hashes(digests: pa.ChunkedArray) -> Hashes:
+    """Return hashes, a column of 32 bytes each, as 64-bit words, (n, 4)."""
+    words = [np.empty((0, WORDS), np.uint64)]
+    for chunk in digests.cast(pa.binary(8 * WORDS)).chunks:
+        assert chunk.null_count == 0  # each image has a hash
+        whole = np.frombuffer(chunk.buffers()[1], ">u8").reshape(-1, WORDS)
+        words.append(whole[chunk.offset : chunk.offset + len(chunk)].astype(np.uint64))
+    return np.concatenate(words)
 
 
 def near_pairs(hashes: Hashes, distance: int) -> Pairs:

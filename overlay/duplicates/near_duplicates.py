@@ -5,7 +5,6 @@ pixels are equal, both before an overlay is drawn. A group is all that is linked
 group of the user's own; it lies on one side of a split.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,8 +16,6 @@ from numpy.typing import NDArray
 from overlay.duplicates.hamming import near_pairs, parse_hashes
 from overlay.duplicates.pairs import Pairs, connected_components
 from overlay.errors import WorkError
-
-Texts = Sequence[str | None] | NDArray[np.object_]
 
 DUPLICATES_SCHEMA = pa.schema(
     [
@@ -88,7 +85,7 @@ def find_near_duplicates(images: pa.Table, distance: int) -> NearDuplicates:
     Every pair within the distance is found. Beyond 5 million pairs only some are listed, which link the same groups
     (``pairs.complete`` is false then).
     """
-    pairs = near_pairs(parse_hashes(images["phash"].to_pylist()), distance)
+    pairs = near_pairs(parse_hashes(images["phash"]), distance)
     labels, pixels = category_codes(images["label"]), category_codes(images["pixels"])
     identical, agree = (code[pairs.first] == code[pairs.second] for code in (pixels, labels))
     ids, names = (pa.concat_arrays(images[name].chunks or [pa.array([], pa.string())]) for name in ("id", "label"))
@@ -125,12 +122,12 @@ class Leakage:
         return self.pairs + self.groups > 0
 
 
-def find_leakage(sides: Texts, groups: Texts, duplicates: NearDuplicates) -> Leakage:
-    """Count what a split tears apart, given the side and the group of each image of ``duplicates``.
+def find_leakage(sides: pa.Array, groups: pa.Array, duplicates: NearDuplicates) -> Leakage:
+    """Count what a split tears apart, given the side and the group of each image of ``duplicates``, texts (n,).
 
-    An image whose side is None takes no part; it needs no group.
+    An image whose side is null takes no part; it needs no group.
     """
-    side, group = category_codes(pa.array(sides, pa.string())), category_codes(pa.array(groups, pa.string()))
+    side, group = category_codes(sides), category_codes(groups)
     first, second = duplicates.pairs.first, duplicates.pairs.second
     torn = (side[first] != side[second]) & (side[first] >= 0) & (side[second] >= 0)
     present = side >= 0
@@ -152,6 +149,7 @@ def resolve_conflicts(
 ) -> tuple[pa.Table, pa.Table]:
     """Join the groups of a table with its near-duplicates; return the rows that stay and those that are dropped.
 
+    A row whose ``group`` is null is a group of its own, called by its ``id``.
     Those that stay have their ``place`` in ``duplicates``, and those that are dropped the ``reason``.
 
     Raises:
@@ -165,12 +163,12 @@ def resolve_conflicts(
             f"{number} pairs of near-duplicates have different labels: {shown}{'; ...' if number > 3 else ''}; mend "
             "the labels, or choose duplicates.conflicts keep or drop"
         )
-    groups = join_groups(images["group"], duplicates.pairs)
+    groups = join_groups(pc.coalesce(images["group"], images["id"]), duplicates.pairs)
     grouped = images.set_column(images.schema.get_field_index("group"), "group", groups)
     grouped = grouped.append_column("place", pa.array(np.arange(images.num_rows)))
-    dropped = np.array([id in contradicted for id in images["id"].to_pylist()], bool) if contradicted else None
-    if dropped is None:
-        return grouped, grouped.slice(0, 0).append_column("reason", pa.array([], pa.string()))
+    dropped = pc.is_in(images["id"], pa.array(list(contradicted), pa.string()))
     rejected = grouped.filter(dropped)
-    reasons = pa.array([contradicted[id] for id in rejected["id"].to_pylist()])
-    return grouped.filter(~dropped), rejected.append_column("reason", reasons)
+    reasons = pa.array([contradicted[id] for id in rejected["id"].to_pylist()], pa.string())
+    return grouped if not contradicted else grouped.filter(pc.invert(dropped)), rejected.append_column(
+        "reason", reasons
+    )

@@ -11,7 +11,7 @@ probabilities do not depend on the images beside it.
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, cast, overload
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
-Columns = dict[str, NDArray[Any]]
 NO_NUMBER = "the model gave no number"
 """reason of an image whose probabilities are NaN: fp16 overflowed, or weights are NaN"""
 

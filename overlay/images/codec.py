@@ -7,7 +7,7 @@ so that data tasks start quickly.
 import io
 import struct
 import warnings
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from isal import isal_zlib
@@ -67,6 +67,26 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, target: int | Non
             return image_to_array(image)
         except Exception as error:
             raise ImageError(_reason(f"damaged {image.format}", error)) from error
+
+
+class StoredImage(TypedDict):
+    """An image file in a table: Hugging Face's struct of bytes and path."""
+
+    bytes: bytes
+    path: str
+
+
+def image_format(data: bytes) -> str:
+    """Return the format of an image file that `decode_image` takes, such as png or jpeg.
+
+    Raises:
+        ImageError: the bytes are no such file.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return str(image.format).lower()
+    except Exception as error:  # as in decode_image
+        raise ImageError(_reason("damaged image", error)) from error
 
 
 def image_to_array(image: Image.Image) -> NDArray[np.uint8]:

@@ -7,9 +7,10 @@ import torch
 import torchvision
 from torch import nn
 
-from overlay.errors import RequestError, one_line
+from overlay.errors import RequestError
 from overlay.models.model_file import read_state
 from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, StateDict, create_network, head_name
+from overlay.models.safe_load import download_failure
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ def load_pretrained(arch: str, weights: str) -> Weights:
             state = chosen.get_state_dict(progress=False, check_hash=True, weights_only=True)
         except Exception as error:  # a damaged file in torch's cache raises whatever the unpickler meets
             raise RequestError(
-                f"the imagenet weights of {arch} can't be downloaded ({one_line(error)}); connect to the network, "
-                "give a file with --model.weights PATH, or start from random weights with --model.weights none"
+                f"the imagenet weights of {arch} can't be downloaded ({download_failure(error)}); connect to the "
+                "network, give a file with --model.weights PATH, or start from random weights with --model.weights none"
             ) from error
         preset = chosen.transforms()
         return Weights(state, tuple(preset.mean), tuple(preset.std))

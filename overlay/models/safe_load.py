@@ -6,6 +6,7 @@ import re
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, TypeGuard
+from urllib.error import HTTPError
 
 import torch
 from torch import Tensor, nn
@@ -98,8 +99,15 @@ def download_weights(url: str) -> Path:
         try:
             torch.hub.download_url_to_file(url, str(file), progress=False)
         except Exception as error:  # URLs and servers go wrong in more ways than OSError covers
-            raise RequestError(f"the weights at {url} can't be downloaded: {one_line(error)}") from error
+            raise RequestError(f"the weights at {url} can't be downloaded: {download_failure(error)}") from error
     return file
+
+
+def download_failure(error: Exception) -> str:
+    """Return the reason of a failed download in one line, and close the connection that an HTTPError holds open."""
+    if isinstance(error, HTTPError):
+        error.close()
+    return one_line(error)
 
 
 def _refused(error: Exception) -> str | None:

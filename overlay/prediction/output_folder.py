@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from overlay.config import Predict, dotted
 from overlay.errors import RequestError
-from overlay.prediction.manifest import Manifest, ManifestListing, first_difference, part_name, publish_manifest
+from overlay.sources.manifest import Manifest, ManifestListing, first_difference, part_name, publish_manifest
 from overlay.storage.atomic import write_atomically, write_text_atomically
 from overlay.storage.parquet import open_parquet
 from overlay.storage.path import StoragePath

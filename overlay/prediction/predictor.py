@@ -14,9 +14,12 @@ from overlay.config import EngineKind, Legacy, Precision
 from overlay.engines.base import NO_NUMBER
 from overlay.engines.factory import open_engine, prepare_engine
 from overlay.errors import ImageError, RequestError
-from overlay.images.codec import decode_image, decode_target, image_to_array, resize_image
+from overlay.images.codec import image_to_array, resize_image
+from overlay.images.ref import ImageRef
 from overlay.models import model_file
-from overlay.sources.reader import read_file
+from overlay.sources.decode import decode_ref
+from overlay.sources.reader import read_bytes
+from overlay.storage.path import StoragePath
 
 ImageInput = str | Path | bytes | Image.Image | NDArray[np.uint8]
 """a path or an address in a bucket, the bytes of an image file, a Pillow image, or RGB pixels (height, width, 3)"""
@@ -69,11 +72,7 @@ class Predictor:
         errors: list[str | None] = []
         for image in images:
             try:
-                pixels.append(
-                    resize_image(
-                        self._pixels(image, max_pixels or self.card.max_pixels), self.card.size, self.card.resize
-                    )
-                )
+                pixels.append(self._pixels(image, max_pixels or self.card.max_pixels))
                 errors.append(None)
             except ImageError as error:
                 errors.append(str(error))
@@ -82,18 +81,19 @@ class Predictor:
         return [self._prediction(next(rows)) if error is None else Prediction(error=error) for error in errors]
 
     def _pixels(self, image: ImageInput, max_pixels: int) -> NDArray[np.uint8]:
+        """Return what the model sees of an image, (size, size, 3)."""
         if isinstance(image, str | Path):
-            image = read_file(str(image))
+            place = str(StoragePath.of(image))
+            return decode_ref(ImageRef(place, place), self.card, max_pixels, read_bytes)
         if isinstance(image, bytes):
-            target = decode_target(self.card.size, self.card.resize)
-            return decode_image(image, max_pixels=max_pixels, target=target)
+            return decode_ref(ImageRef("", ""), self.card, max_pixels, lambda _: image)
         if isinstance(image, Image.Image):
-            return image_to_array(image)
+            return resize_image(image_to_array(image), self.card.size, self.card.resize)
         if not isinstance(image, np.ndarray):
             raise RequestError(f"an image is a {type(image).__name__}; give a path, bytes, a Pillow image or an array")
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise RequestError(f"an image is {image.dtype} {image.shape}; an array must be uint8 (height, width, 3)")
-        return image
+        return resize_image(image, self.card.size, self.card.resize)
 
     def _prediction(self, probabilities: NDArray[np.float32]) -> Prediction:
         by_class = dict(zip(self.card.classes, probabilities.tolist(), strict=True))

@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from overlay.engines.base import Columns
-from overlay.prediction.manifest import Manifest
+from overlay.engines.base import ScoredBatch
 from overlay.prediction.output_folder import PredictionFolder
 from overlay.prediction.schema import PredictionColumns
+from overlay.sources.manifest import Manifest
 from overlay.sources.read_plan import ReadUnit
 from overlay.sources.reader import UNREADABLE
 from overlay.storage.parquet import open_parquet
@@ -69,7 +69,7 @@ class PredictionWriter:
                 found.append(ReadUnit(tuple(groups), unit.in_order, partly))
         return found
 
-    def add(self, block: Columns) -> None:
+    def add(self, block: ScoredBatch) -> None:
         """Take the rows of one batch; one that is there already, since a task ran twice, is dropped."""
         for reason in block["reason"][block["reason"] != ""].tolist():
             self.errors[error_reason(reason)] += 1
@@ -127,10 +127,11 @@ class PredictionWriter:
             self._accept(table.filter(pc.invert(_passing(table))))
 
     def _rows(self, part: int) -> slice:
-        return slice(part * self._manifest.part_rows, (part + 1) * self._manifest.part_rows)
+        rows = self._manifest.rows_of_part(part)
+        return slice(rows.start, rows.stop)
 
     def _parts(self, table: pa.Table) -> pa.ChunkedArray:
-        return pa.chunked_array([pa.array(table["row"].to_numpy() // self._manifest.part_rows)])
+        return pa.chunked_array([pa.array(self._manifest.part_of(table["row"].to_numpy()))])
 
 
 def error_reason(reason: str) -> str:

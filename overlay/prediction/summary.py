@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from overlay.engines.base import Columns
+from overlay.engines.base import ScoredBatch
 from overlay.evaluation import metrics
-from overlay.prediction.manifest import Manifest
 from overlay.prediction.output_folder import PredictionFolder
 from overlay.prediction.row_writer import error_reason
+from overlay.sources.manifest import Manifest
 from overlay.sources.reader import UNREADABLE
 from overlay.storage.parquet import open_parquet
 
@@ -38,11 +38,11 @@ class StageTimes:
     """when it came; seconds of time.monotonic"""
     last_at: float = 0.0
 
-    def add(self, block: Columns, writing: float) -> None:
+    def add(self, block: ScoredBatch, writing: float) -> None:
         """Count a scored batch, and the seconds that it took to write it."""
-        for stage in ("read", "decode", "forward"):
-            if f"seconds_{stage}" in block:
-                self.seconds[stage] += float(block[f"seconds_{stage}"].sum())
+        stages = {"read": block["seconds_read"], "decode": block["seconds_decode"], "forward": block["seconds_forward"]}
+        for stage, seconds in stages.items():
+            self.seconds[stage] += float(seconds.sum())
         self.seconds["write"] += writing
         self.last_at = time.monotonic()
         if not self.images:
@@ -145,7 +145,7 @@ def summarise_predictions(
         predicted.update(table["label"].drop_null().to_pylist())
         if "uncertain" in table.column_names:
             uncertain = (uncertain or 0) + sum(table["uncertain"].drop_null().to_pylist())
-        both = pa.table({"true": manifest.read_part(part, ["true_label"])["true_label"], "label": table["label"]})
+        both = pa.table({"true": manifest.read_part(part, ["label"])["label"], "label": table["label"]})
         for row in both.drop_null().group_by(["true", "label"]).aggregate([([], "count_all")]).to_pylist():
             confusion[position[row["true"]], position[row["label"]]] += row["count_all"]
     return PredictionSummary(classes, images, errors, passing, predicted, uncertain, confusion, overlay_missing)

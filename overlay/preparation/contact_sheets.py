@@ -22,6 +22,8 @@ FileOf = Callable[[int], Path | StoragePath]
 
 _CELL_WIDTH, _CELL_HEIGHT = 168, 132
 _GAP = 8
+_ROWS = 10_000  # in memory at one time, as Python's objects
+_ACCEPTED_PIXELS = 2**62  # an image of the dataset has passed the limit that the user set
 _LINE = 18
 _PAPER, _INK, _SOFT, _WARNING, _FRAME = "#ffffff", "#1a1a1a", "#6b6b6b", "#c62828", "#f0f0f0"
 
@@ -111,17 +113,22 @@ def draw_classes(images: pa.Table, file_of: FileOf, place: Path | StoragePath, m
 
     ``file_of`` tells by its place in the table, which has ``id`` and ``label``, which Parquet file holds an image.
     """
-    ids, labels = images["id"].to_pylist(), images["label"].to_pylist()
-    sizes = Counter(labels)
-    chosen: dict[str, list[int]] = {}
-    for label in sorted(sizes):
-        members = (i for i, other in enumerate(labels) if other == label)
-        drawn = heapq.nsmallest(most, members, key=lambda i: hashlib.sha256(ids[i].encode()).digest())
-        chosen[label] = sorted(drawn, key=lambda i: ids[i])
-    data = _read_images({ids[i]: file_of(i) for members in chosen.values() for i in members})
-    headings = {label: f"{label}: {len(members)} of {sizes[label]} images" for label, members in chosen.items()}
+    sizes, drawn = Counter[str](), dict[str, list[tuple[bytes, str, int]]]()
+    position = 0
+    for batch in images.select(["id", "label"]).to_batches(_ROWS):
+        fresh: dict[str, list[tuple[bytes, str, int]]] = {}
+        for id, label in zip(batch["id"].to_pylist(), batch["label"].to_pylist(), strict=True):
+            fresh.setdefault(label, []).append((hashlib.sha256(id.encode()).digest(), id, position))
+            position += 1
+        for label, members in fresh.items():
+            sizes[label] += len(members)
+            drawn[label] = heapq.nsmallest(most, [*drawn.get(label, ()), *members])
+    chosen = {label: sorted((id, i) for _, id, i in drawn[label]) for label in sorted(drawn)}
+    data = _read_images({id: file_of(i) for members in chosen.values() for id, i in members})
     rows = {
-        headings[label]: [Thumbnail(data[ids[i]], PurePosixPath(ids[i]).name) for i in members]
+        f"{label}: {len(members)} of {sizes[label]} images": [
+            Thumbnail(data[id], PurePosixPath(id).name) for id, _ in members
+        ]
         for label, members in chosen.items()
     }
     _write_picture(contact_sheet(rows), place)
@@ -143,7 +150,7 @@ def _write_picture(data: bytes, place: Path | StoragePath) -> None:
 
 
 def _paste(sheet: Image.Image, left: int, top: int, picture: Thumbnail) -> None:
-    image = Image.fromarray(decode_image(picture.data, target=_CELL_WIDTH))
+    image = Image.fromarray(decode_image(picture.data, max_pixels=_ACCEPTED_PIXELS, target=_CELL_WIDTH))
     image.thumbnail((_CELL_WIDTH, _CELL_HEIGHT))
     ImageDraw.Draw(sheet).rectangle((left, top, left + _CELL_WIDTH - 1, top + _CELL_HEIGHT - 1), _FRAME)
     sheet.paste(image, (left + (_CELL_WIDTH - image.width) // 2, top + (_CELL_HEIGHT - image.height) // 2))

@@ -62,6 +62,12 @@ def begin_dataset(out: StoragePath, request: DatasetRequest, overwrite: bool) ->
     return staged
 
 
+def forget_request(out: StoragePath) -> None:
+    """Drop what an unfinished run staged, and its request: files may be mended in place before the next run."""
+    (out / WORK / "request.json").remove()
+    (out / WORK / "staged").remove()
+
+
 def _earlier(out: StoragePath) -> DatasetRequest | None:
     return read_card(out).request if is_dataset(out) else _half_done(out)
 

@@ -1,4 +1,4 @@
-"""Train, val and test: seeded, with the class shares kept, and every group on one side.
+"""Group split into train, val and test, or into folds: seeded, stratified by class, every group on one side.
 
 scikit-learn's StratifiedGroupKFold makes folds of equal size and may leave a class out of one; shares such as 0.7,
 0.15, 0.15 and a class with three images both occur here. So the groups are dealt out greedily against exact targets,
@@ -7,18 +7,23 @@ multi-label data", ECML PKDD 2011.
 """
 
 import hashlib
-import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from overlay.config import SPLITS, Split, table_column
+from overlay.config import SPLITS, Split
 from overlay.errors import RequestError
-from overlay.preparation.metadata_table import read_metadata_column
+
+Texts: TypeAlias = Sequence[str] | pa.ChunkedArray
+"""texts, (n,)"""
 
 
-def assign(labels: Sequence[str], groups: Sequence[str], split: Split) -> list[str]:
+def assign(labels: Texts, groups: Texts, split: Split) -> list[str]:
     """Return the split of each image; depends on labels, groups and seed, never on their order.
 
     No group lies on two sides, and every class is in every split. Where each group is a single image, the number of a
@@ -28,44 +33,53 @@ def assign(labels: Sequence[str], groups: Sequence[str], split: Split) -> list[s
     Raises:
         RequestError: a class has fewer than three groups, or groups of several classes leave one out of a split.
     """
-    check_sizes(labels, groups)
-    return [SPLITS[side] for side in _deal(labels, groups, [getattr(split, name) for name in SPLITS], split.seed)]
+    return [SPLITS[side] for side in assign_sides(labels, groups, split).tolist()]
 
 
-def assign_folds(labels: Sequence[str], groups: Sequence[str], folds: int, seed: int) -> list[int]:
-    """Return the fold of each image, counted from 0, by the rules of `assign` for equal shares.
+def assign_sides(labels: Texts, groups: Texts, split: Split) -> NDArray[np.int64]:
+    """Return the split of each image, by the rules of `assign`, as positions in ``SPLITS``, (n,).
+
+    Raises:
+        RequestError: as `assign`.
+    """
+    return _deal(labels, groups, [getattr(split, name) for name in SPLITS], split.seed)
+
+
+def assign_folds(labels: Texts, groups: Texts, folds: int, seed: int) -> NDArray[np.int64]:
+    """Return the fold of each image, (n,), counted from 0, by the rules of `assign` for equal shares.
 
     Raises:
         RequestError: a class has fewer groups than there are folds, or groups of several classes leave one out of a
             fold.
     """
-    check_sizes(labels, groups, folds)
-    return _deal(labels, groups, [1 / folds] * folds, seed)
+    return _deal(labels, groups, [1 / folds] * folds, seed, folds)
 
 
-def share_deviation(labels: Sequence[str], sides: Sequence[str]) -> dict[str, float]:
+def share_deviation(labels: Texts, sides: Texts) -> dict[str, float]:
     """Return for each side the largest difference, in points, of a class's share there from its share of the whole."""
-    whole, sizes = Counter(labels), Counter(sides)
-    both = Counter(zip(labels, sides, strict=True))
-    return {
-        side: max(abs(100 * both[label, side] / size - 100 * count / len(labels)) for label, count in whole.items())
-        for side, size in sorted(sizes.items())
-    }
+    kinds, label_of = _encoded(labels)
+    names, side_of = _encoded(sides)
+    both = np.zeros((len(names), len(kinds)))
+    np.add.at(both, (side_of, label_of), 1)
+    apart = np.abs(100 * both / both.sum(axis=1, keepdims=True) - 100 * both.sum(axis=0) / both.sum())
+    return dict(zip(names.to_pylist(), apart.max(axis=1).tolist(), strict=True))
 
 
-def _deal(labels: Sequence[str], groups: Sequence[str], shares: list[float], seed: int) -> list[int]:
-    kinds, label_of = np.unique(np.array(labels, object), return_inverse=True)
-    names, group_of = np.unique(np.array(groups, object), return_inverse=True)
+def _deal(labels: Texts, groups: Texts, shares: list[float], seed: int, folds: int | None = None) -> NDArray[np.int64]:
+    kinds, label_of = _encoded(labels)
+    names, group_of = _encoded(groups)
     # Each class in each group is a member; those of a group stand together.
     members, counts = np.unique(group_of * len(kinds) + label_of, return_counts=True)
     starts = np.searchsorted(members, np.arange(len(names) + 1) * len(kinds))
     sizes: list[int] = np.bincount(label_of).tolist()
     waiting: list[int] = np.bincount(members % len(kinds)).tolist()  # groups that are not dealt yet, of each class
+    classes = kinds.to_pylist()
+    _check_sizes(dict(zip(classes, sizes, strict=True)), dict(zip(classes, waiting, strict=True)), folds)
     deficits = [_quota(size, shares) for size in sizes]
     missing = [set(range(len(shares))) for _ in sizes]
     sides = np.zeros(len(names), np.int64)
-    totals, draws = np.bincount(group_of), [_draw(seed, name) for name in names]
-    for group in sorted(range(len(names)), key=lambda group: (-totals[group], draws[group])):
+    draws = np.fromiter((_draw(seed, name.as_py()) for name in names), np.uint64, len(names))
+    for group in np.lexsort((draws, -np.bincount(group_of))):
         own = slice(starts[group], starts[group + 1])
         within: list[tuple[int, int]] = list(
             zip((members[own] % len(kinds)).tolist(), counts[own].tolist(), strict=True)
@@ -86,28 +100,46 @@ def _deal(labels: Sequence[str], groups: Sequence[str], shares: list[float], see
             deficits[label][side] -= count
             missing[label].discard(side)
             waiting[label] -= 1
-    for label, lacking in zip(kinds, missing, strict=True):
+    for label, lacking in zip(classes, missing, strict=True):
         if lacking:
             raise RequestError(
                 f"class {label} can't be in every split, since its groups are tied to those of other classes; "
                 "use another split.seed, or a split.group_by that makes smaller groups"
             )
-    dealt: list[int] = sides[group_of].tolist()
-    return dealt
+    return sides[group_of]
 
 
-def check_sizes(labels: Sequence[str], groups: Sequence[str], folds: int | None = None) -> None:
-    """Refuse a class that can't be in every split, or in every fold.
+class ClassSizes:
+    """Images and groups of each class, counted image by image."""
 
-    Raises:
-        RequestError: a class has fewer groups than three, or than folds; names the class and both counts.
-    """
-    images = Counter(labels)
-    distinct = Counter(label for label, _ in set(zip(labels, groups, strict=True)))
+    def __init__(self) -> None:
+        self._images = Counter[str]()
+        self._single = Counter[str]()
+        self._named: dict[str, set[str]] = {}
+
+    def add(self, label: str, group: str | None) -> None:
+        """Count an image; one without a group is a group of its own."""
+        self._images[label] += 1
+        if group is None:
+            self._single[label] += 1
+        else:
+            self._named.setdefault(label, set()).add(group)
+
+    def check(self, folds: int | None = None) -> None:
+        """Refuse a class that can't be in every split, or in every fold.
+
+        Raises:
+            RequestError: a class has fewer groups than three, or than folds; names the class and both counts.
+        """
+        groups = {label: self._single[label] + len(self._named.get(label, ())) for label in self._images}
+        _check_sizes(self._images, groups, folds)
+
+
+def _check_sizes(images: Mapping[str, int], groups: Mapping[str, int], folds: int | None) -> None:
     where, least = (f"in each of {folds} folds", folds) if folds else ("in train, val and test", len(SPLITS))
     for label in sorted(images):
-        if distinct[label] < least:
-            grouped = f" in {distinct[label]} groups" if distinct[label] < images[label] else ""
+        if groups[label] < least:
+            grouped = f" in {groups[label]} groups" if groups[label] < images[label] else ""
             unit = "groups" if grouped else "images"
             raise RequestError(
                 f"class {label} has {images[label]} images{grouped}, too few to be {where}; it needs at least {least} "
@@ -115,61 +147,12 @@ def check_sizes(labels: Sequence[str], groups: Sequence[str], folds: int | None 
             )
 
 
-def read_groups_of(ids: Sequence[str], paths: Sequence[str], group_by: str | None) -> list[str]:
-    """Return each image's group by ``split.group_by``, or its id where that finds nothing.
-
-    Raises:
-        RequestError: the pattern is no regular expression, or matches no path at all; or as `read_column`.
-    """
-    if group_by is None:
-        return list(ids)
-    if table_column(group_by):
-        found = read_metadata_column("split.group_by", group_by, ids, paths)
-    else:
-        compiled = compile_pattern(group_by)
-        found = [group_of(path, compiled) for path in paths]
-        if not any(found):
-            raise RequestError(f"split.group_by {group_by!r} matches no path; a path looks like {paths[0]!r}")
-    return [group or id for group, id in zip(found, ids, strict=True)]
-
-
-def read_splits(ids: Sequence[str], paths: Sequence[str], column: str) -> list[str]:
-    """Return each image's split by ``split.column``.
-
-    Raises:
-        RequestError: an image has none, or another than train, val and test; one of these has no image; or as
-            `read_column`.
-    """
-    found = read_metadata_column("split.column", column, ids, paths)
-    sides = []
-    for id, side in zip(ids, found, strict=True):
-        if side not in SPLITS:
-            said = "has no value" if side is None else f"is {side!r}"
-            raise RequestError(f"split.column {column} {said} for {id}; give each image train, val or test")
-        sides.append(side)
-    if lacking := [name for name in SPLITS if name not in sides]:
-        raise RequestError(f"split.column {column} has no image in {lacking[0]}; give it at least one")
-    return sides
-
-
-def group_of(path: str, pattern: re.Pattern[str]) -> str | None:
-    """Return the first capture group of the first match, or the whole match where the pattern has no capture group."""
-    match = pattern.search(path)
-    if match is None:
-        return None
-    return match[1] if pattern.groups else match[0]
-
-
-def compile_pattern(pattern: str) -> re.Pattern[str]:
-    """Compile ``split.group_by``.
-
-    Raises:
-        RequestError: it is no regular expression.
-    """
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise RequestError(f"split.group_by {pattern!r} is no regular expression: {error}") from error
+def _encoded(values: Texts) -> tuple[pa.Array, NDArray[np.int64]]:
+    """Return the distinct texts, sorted, and the position of each value among them."""
+    array = values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([pa.array(values, pa.string())])
+    names = pc.unique(array)
+    names = names.take(pc.sort_indices(names))
+    return names, pc.index_in(array, names).to_numpy().astype(np.int64)
 
 
 def _quota(size: int, shares: list[float]) -> list[int]:
@@ -183,6 +166,6 @@ def _quota(size: int, shares: list[float]) -> list[int]:
     return counts
 
 
-def _draw(seed: int, group: str) -> bytes:
-    """Give a group its place in the random order, which does not depend on what other groups there are."""
-    return hashlib.sha256(f"{seed}:{group}".encode()).digest()
+def _draw(seed: int, group: str) -> int:
+    """Return a group's place in the random order, 64 bits that don't depend on what other groups there are."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{group}".encode()).digest()[:8], "big")

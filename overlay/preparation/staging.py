@@ -18,6 +18,7 @@ from overlay.dataset.prepared import part_path
 from overlay.dataset.schema import DATASET_SCHEMA, REJECTED_SCHEMA
 from overlay.errors import ImageError
 from overlay.images.render import render_row
+from overlay.sources.manifest import Manifest
 from overlay.sources.reader import Reader
 from overlay.storage.atomic import write_atomically
 from overlay.storage.parquet import open_parquet, write_rows
@@ -34,7 +35,6 @@ DIGEST = pa.binary(32)
 USABLE_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
-        ("uri", pa.string()),
         ("label", pa.string()),
         ("group", pa.string()),
         ("given_split", pa.string()),
@@ -44,7 +44,8 @@ USABLE_SCHEMA = pa.schema(
         ("sha256", DIGEST),
     ]
 )
-"""a row that was staged, without its image: about 300 bytes, and all that the driver keeps of it"""
+"""a row that was staged, without its image: about 150 bytes, and all that the driver keeps of it; ``group`` is null
+where the image is a group of its own"""
 _DIGESTS = ("phash", "pixels", "sha256")
 _BATCH = 8  # images in memory at one time
 
@@ -63,40 +64,47 @@ def staged_path(staged: StoragePath, part: int) -> StoragePath:
 
 
 def stage_part(
-    read: tuple[int, Sequence[Sequence[bytes]] | None], manifest: StoragePath, staged: StoragePath, config: Prepare
+    read: tuple[int, Sequence[Sequence[bytes]] | None], manifest: Manifest, staged: StoragePath, config: Prepare
 ) -> tuple[int, int]:
     """Render one row group of the manifest into a staged file; returns how many images, and how many were rejected.
 
     ``read`` has the number of the row group and, where they were read already, the bytes of each row's image and masks.
+    Images that the listing rejected are not looked at, and not counted.
 
     Raises:
         OSError: something can't be read or written, for a cause that may pass.
     """
     part, contents = read
-    rejected = 0
-    sources = open_parquet(manifest).read_row_group(part).to_pylist()
-    with write_rows(staged_path(staged, part), STAGED_SCHEMA) as rows, Reader() as reader:
-        for source, content in zip(sources, contents or repeat(None, len(sources)), strict=True):
-            known = {name: source[name] for name in ("id", "uri", "label", "source")}
-            name, reading = source["member"] or source["uri"], reader.of(source, content)
+    done = rejected = 0
+    refs = manifest.read_group(part)
+    with (
+        write_rows(staged_path(staged, part), STAGED_SCHEMA) as rows,
+        Reader(config.limits.member_bytes) as reader,
+    ):
+        for ref, content in zip(refs, contents or repeat(None, len(refs)), strict=True):
+            known = {"id": ref.id, "uri": ref.uri, "label": ref.label, "source": ref.source}
+            if ref.reason is not None:
+                rows.write(known | {"image": None, "reason": ref.reason})
+                continue
+            done += 1
             try:
-                rendered = render_row(source["id"], name, source["masks"], config.overlay, config.max_pixels, reading)
-                rows.write(known | rendered)
+                read_from = reader.of(ref, content)
+                rows.write(known | render_row(ref, config.overlay, max_pixels=config.max_pixels, read=read_from))
             except ImageError as error:
                 rejected += 1
                 rows.write(known | {"image": None, "reason": str(error)})
-    return len(sources), rejected
+    return done, rejected
 
 
-def read_staged(staged: StoragePath, manifest: StoragePath) -> tuple[pa.Table, pa.Table]:
+def read_staged(staged: StoragePath, manifest: Manifest) -> tuple[pa.Table, pa.Table]:
     """Return the rows that can be used, as `USABLE_SCHEMA`, and the rejected ones, both in the order of their ids.
 
     Raises:
         OSError: a file can't be read.
     """
     usable, rejected = [USABLE_SCHEMA.empty_table()], [REJECTED_SCHEMA.empty_table()]
-    listed = open_parquet(manifest)
-    for part in range(listed.num_row_groups):
+    listed = open_parquet(manifest.place)
+    for part in range(manifest.groups):
         table = open_parquet(staged_path(staged, part)).read(columns=["id", "uri", "label", "reason", *_DIGESTS])
         told = listed.read_row_group(part, columns=["group", "split"])
         table = table.append_column("group", told["group"]).append_column("given_split", told["split"])

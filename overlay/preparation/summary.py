@@ -1,4 +1,4 @@
-"""What prepare says on the screen: what it found in the sources, and what has become of it."""
+"""Summary of a preparation on the screen: contents of the sources, split, near-duplicates, rejected inputs."""
 
 from collections import Counter
 
@@ -11,15 +11,14 @@ from overlay.config import SPLITS
 from overlay.dataset.card import DatasetCard
 from overlay.dataset.prepared import PreparedDataset
 from overlay.duplicates.near_duplicates import NearDuplicates
-from overlay.sources.labelled import Collection
+from overlay.sources.labelled import LabelledListing
 
 
-def describe_sources(collection: Collection) -> str:
-    """Say what the sources hold."""
-    counts = Counter(record.label for record in collection.records)
-    classes = ", ".join(f"{counts[label]} {label}" for label in collection.classes)
-    passed_over = f"; {collection.passed_over} other files passed over" if collection.passed_over else ""
-    return f"{collection.images} images ({classes}) and {collection.masks} masks{passed_over}"
+def describe_sources(sources: LabelledListing, usable: Counter[str]) -> str:
+    """Say what the sources hold; ``usable`` are the images of each class."""
+    classes = ", ".join(f"{usable[label]} {label}" for label in sorted(usable))
+    passed_over = f"; {sources.passed_over} other files passed over" if sources.passed_over else ""
+    return f"{sources.images} images ({classes}) and {sources.masks} masks{passed_over}"
 
 
 def count_reasons(rejected: pa.Table) -> dict[str, int]:

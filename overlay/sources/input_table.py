@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from overlay.dataset.prepared import open_dataset
+from overlay.dataset.prepared import open_dataset, part_path
 from overlay.errors import RequestError, one_line
-from overlay.sources.inputs import ImageRef, Naming, Portion, too_large
+from overlay.images.ref import ImageRef
+from overlay.sources.inputs import ListingRule, Portion, too_large
 from overlay.sources.parquet_images import BYTES, PATHS, group_rows, image_column
 from overlay.storage.filenames import escape_name
 from overlay.storage.path import StoragePath
@@ -22,7 +23,7 @@ from overlay.storage.walk import stamp_of
 _BATCH = 1024
 
 
-def from_table(place: StoragePath, naming: Naming) -> Iterator[Portion]:
+def list_table(place: StoragePath, rule: ListingRule) -> Iterator[Portion]:
     """List the rows of a Parquet table; those of one of its row groups are read by one task.
 
     Raises:
@@ -49,16 +50,17 @@ def from_table(place: StoragePath, naming: Naming) -> Iterator[Portion]:
                 row = first + position
                 told = {name: each[position] for name, each in values.items()}
                 image = ImageRef(
-                    id=escape_name(f"{naming.prefix}{told[key] if key else row}"),
+                    id=escape_name(f"{rule.prefix}{told[key] if key else row}"),
                     uri=uri,
-                    true_label=naming.label(told.get("label") or ""),
+                    label=rule.label(told.get("label"), ()),
+                    source=rule.source,
                     drawn=told.get("overlay") not in (None, "none"),
                     version=version,
                 )
                 images.append(
                     image._replace(member=str(row))
                     if holds_bytes
-                    else _file(image, told[column], place, naming.limits.member_bytes)
+                    else _file(image, told[column], place, rule.limits.member_bytes)
                 )
             first += batch.num_rows
             if not holds_bytes:
@@ -68,7 +70,7 @@ def from_table(place: StoragePath, naming: Naming) -> Iterator[Portion]:
             yield Portion(images, in_order=True, group_rows=group_rows(file, number, column))
 
 
-def from_dataset(place: StoragePath, naming: Naming) -> Iterator[Portion]:
+def list_dataset(place: StoragePath, rule: ListingRule) -> Iterator[Portion]:
     """List the rows of a prepared dataset.
 
     Raises:
@@ -76,7 +78,7 @@ def from_dataset(place: StoragePath, naming: Naming) -> Iterator[Portion]:
     """
     dataset = open_dataset(place.text)
     for part in range(dataset.card.parts):
-        yield from from_table(place / "data" / f"part-{part:05d}.parquet", naming)
+        yield from list_table(part_path(place, part), rule)
 
 
 def holds_images(place: StoragePath) -> bool:

@@ -1,70 +1,29 @@
-"""The inputs of a prediction: which files are images, which are their masks, and whether a folder tells the label.
+"""Inputs by their names: which files are images, which are their masks, and what their folders say of the label.
 
-They come from folders, archives and files in small portions, so that a million of them are never held at one time.
-Unlike a source of `overlay prepare`, an input needs no class folders, and nothing that was named is left out: what
-can't be used becomes an input with the reason, and in the end a row with it.
+`overlay prepare` and `overlay predict` list by these functions, from folders, archives and files, in small portions, so
+that a million of them are never held at one time. Nothing that was named is left out: what can't be used becomes an
+input with the reason, and in the end a row with it.
 """
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-import pyarrow as pa
-
-from overlay.archives.entries import Span
-from overlay.archives.index import SPAN_TYPE
+from overlay.archives.index import list_archive
 from overlay.config import Limits
-from overlay.sources.listing import in_archive
-from overlay.sources.mask_pairing import is_mask, pair_masks
+from overlay.images.ref import ImageRef
+from overlay.sources.mask_pairing import pair_in_steps, pair_masks
 from overlay.sources.parquet_images import GROUP_ROWS
 from overlay.sources.read_plan import archive_passes
 from overlay.storage.filenames import escape_name, sample_key
 from overlay.storage.path import StoragePath
-from overlay.storage.walk import Stamp, stamp_of
+from overlay.storage.walk import Stamp, WalkedFolder, stamp_of
 
-INPUT_MANIFEST_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("uri", pa.string()),
-        ("member", pa.string()),
-        ("masks", pa.list_(pa.string())),
-        ("true_label", pa.string()),
-        ("reason", pa.string()),
-        ("drawn", pa.bool_()),
-        ("size", pa.int64()),
-        ("version", pa.string()),
-        ("spans", pa.list_(SPAN_TYPE)),
-    ]
-)
-"""a row of the manifest of a prediction"""
 _PORTION = 1024
-_MASKED = re.compile(r"_mask|(^|/)masks?/", re.IGNORECASE)
-
-
-class ImageRef(NamedTuple):
-    """One image to classify."""
-
-    id: str
-    """path in the folder or archive that was named, after its name where several were; unique"""
-    uri: str
-    member: str | None = None
-    """name in an archive, or number of the row in a table"""
-    masks: tuple[str, ...] = ()
-    true_label: str | None = None
-    """the nearest folder above the file that is called like a class, or what a table says"""
-    reason: str | None = None
-    """why it can't be used, where that is known before it is read"""
-    drawn: bool = False
-    """whether it shows an overlay: it has masks, or was prepared with them"""
-    size: int | None = None
-    """bytes of the image, where they are known before it is read"""
-    version: str | None = None
-    """time of the last change, in nanoseconds, of the file, and then of its masks; of the archive or table"""
-    spans: tuple[Span, ...] | None = None
-    """where the image, and then its masks, lie in the archive; None elsewhere"""
+IRREGULAR = "not a regular file: a pipe, a socket, a device, or a link that leads nowhere"
 
 
 class Portion(NamedTuple):
@@ -72,117 +31,133 @@ class Portion(NamedTuple):
 
     images: list[ImageRef]
     in_order: bool = False
-    """whether one task must read them, one after the other: see `overlay.sources.reader`"""
+    """whether one task must read them, one after the other: see `overlay.sources.read_plan`"""
     group_rows: int = GROUP_ROWS
     """most inputs whose bytes may be in memory at one time"""
     passed_over: int = 0
-    """files that are no images by their names"""
+    """files that are no images by their names, and folders that are not entered"""
+    masks: int = 0
+    """masks among the names of this portion, those without an image too"""
 
 
-class Naming(NamedTuple):
-    """What all inputs of one source share."""
+@dataclass(frozen=True)
+class ListingRule:
+    """Rules that all inputs of one source share."""
 
     prefix: str
     """what their ids begin with"""
-    classes: Sequence[str]
     limits: Limits
+    classes: Sequence[str] | None = None
+    """classes that a folder or a table may name, in any case; None where any word of a WebDataset or a table counts,
+    and no folder does"""
+    source: str | None = None
+    """name of the source"""
 
-    def label(self, *told: str) -> str | None:
-        """Return the first that names a class, in the class's own spelling."""
+    def below(self, name: str) -> "ListingRule":
+        """Return the rule of what lies in an archive or a table in the source."""
+        return replace(self, prefix=f"{self.prefix}{name}/")
+
+    def label(self, told: str | None, folders: Iterable[str]) -> str | None:
+        """Return the label by what is ``told`` of the image itself, or else by the nearest of its ``folders``."""
+        if self.classes is None:
+            return told or None
         names = {known.lower(): known for known in self.classes}
-        return next((names[text.lower()] for text in told if text.lower() in names), None)
+        return next((names[text.lower()] for text in (told or "", *folders) if text.lower() in names), None)
 
 
-def from_files(names: Sequence[str], root: StoragePath, naming: Naming) -> Iterator[Portion]:
-    """Take files that were named one by one, by their paths relative to ``root``; a mask goes to its image.
+def list_files(names: Sequence[str], root: StoragePath, rule: ListingRule) -> Iterator[Portion]:
+    """List files that were named one by one, by their paths relative to ``root``; a mask goes to its image.
 
     Raises:
         OSError: a bucket can't be asked for their sizes.
     """
     ordered = sorted(set(names))
+    stamps: dict[str, Stamp] = {}
     if root.in_bucket:
         with ThreadPoolExecutor(32) as threads:  # each is a request
             stamps = dict(zip(ordered, threads.map(lambda name: stamp_of(root / name), ordered), strict=True))
-    else:
-        stamps = {}
-    stamp = stamps.__getitem__ if stamps else lambda name: stamp_of(root / name)
-    yield from portions(from_names(ordered, root, stamp, naming))
+    stamp: Callable[[str], Stamp] = stamps.__getitem__ if stamps else lambda name: stamp_of(root / name)
+    yield from list_together(WalkedFolder(ordered, stamp), root, rule)
 
 
-def from_archive(place: StoragePath, naming: Naming) -> list[Portion]:
+def list_together(folder: WalkedFolder, root: StoragePath, rule: ListingRule) -> Iterator[Portion]:
+    """List files that may belong together, a portion at a time, by their paths relative to ``root``."""
+    labels: dict[str, str | None] = {}
+    above = PurePosixPath(root.path).parts
+    for pairing in pair_in_steps(folder.names):
+        masks = pairing.masks
+        names = iter(sorted({*pairing.images, *pairing.rejected}))
+        while some := list(islice(names, _PORTION)):
+            images = []
+            for name in some:
+                parent = name.rpartition("/")[0]
+                if parent not in labels:
+                    labels[parent] = rule.label(None, reversed([*above, *parent.split("/")]))
+                own = pairing.images.get(name, ())
+                size, version = folder.stamp(name)
+                reason = pairing.rejected.get(name) or too_large(size, rule.limits.member_bytes)
+                images.append(
+                    ImageRef(
+                        id=escape_name(rule.prefix + name),
+                        uri=escape_name(_uri(root, name)),
+                        masks=tuple(_uri(root, mask) for mask in own),
+                        label=labels[parent],
+                        source=rule.source,
+                        size=size,
+                        version=";".join(each or "" for each in (version, *(folder.stamp(mask)[1] for mask in own))),
+                        reason=IRREGULAR if name in folder.irregular else reason,
+                        drawn=bool(own),
+                    )
+                )
+            yield Portion(images, masks=masks)
+            masks = 0
+
+
+def list_members(place: StoragePath, rule: ListingRule) -> list[Portion]:
     """List an archive; whatever is wrong with it or a member becomes an input with the reason.
 
     Raises:
         OSError: the file can't be read.
     """
-    held = in_archive(place, naming.limits)
+    held = list_archive(place, rule.limits)
     uri, (_, version) = escape_name(str(place)), stamp_of(place)
-    masks_of, rejected = _pairing(sorted(held.names))
+    pairing = pair_masks(held.members)
     above = PurePosixPath(place.path).parts
     images = []
-    for name in sorted({*masks_of, *rejected}):
-        masks = masks_of.get(name, ())
+    for name in sorted({*pairing.images, *pairing.rejected}):
+        masks = pairing.images.get(name, ())
         folders = [*above, *PurePosixPath(name).parts[:-1]]
-        span = (held.spans or {})[name]
+        span = held.members[name]
         images.append(
             ImageRef(
-                id=escape_name(naming.prefix + name),
+                id=escape_name(rule.prefix + name),
                 uri=uri,
                 member=escape_name(name),
                 masks=masks,
-                true_label=naming.label(held.labels.get(sample_key(name), ""), *reversed(folders)),
-                reason=rejected.get(name),
-                drawn=bool(masks),
+                label=rule.label(held.labels.get(sample_key(name)), reversed(folders)),
+                source=rule.source,
                 size=span.size,
                 version=version,
-                spans=held.spans_of([name, *masks]),
+                spans=tuple(held.members[each] for each in (name, *masks)),
+                reason=pairing.rejected.get(name),
+                drawn=bool(masks),
             )
         )
     taken = {image.id for image in images}
     for member, reason in held.troubles:
-        first = id = escape_name(naming.prefix.rstrip("/") or place.name if member is None else naming.prefix + member)
+        first = id = escape_name(rule.prefix.rstrip("/") or place.name if member is None else rule.prefix + member)
         number = 2
         while id in taken:
             id, number = f"{first}#{number}", number + 1
         taken.add(id)
-        images.append(
-            ImageRef(id, uri, None if member is None else escape_name(member), reason=reason, version=version)
-        )
+        name_in = None if member is None else escape_name(member)
+        images.append(ImageRef(id, uri, name_in, source=rule.source, version=version, reason=reason))
     at_once = [image for image in images if not (image.spans and image.spans[0].in_order_only)]
     in_order = [image for image in images if image.spans and image.spans[0].in_order_only]
     return [
-        Portion(at_once, passed_over=held.passed_over),
+        Portion(at_once, passed_over=held.passed_over, masks=pairing.masks),
         *(Portion(each, in_order=True) for each in archive_passes(in_order)),
     ]
-
-
-def from_names(
-    names: list[str], root: StoragePath, stamp: Callable[[str], Stamp], naming: Naming
-) -> Iterator[ImageRef]:
-    """Make inputs of files that may belong together, by their paths relative to ``root``."""
-    masks_of, rejected = _pairing(names)
-    labels: dict[str, str | None] = {}
-    above = PurePosixPath(root.path).parts
-    most = naming.limits.member_bytes
-    for name in names:
-        if name not in masks_of and name not in rejected:
-            continue  # a mask of another
-        masks = masks_of.get(name, ())
-        folder = name.rpartition("/")[0]
-        if folder not in labels:
-            labels[folder] = naming.label(*reversed([*above, *folder.split("/")]))
-        size, version = stamp(name)
-        versions = [version, *(stamp(mask)[1] for mask in masks)] if masks else [version]
-        yield ImageRef(
-            id=escape_name(naming.prefix + name),
-            uri=escape_name(_uri(root, name)),
-            masks=tuple(_uri(root, mask) for mask in masks),
-            true_label=labels[folder],
-            reason=rejected.get(name) or too_large(size, most),
-            drawn=bool(masks),
-            size=size,
-            version=";".join(each or "" for each in versions),
-        )
 
 
 def too_large(size: int | None, most: int) -> str | None:
@@ -192,29 +167,5 @@ def too_large(size: int | None, most: int) -> str | None:
     return f"file too large: {size} bytes, more than {most} (limits.member_bytes)"
 
 
-def _pairing(names: list[str]) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
-    """Return the masks of each image, and the reasons why some names can't be used."""
-    if not any(map(_MASKED.search, names)):
-        odd = {name: "its name is not UTF-8" for name in names if escape_name(name) != name}
-        return {name: () for name in names if name not in odd}, odd
-    # `pair` expects a class folder first; a prediction's input has none, so all get the same.
-    pairing = pair_masks([f"any/{name}" for name in names])
-    images = {name[4:]: tuple(mask[4:] for mask in masks) for name, masks in pairing.images.items()}
-    rejected = {}
-    for name, reason in pairing.rejected.items():
-        if is_mask(name) or escape_name(name) != name:
-            rejected[name[4:]] = reason
-        else:
-            images[name[4:]] = ()  # an image without a mask, where others have one: it can be classified all the same
-    return images, rejected
-
-
 def _uri(root: StoragePath, name: str) -> str:
     return str(root / name) if root.in_bucket else f"{root.text.rstrip('/')}/{name}"
-
-
-def portions(images: Iterable[ImageRef]) -> Iterator[Portion]:
-    """Divide inputs that any task can read into portions."""
-    left = iter(images)
-    while portion := list(islice(left, _PORTION)):
-        yield Portion(portion)

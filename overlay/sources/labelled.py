@@ -1,183 +1,232 @@
-"""From what the user has to records: which file is an image, which are its masks, and what its label is.
+"""Labelled sources of a prepared dataset: folders and archives with one subfolder a class.
 
-Folders, buckets and archives are read alike, and give the same ids. No image is opened here: broken ones and masks of
-another size are found later, when they are decoded.
+Folders, buckets and archives are listed alike, by `overlay.sources.inputs`, and give the same ids. No image is opened
+here: broken ones and masks of another size are found later, when they are decoded. What the listing as a whole decides
+(the folder that wraps all others, whether a source has masks) is applied in a second pass over a spool on the disk.
 """
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from overlay.archives.entries import Span
 from overlay.config import Limits
-from overlay.errors import RequestError
-from overlay.sources.listing import Holding, list_source, locate_source, name_places
-from overlay.sources.mask_pairing import (
-    IMAGE_FOLDERS,
-    MASK_FOLDERS,
-    image_of_mask,
-    is_mask,
-    pair_masks,
-    wrapping_folder,
-)
-from overlay.storage.filenames import escape_name, is_archive, is_image, safe_name, sample_key
+from overlay.errors import RequestError, one_line
+from overlay.images.ref import ImageRef
+from overlay.sources.input_folder import list_images
+from overlay.sources.inputs import ListingRule, Portion, list_members
+from overlay.sources.mask_pairing import IMAGE_FOLDERS, MASK_FOLDERS
+from overlay.sources.resolve import locate_source, name_places
+from overlay.sources.spool import RefSpool
+from overlay.storage.filenames import escape_name, is_archive, is_image, safe_name
 from overlay.storage.path import StoragePath
 
 LAYOUT = "give a folder with one subfolder for each class, such as benign/ and malignant/"
 
 _SPLIT_FOLDERS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
+_ARCHIVES_AT_ONCE = 8  # decompression and requests to a bucket wait outside Python's lock
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One image, its masks and its label."""
+@dataclass
+class _Source:
+    """One folder or archive, counted while it is listed."""
 
-    id: str
-    """path in the source, after the source's name where there are several; unique, the same on every machine"""
-    uri: str
-    """file that holds the image"""
-    member: str | None
-    """name within the file, for an archive"""
-    masks: tuple[str, ...]
-    """files of its masks (members of the same archive, where ``member`` is given), in the order of their names"""
-    label: str
-    source: str
-    """the source's folder name, or its archive's without the ending"""
-    path: str
-    """path within the source, from the class folder on"""
-    spans: tuple[Span, ...] | None = None
-    """where the image, and then its masks, lie in the archive; None for files"""
+    place: StoragePath
+    images: int = 0
+    masks: int = 0
+    passed_over: int = 0
+    folders: set[str] = field(default_factory=set)
+    """folders that hold images, relative to the place"""
+    trouble: str | None = None
+    """first reason why something in an archive can't be used"""
 
-
-@dataclass(frozen=True)
-class Rejected:
-    """One file that takes no part, and why."""
-
-    id: str
-    uri: str
-    label: str | None
-    reason: str
+    def count(self, portion: Portion) -> None:
+        self.passed_over += portion.passed_over
+        self.masks += portion.masks
+        for ref in portion.images:
+            unusable_member = ref.member is not None and ref.spans is None
+            if unusable_member or (ref.reason and ref.id == self.place.name):
+                self.trouble = self.trouble or ref.reason
+            else:
+                self.images += ref.reason != "mask without an image"
+                self.folders.add(_path(ref).rpartition("/")[0])
 
 
 @dataclass(frozen=True)
-class Collection:
-    """What all sources hold, in the order of the ids."""
+class LabelledListing:
+    """Everything in the sources, with class counts; the references themselves are on the disk, and read once."""
 
-    records: list[Record]
-    rejected: list[Rejected]
-    images: int
-    """images found, the rejected ones among them"""
-    masks: int
-    """masks found, those without an image among them"""
-    passed_over: int
-    """files that are neither: other endings, hidden files, leftovers of operating systems"""
+    sources: Sequence[_Source]
+    spool: RefSpool
+
+    @property
+    def images(self) -> int:
+        """Images found, the rejected ones among them."""
+        return sum(source.images for source in self.sources)
+
+    @property
+    def masks(self) -> int:
+        """Masks found, those without an image among them."""
+        return sum(source.masks for source in self.sources)
+
+    @property
+    def passed_over(self) -> int:
+        """Files that are neither, and folders that are not entered."""
+        return sum(source.passed_over for source in self.sources)
+
+    def read(self) -> Iterator[tuple[ImageRef, str]]:
+        """Yield each reference with its id, label and source, and its path within the source from the class folder on.
+
+        Raises:
+            RequestError: a source has images but no class folders.
+        """
+        names = name_places([source.place for source in self.sources])
+        befores = [f"{name}/" if len(self.sources) > 1 else "" for name in names]
+        wrappers = [wrapping_folder(source.folders) for source in self.sources]
+        for source, wrapper in zip(self.sources, wrappers, strict=True):
+            if source.folders == {wrapper.rstrip("/")}:
+                raise RequestError(f"source {source.place} has images but no class folders; {LAYOUT}")
+        for number, refs in self.spool.read():
+            for ref in refs:
+                path = _path(ref).removeprefix(wrappers[number])
+                unusable = ref.spans is None and ref.member is not None
+                labelled = "/" in path and not (unusable and not (is_image(path) and safe_name(path) == path))
+                reason = ref.reason
+                if reason is None and "/" not in path:
+                    reason = "lies beside the class folders, so it has no label"
+                if reason is None and self.sources[number].masks and not ref.masks:
+                    reason = "image without a mask, where others of its source have one"
+                label = path.split("/", 1)[0] if labelled else None
+                id = befores[number] + path
+                yield ref._replace(id=id, label=label, source=names[number], reason=reason), path
+
+
+@dataclass
+class ClassCounts:
+    """Classes of a listing, counted reference by reference."""
+
+    usable: Counter[str] = field(default_factory=Counter)
+    """class -> images without a reason against them"""
+    reasons: dict[str, set[str]] = field(default_factory=dict)
+    """class -> reasons of those that can't be used"""
+
+    def add(self, ref: ImageRef) -> None:
+        """Count a reference."""
+        if ref.label is None:
+            return
+        if ref.reason is None:
+            self.usable[ref.label] += 1
+        else:
+            self.reasons.setdefault(ref.label, set()).add(ref.reason)
 
     @property
     def classes(self) -> list[str]:
-        """The labels, sorted."""
-        return sorted({record.label for record in self.records})
+        """The classes with an image that may be used, sorted."""
+        return sorted(self.usable)
+
+    def check(self, sources: Sequence[str]) -> None:
+        """Refuse what are no classes.
+
+        Raises:
+            RequestError: a folder of images, masks or a split stands where a class should, there is one class only, or
+                a class has no image left.
+        """
+        where = ", ".join(sources)
+        found = {*self.usable, *self.reasons}
+        listed = ", ".join(sorted(found))
+        if strangers := sorted(name for name in found if name.lower() in IMAGE_FOLDERS | MASK_FOLDERS):
+            raise RequestError(f"{where}: {', '.join(strangers)} found where class folders should be; {LAYOUT}")
+        if {name.lower() for name in found} <= _SPLIT_FOLDERS:
+            raise RequestError(f"{where}: the folders {listed} are splits, not classes; give each of them as a source")
+        if len(found) == 1:
+            raise RequestError(f"{where}: only one class, {listed}, and a classifier needs two or more; {LAYOUT}")
+        if vanished := sorted(found - self.usable.keys()):
+            reasons = "; ".join(sorted(self.reasons[vanished[0]]))
+            raise RequestError(
+                f"{where}: no image of class {vanished[0]} is left ({reasons}); give images without a lesion an "
+                "all-black mask, or put them into a source of their own"
+            )
 
 
-def list_labelled(sources: list[str], limits: Limits | None = None) -> Collection:
-    """List the sources and pair images with masks.
+def list_labelled(sources: Sequence[str], limits: Limits, folder: Path) -> LabelledListing:
+    """List the sources of a dataset into a spool in ``folder``, a temporary one.
 
     Raises:
-        RequestError: a source isn't there, is neither a folder nor an archive, is named twice, holds no image or no
-            class folders; or all sources together hold one class only.
+        RequestError: a source isn't there, is neither a folder nor an archive, is named twice or holds no image.
     """
     places = [_place_of(source) for source in sources]
-    for place in places:
-        if places.count(place) > 1:
+    real = [place.real for place in places]
+    for place, itself in zip(places, real, strict=True):
+        if real.count(itself) > 1:
             raise RequestError(f"source {place} is named twice; name it once")
-    holdings = [holding for place in places for holding in list_source(place, limits or Limits())]
-    records: list[Record] = []
-    rejected: list[Rejected] = []
-    images = masks = 0
-    for holding, name in zip(holdings, name_places([holding.place for holding in holdings]), strict=True):
-        before = f"{name}/" if len(holdings) > 1 else ""
-        rejected += [_rejected(holding, member, reason, before) for member, reason in holding.troubles]
-        if not holding.names and (not holding.troubles or len(holdings) == 1):
-            raise RequestError(_empty(holding))
-        found = _collect(holding, name, before)
-        records += found.records
-        rejected += found.rejected
-        images += found.images
-        masks += found.masks
-    collection = Collection(
-        sorted(records, key=lambda record: record.id),
-        sorted(rejected, key=lambda record: record.id),
-        images,
-        masks,
-        sum(holding.passed_over for holding in holdings),
-    )
-    _check_classes(collection, [str(place) for place in places])
-    return collection
+    spool = RefSpool(folder / "listed")
+    listed: list[_Source] = []
+    for place in places:
+        try:
+            _list_place(place, limits, spool, listed)
+        except OSError as error:
+            raise RequestError(f"{place} can't be read: {one_line(error)}; check it and its permissions") from error
+    for source in listed:
+        if not source.folders and (source.trouble is None or len(listed) == 1):
+            raise RequestError(_empty(source))
+    return LabelledListing(listed, spool)
 
 
-def _collect(holding: Holding, source: str, before: str) -> Collection:
-    """Pair what one folder or archive holds; ``before`` is what its ids begin with."""
-    names = {_with_label(name, holding): name for name in holding.names}
-    prefix = wrapping_folder(list(names)) if names else ""
-    paths = {path.removeprefix(prefix): name for path, name in names.items()}
-    pairing = pair_masks(paths)
-    if names and not pairing.images and all("/" not in path for path in pairing.rejected):
-        raise RequestError(f"source {holding.place} has images but no class folders; {LAYOUT}")
-    in_archive = holding.spans is not None
-    records = []
-    for path, mask_paths in pairing.images.items():
-        own, others = paths[path], [paths[mask] for mask in mask_paths]
-        records.append(
-            Record(
-                id=before + path,
-                uri=holding.uri(own),
-                member=own if in_archive else None,
-                masks=tuple(others if in_archive else map(holding.uri, others)),
-                label=_label(path),
-                source=source,
-                path=path,
-                spans=holding.spans_of([own, *others]),
-            )
-        )
-    rejected = [
-        Rejected(
-            escape_name(before + path),
-            escape_name(holding.uri(paths[path])),
-            _label(path) if "/" in path else None,
-            reason,
-        )
-        for path, reason in pairing.rejected.items()
-    ]
-    masks = sum(map(is_mask, paths))
-    return Collection(records, rejected, len(paths) - masks, masks, 0)
+def wrapping_folder(folders: set[str]) -> str:
+    """Return the folder, with its slash, that holds the class folders and all else, as unpacked downloads do.
+
+    ``folders`` are those that hold images. Empty where the class folders stand at the top. One class folder with
+    ``images`` and ``masks`` in it is no wrapper.
+    """
+    prefix = ""
+    while True:
+        outer, inner = set(), set()
+        for folder in folders:
+            first, *more = f"{folder}/".removeprefix(prefix).split("/", 2)
+            outer.add(first)
+            if more and more[0]:
+                inner.add(more[0].lower())
+        if len(outer) != 1 or not inner - IMAGE_FOLDERS - MASK_FOLDERS:
+            return prefix
+        prefix += outer.pop() + "/"
 
 
-def _rejected(holding: Holding, member: str | None, reason: str, before: str) -> Rejected:
-    """Make a row of what an archive holds that can't be used."""
-    uri = escape_name(str(holding.place))
-    if member is None:
-        return Rejected(escape_name(before + holding.place.name), uri, None, reason)
-    prefix = wrapping_folder(holding.names) if holding.names else ""
-    path = member.removeprefix(prefix)
-    labelled = "/" in path and is_image(path) and safe_name(path) == path
-    return Rejected(escape_name(before + path), uri, _label(path) if labelled else None, reason)
+def _list_place(place: StoragePath, limits: Limits, spool: RefSpool, listed: list[_Source]) -> None:
+    """List a folder or an archive; a folder that holds archives and no image stands for its archives."""
+    rule = ListingRule("", limits)
+    archives = [place]
+    if place.is_folder():
+        source = _Source(place)
+        archives = []
+        for portion, names in list_images(place, rule):
+            archives += [place / name for name in names]
+            source.count(portion)
+            spool.add(len(listed), portion.images)
+        if source.folders or not archives:
+            source.passed_over += len(archives)
+            listed.append(source)
+            return
+    with ThreadPoolExecutor(_ARCHIVES_AT_ONCE) as threads:
+        for start in range(0, len(archives), _ARCHIVES_AT_ONCE):
+            some = sorted(archives)[start : start + _ARCHIVES_AT_ONCE]
+            for archive, portions in zip(some, threads.map(lambda each: list_members(each, rule), some), strict=True):
+                source = _Source(archive)
+                for portion in portions:
+                    source.count(portion)
+                    spool.add(len(listed), portion.images)
+                listed.append(source)
 
 
-def _empty(holding: Holding) -> str:
-    if holding.troubles:
-        reason = next((reason for name, reason in holding.troubles if name is None), holding.troubles[0][1])
-        return f"source {holding.place} holds no image that can be used: {escape_name(reason)}"
-    return f"source {holding.place} holds no image among its {holding.passed_over} files; {LAYOUT}"
+def _path(ref: ImageRef) -> str:
+    """Return the path in a source, with a WebDataset's label as its class folder, where it has one."""
+    return f"{escape_name(ref.label).replace('/', '_')}/{ref.id}" if ref.label else ref.id
 
 
-def _with_label(name: str, holding: Holding) -> str:
-    """Return a name with its WebDataset label as its class folder, where it has one; a mask has its image's."""
-    if not holding.labels:
-        return name
-    key = sample_key(name)
-    label = holding.labels.get(key) or holding.labels.get(image_of_mask(key) or "")
-    return f"{label.replace('/', '_')}/{name}" if label else name
-
-
-def _label(path: str) -> str:
-    return escape_name(path.split("/", 1)[0])
+def _empty(source: _Source) -> str:
+    if source.trouble:
+        return f"source {source.place} holds no image that can be used: {escape_name(source.trouble)}"
+    return f"source {source.place} holds no image among its {source.passed_over} files; {LAYOUT}"
 
 
 def _place_of(source: str) -> StoragePath:
@@ -185,22 +234,3 @@ def _place_of(source: str) -> StoragePath:
     if not place.is_folder() and not is_archive(place.name):
         raise RequestError(f"source {source} is a file and no archive (.zip, .tar, .tar.gz, .tar.zst); {LAYOUT}")
     return place
-
-
-def _check_classes(collection: Collection, sources: list[str]) -> None:
-    where = ", ".join(sources)
-    found = {record.label for record in collection.records}
-    found |= {record.label for record in collection.rejected if record.label is not None}
-    listed = ", ".join(sorted(found))
-    if strangers := sorted(name for name in found if name.lower() in IMAGE_FOLDERS | MASK_FOLDERS):
-        raise RequestError(f"{where}: {', '.join(strangers)} found where class folders should be; {LAYOUT}")
-    if {name.lower() for name in found} <= _SPLIT_FOLDERS:
-        raise RequestError(f"{where}: the folders {listed} are splits, not classes; give each of them as a source")
-    if len(found) == 1:
-        raise RequestError(f"{where}: only one class, {listed}, and a classifier needs two or more; {LAYOUT}")
-    if vanished := sorted(found - {record.label for record in collection.records}):
-        reasons = sorted({record.reason for record in collection.rejected if record.label == vanished[0]})
-        raise RequestError(
-            f"{where}: no image of class {vanished[0]} is left ({'; '.join(reasons)}); give images without a lesion an "
-            "all-black mask, or put them into a source of their own"
-        )

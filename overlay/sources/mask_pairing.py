@@ -1,19 +1,22 @@
-"""Which of some names are masks, and whose: told from the names alone, so that it serves for any listing.
+"""Pairing of images with their masks, by file names alone, so that it serves for any listing.
 
-Three layouts are known, and may be mixed: class folders of images that carry their overlay already; BUSI's, where
-``x.png`` has ``x_mask.png``, ``x_mask_1.png``, ... beside it; and class folders with ``images`` and ``masks`` folders
-in them.
+Two layouts are known, and may be mixed: BUSI's, where ``x.png`` has ``x_mask.png``, ``x_mask_1.png``, ... beside it;
+and folders ``images`` and ``masks``, anywhere on the way to the files.
 """
 
 import re
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from overlay.storage.filenames import escape_name
 
 IMAGE_FOLDERS = frozenset({"image", "images"})
 MASK_FOLDERS = frozenset({"mask", "masks"})
+PAIRED_NAMES = 16_384
+"""most names that are paired in one step, which needs about a kilobyte for each"""
 _MASK_NAME = re.compile(r"(?P<stem>.+)_mask(_\d+)?", re.IGNORECASE)
+_MASKED = re.compile(r"_mask|(^|/)masks?/", re.IGNORECASE)
 
 Key = tuple[str, str]
 """folders of a file without the ``images`` or ``masks`` that sets them apart, and its name without the ending"""
@@ -21,12 +24,14 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Pairing:
-    """What the names of one source say."""
+    """Images with their masks, and the names that can't be used."""
 
     images: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """name of each image -> names of its masks"""
+    """name of each image -> names of its masks, none where it has none"""
     rejected: dict[str, str] = field(default_factory=dict)
     """name -> reason"""
+    masks: int = 0
+    """masks among the names, those without an image too"""
 
 
 def image_of_mask(stem: str) -> str | None:
@@ -36,69 +41,64 @@ def image_of_mask(stem: str) -> str | None:
 
 
 def is_mask(name: str) -> bool:
-    """Whether a relative name, from the class folder on, is that of a mask."""
-    folders = set(name.lower().split("/")[1:-1])
+    """Whether a relative name is that of a mask."""
+    folders = set(name.lower().split("/")[:-1])
     if folders & MASK_FOLDERS:
         return True
     return not folders & IMAGE_FOLDERS and image_of_mask(_key(name)[1]) is not None
 
 
-def wrapping_folder(names: list[str]) -> str:
-    """Return the folder, with its slash, that holds the class folders and everything else, as unzipped downloads do.
-
-    Empty where the class folders stand at the top. One class folder with ``images`` and ``masks`` in it is no wrapper.
-    """
-    prefix = ""
-    while True:
-        outer, inner = set(), set()
-        for name in names:
-            first, *more = name.removeprefix(prefix).split("/", 2)
-            outer.add(first)
-            if len(more) > 1:
-                inner.add(more[0].lower())
-        if len(outer) > 1 or not inner - IMAGE_FOLDERS - MASK_FOLDERS:
-            return prefix
-        prefix += outer.pop() + "/"
-
-
 def pair_masks(names: Iterable[str]) -> Pairing:
-    """Pair the images of one source with their masks, by relative names from the class folder on.
+    """Pair images with their masks by relative names, whose order does not matter.
 
-    Where any image of the source has a mask, one without is rejected; so is a mask without an image, and a file that
-    lies beside the class folders. The order of ``names`` does not matter.
+    A mask without an image is rejected; an image without a mask is not.
     """
-    pairing = Pairing()
+    images: dict[str, tuple[str, ...]] = {}
+    rejected: dict[str, str] = {}
+    of_key: dict[Key, list[str]] = {}
     masks: dict[Key, list[str]] = {}
-    images: dict[Key, list[str]] = {}
     for name in sorted(names):
         if escape_name(name) != name:
-            pairing.rejected[name] = "its name is not UTF-8"
-        elif "/" not in name:
-            pairing.rejected[name] = "lies beside the class folders, so it has no label"
-        elif not is_mask(name):
-            pairing.images[name] = ()
-            images.setdefault(_key(name), []).append(name)
-        else:
+            rejected[name] = "its name is not UTF-8"
+        elif is_mask(name):
             masks.setdefault(_key(name), []).append(name)
+        else:
+            images[name] = ()
+            of_key.setdefault(_key(name), []).append(name)
     for key, found in masks.items():
         # In a folder of masks the name may be the image's own, and that comes first: an image may be called x_mask.
-        owners = images.get(key) or images.get((key[0], image_of_mask(key[1]) or ""))
+        owners = of_key.get(key) or of_key.get((key[0], image_of_mask(key[1]) or ""))
         for mask in found:
             if owners is None:
-                pairing.rejected[mask] = "mask without an image"
+                rejected[mask] = "mask without an image"
             for owner in owners or ():
-                pairing.images[owner] += (mask,)
-    if masks:
-        for name in [name for name, found in pairing.images.items() if not found]:
-            del pairing.images[name]
-            pairing.rejected[name] = "image without a mask, where others of its source have one"
-    return pairing
+                images[owner] += (mask,)
+    return Pairing(images, rejected, sum(map(len, masks.values())))
+
+
+def pair_in_steps(names: Sequence[str]) -> Iterator[Pairing]:
+    """Pair as `pair_masks` does, in steps of bounded memory: names that may belong together come in one step."""
+    if not any(map(_MASKED.search, names)):
+        for start in range(0, len(names), PAIRED_NAMES):
+            some = names[start : start + PAIRED_NAMES]
+            odd = {name: "its name is not UTF-8" for name in some if escape_name(name) != name}
+            yield Pairing({name: () for name in some if name not in odd}, odd)
+        return
+    steps = -(-len(names) // PAIRED_NAMES)
+    for step in range(steps):
+        yield pair_masks(names if steps == 1 else [name for name in names if _step_of(name, steps) == step])
+
+
+def _step_of(name: str, steps: int) -> int:
+    folder, stem = _key(name)
+    while shorter := image_of_mask(stem):
+        stem = shorter
+    return zlib.crc32(f"{folder}/{stem}".encode(errors="backslashreplace")) % steps
 
 
 def _key(name: str) -> Key:
     # By text: path objects would take most of the time of listing a million files.
     folder, _, file = name.rpartition("/")
     stem, dot, _ = file.rpartition(".")
-    label, *folders = folder.split("/")
-    kept = [each for each in folders if each.lower() not in IMAGE_FOLDERS | MASK_FOLDERS]
-    return "/".join([label, *kept]), stem if dot and stem else file
+    kept = [each for each in folder.split("/") if each.lower() not in IMAGE_FOLDERS | MASK_FOLDERS]
+    return "/".join(kept), stem if dot and stem else file

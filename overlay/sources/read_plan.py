@@ -1,9 +1,14 @@
-"""Read plan: which inputs one task reads, and in which order."""
+"""Read plan: which inputs one task reads, and in which order.
+
+Files, members of a zip and of a plain tar are read by position, in any order. A tar that is compressed as a whole is
+read by one task from its start to its end, in one pass or more: so that what waits for its masks meanwhile fits into
+memory, images whose masks lie too far away are left to another pass.
+"""
 
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from overlay.archives.entries import Span
 
@@ -36,34 +41,6 @@ class ReadUnit:
     """whether it is a pass over an archive or a table, which can only be read in order"""
     left: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     """group -> positions in it that are to be read, where these are not all"""
-
-
-@dataclass(frozen=True)
-class ReadPlan(Generic[_Record]):
-    """The records in the order of reading."""
-
-    groups: list[list[_Record]]
-    """the row groups of the manifest"""
-    units: list[ReadUnit]
-
-
-def plan_reads(records: Sequence[_Record], rows: int) -> ReadPlan[_Record]:
-    """Divide records into groups of at most ``rows``, and groups among the tasks that read them."""
-    at_once: list[_Record] = []
-    in_order: dict[str, list[_Record]] = {}
-    for record in records:
-        if record.spans and record.spans[0].in_order_only:
-            in_order.setdefault(record.uri, []).append(record)
-        else:
-            at_once.append(record)
-    groups = [at_once[start : start + rows] for start in range(0, len(at_once), rows)]
-    units = [ReadUnit((group,), in_order=False) for group in range(len(groups))]
-    for of_one_archive in in_order.values():
-        for one_pass in archive_passes(of_one_archive):
-            more = list(cut_groups(one_pass, rows))
-            units.append(ReadUnit(tuple(range(len(groups), len(groups) + len(more))), in_order=True))
-            groups += more
-    return ReadPlan(groups, units)
 
 
 def join_units(units: Sequence[ReadUnit], at_least: int, most: int) -> list[ReadUnit]:

@@ -15,16 +15,15 @@ from pathlib import Path
 from overlay.config import Limits
 from overlay.dataset.prepared import is_dataset
 from overlay.errors import RequestError, one_line
-from overlay.sources.input_folder import from_folder
-from overlay.sources.input_table import from_dataset, from_table
-from overlay.sources.inputs import Naming, Portion, from_archive, from_files
-from overlay.sources.listing import locate_source, name_places
-from overlay.storage.filenames import is_archive, is_image, is_table
+from overlay.sources.input_folder import list_folder
+from overlay.sources.input_table import list_dataset, list_table
+from overlay.sources.inputs import ListingRule, Portion, list_files, list_members
+from overlay.storage.filenames import file_stem, is_archive, is_image, is_table
 from overlay.storage.path import StoragePath
 from overlay.storage.walk import walk_folder
 
 _PATTERN = re.compile(r"[*?[]")
-_Source = tuple[StoragePath, Callable[[Naming], Iterator[Portion]]]
+_Source = tuple[StoragePath, Callable[[ListingRule], Iterator[Portion]]]
 
 
 def resolve_inputs(inputs: Sequence[str], classes: Sequence[str], limits: Limits) -> Iterator[Portion]:
@@ -37,9 +36,9 @@ def resolve_inputs(inputs: Sequence[str], classes: Sequence[str], limits: Limits
     found = False
     prefixes = name_places([place for place, _ in sources])
     for (place, listed), name in zip(sources, prefixes, strict=True):
-        naming = Naming(f"{name or 'files'}/" if len(sources) > 1 else "", classes, limits)
+        rule = ListingRule(f"{name or 'files'}/" if len(sources) > 1 else "", limits, classes)
         try:
-            for portion in listed(naming):
+            for portion in listed(rule):
                 found = found or bool(portion.images)
                 yield portion
         except OSError as error:
@@ -50,20 +49,49 @@ def resolve_inputs(inputs: Sequence[str], classes: Sequence[str], limits: Limits
         )
 
 
+def locate_source(given: str, what: str) -> StoragePath:
+    """Return the place that a user named, under the name that was given.
+
+    Raises:
+        RequestError: there is nothing, or it can't be reached.
+    """
+    place = StoragePath.of(given)
+    try:
+        if not place.exists():
+            raise RequestError(f"{what} {given} is not there; check the path")
+    except OSError as error:
+        raise RequestError(
+            f"{what} {given} can't be reached: {one_line(error)}; check the address, the credentials and the network"
+        ) from error
+    return place
+
+
+def name_places(places: Sequence[StoragePath]) -> list[str]:
+    """Name each place by its folder or archive; equal names are numbered in the order in which they were given."""
+    names: list[str] = []
+    for place in places:
+        first = name = file_stem(place.name)
+        number = 2
+        while name in names:
+            name, number = f"{first}-{number}", number + 1
+        names.append(name)
+    return names
+
+
 def _sources(inputs: Sequence[str]) -> list[_Source]:
-    sources: dict[StoragePath, Callable[[Naming], Iterator[Portion]]] = {}
+    sources: dict[StoragePath, Callable[[ListingRule], Iterator[Portion]]] = {}
     files: list[StoragePath] = []
     for place in _places(inputs):
         if is_archive(place.name):
             sources[place] = partial(_archive, place)
         elif is_table(place.name):
-            sources[place] = partial(from_table, place)
+            sources[place] = partial(list_table, place)
         elif not place.is_folder():
             files.append(place)
         elif is_dataset(place):
-            sources[place] = partial(from_dataset, place)
+            sources[place] = partial(list_dataset, place)
         else:
-            sources[place] = partial(from_folder, place)
+            sources[place] = partial(list_folder, place)
     folders = [f"{place.path}/" for place in sources if not is_table(place.name) and not is_archive(place.name)]
     rest = [file for file in files if not (is_image(file.name) and file.path.startswith(tuple(folders)))]
     return [*sources.items(), *_of_files(rest)]
@@ -80,11 +108,11 @@ def _of_files(files: Sequence[StoragePath]) -> Iterator[_Source]:
         while root.path != above:
             root = root.parent
         names = [file.path.removeprefix(f"{above.rstrip('/')}/") for file in together]
-        yield root, partial(from_files, names, root)
+        yield root, partial(list_files, names, root)
 
 
-def _archive(place: StoragePath, naming: Naming) -> Iterator[Portion]:
-    return iter(from_archive(place, naming))
+def _archive(place: StoragePath, rule: ListingRule) -> Iterator[Portion]:
+    return iter(list_members(place, rule))
 
 
 def _places(inputs: Sequence[str]) -> Iterator[StoragePath]:
@@ -99,7 +127,7 @@ def _places(inputs: Sequence[str]) -> Iterator[StoragePath]:
 
 def _listed(line: str) -> StoragePath:
     """Return the place of a line of a list; what isn't there becomes a row that says so."""
-    return StoragePath.of(line) if not _is_local(line) else StoragePath(os.path.abspath(os.path.expanduser(line)))  # noqa: PTH100, PTH111
+    return StoragePath.of(line)
 
 
 def _matches(pattern: str) -> Iterator[StoragePath]:
@@ -118,7 +146,7 @@ def _on_disk(pattern: str) -> list[StoragePath]:
     # Path.glob would want to know where the pattern begins.
     paths = map(Path, sorted(glob.iglob(str(Path(pattern).expanduser()), recursive=True)))  # noqa: PTH207
     return [
-        StoragePath(str(path.resolve()))
+        StoragePath.of(path)
         for path in paths
         if (path.is_file() and _usable(path.name)) or (path.is_dir() and "**" not in pattern)
     ]

@@ -1,4 +1,4 @@
-"""What a file's name says: image, archive, or nothing of ours."""
+"""File names: which endings are images, archives and tables, what is hidden, and names that are safe to use."""
 
 import re
 from pathlib import PurePosixPath
@@ -10,14 +10,19 @@ OTHER_ARCHIVES = (".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".7z", ".rar")
 """what people use too, and is not read"""
 
 
+SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
+"""folders that operating systems and file servers leave beside a user's own"""
+_SYSTEM = re.compile(f"(?:^|/)(?:{'|'.join(map(re.escape, sorted(SYSTEM_FOLDERS)))})(?:/|$)")
+
+
 def is_hidden(name: str) -> bool:
-    """Whether a relative name is hidden, or a leftover of macOS."""
+    """Whether a relative name is hidden, or lies in a folder of an operating system."""
     # By text: a path object would take most of the time of listing a million files.
-    return name.startswith(".") or "/." in name or ("__MACOSX" in name and "__MACOSX" in name.split("/"))
+    return name.startswith(".") or "/." in name or _SYSTEM.search(name) is not None
 
 
 def is_image(name: str) -> bool:
-    """Whether a relative name may be an image or a mask: a known ending, nothing hidden, no leftover of macOS."""
+    """Whether a relative name may be an image or a mask: a known ending, and not hidden."""
     return name.lower().endswith(IMAGE_ENDINGS) and not is_hidden(name)
 
 

@@ -21,16 +21,19 @@ ROW_GROUP_BYTES = 64 * 2**20
 def write_rows(path: Path | StoragePath, schema: pa.Schema) -> Iterator["RowWriter"]:
     """Write a Parquet file of images atomically, holding one row group in memory.
 
-    Row groups are small, so that a reader streams and seeks; the images' bytes, compressed already, are stored as they
-    are.
+    Row groups are small, so that a reader streams and seeks; the bytes of image files, which are structs of bytes and
+    path, are compressed already and stored as they are.
     """
-    small = [name for name in schema.names if name != "image"]
+    stored = [field.name for field in schema if pa.types.is_struct(field.type)]
+    small = [name for name in schema.names if name not in stored]
     with (
         write_atomically(path) as temporary,
         pq.ParquetWriter(
             temporary,
             schema,
-            compression={"image.bytes": "NONE", "image.path": "ZSTD"} | dict.fromkeys(small, "ZSTD"),
+            compression={f"{name}.bytes": "NONE" for name in stored}
+            | {f"{name}.path": "ZSTD" for name in stored}
+            | dict.fromkeys(small, "ZSTD"),
             use_dictionary=small,
             write_statistics=small,
         ) as writer,

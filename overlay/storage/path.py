@@ -5,9 +5,11 @@ pyarrow's file systems. A fault of the network is waited out a few times; one th
 mistaken for a bad image.
 """
 
+import errno
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +25,10 @@ from overlay.storage import object_store
 from overlay.storage.object_store import open_object, retried
 
 SCHEMES = ("s3", "gs")
+
+
+class NotRegularFileError(OSError):
+    """A pipe, a socket, a device or a folder stands where a file should be."""
 
 
 @dataclass(frozen=True, order=True)
@@ -43,7 +49,7 @@ class StoragePath:
             return given
         text = str(given)
         if "://" not in text:
-            return cls(str(Path(text).expanduser().absolute()))
+            return cls(_absolute(text))
         address = urlsplit(text)
         if address.scheme not in SCHEMES or not address.netloc:
             raise RequestError(
@@ -57,6 +63,11 @@ class StoragePath:
             )
         path, query = _divide(text)
         return cls(path.rstrip("/") + query)
+
+    @property
+    def real(self) -> "StoragePath":
+        """Where the links on its way lead: to compare two places, never to name one."""
+        return self if self.in_bucket else StoragePath(os.path.realpath(self.text))
 
     @property
     def in_bucket(self) -> bool:
@@ -131,15 +142,23 @@ class StoragePath:
             return Path(self.text).stat().st_size
         return int(retried(lambda: self._bucket.get_file_info(self.path)).size or 0)
 
-    def read_bytes(self) -> bytes:
-        """Read a whole file.
+    def read_bytes(self, limit: int | None = None) -> bytes:
+        """Read a whole file, or at most ``limit`` bytes of it.
+
+        Only regular files are read, and links to such: a pipe would block, and a device has no end.
 
         Raises:
-            OSError: it can't be read; FileNotFoundError where it is not there.
+            OSError: it can't be read; FileNotFoundError where it is not there, NotRegularFileError where it is a pipe,
+                a socket, a device or a folder.
         """
-        if not self.in_bucket:
-            return Path(self.text).read_bytes()
-        return retried(self._read_once)
+        if self.in_bucket:
+            return retried(lambda: self._read_once(limit))
+        # Not to wait for a writer, should it be a pipe.
+        descriptor = os.open(self.text, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:  # noqa: PTH123 - of a descriptor
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise NotRegularFileError(errno.EINVAL, "not a regular file", self.text)
+            return file.read(-1 if limit is None else limit)
 
     def open(self, buffer: int = 256 * 1024) -> BinaryIO:
         """Open a file to be read, with seeks. ``buffer`` is what one request to a bucket asks for, in bytes."""
@@ -174,9 +193,11 @@ class StoragePath:
         selector = FileSelector(self.path, allow_not_found=True, recursive=recursive)
         return list(retried(lambda: self._bucket.get_file_info(selector)))
 
-    def _read_once(self) -> bytes:
-        with self._bucket.open_input_stream(self.path, compression=None) as stream:
-            return bytes(stream.readall())
+    def _read_once(self, limit: int | None) -> bytes:
+        # Two requests; an input stream would ask for 256 KiB at a time.
+        with self._bucket.open_input_file(self.path) as file:
+            size = file.size()
+            return bytes(file.read(size if limit is None else min(size, limit)))
 
     def upload(self, file: Path) -> None:
         """Upload a local file as this object of a bucket; the object appears only once all of it is there.
@@ -196,6 +217,18 @@ class StoragePath:
             return object_store.bucket_filesystem(root)
         except (ValueError, NotImplementedError) as error:
             raise RequestError(f"{root} can't be used: {one_line(error)}; check the address") from error
+
+
+def _absolute(text: str) -> str:
+    """Return an absolute path under the name that was given: a link keeps its own name.
+
+    Only what stands before a ``..`` is resolved, since the folder above a link is that of its target.
+    """
+    path = Path(text).expanduser().absolute()
+    if ".." not in path.parts:
+        return str(path)
+    last = len(path.parts) - path.parts[::-1].index("..")
+    return str(Path(*path.parts[:last]).resolve().joinpath(*path.parts[last:]))
 
 
 def _divide(text: str) -> tuple[str, str]:

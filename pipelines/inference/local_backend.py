@@ -12,14 +12,13 @@ import joblib
 import torch
 
 from overlay.config import Predict
-from overlay.engines.base import Columns, Pixels, score_rows
+from overlay.engines.base import Pixels, ScoredBatch, score_rows
 from overlay.engines.factory import open_engine, prepare_engine
 from overlay.errors import RequestError
 from overlay.models.model_file import ModelFile
-from overlay.prediction.decode import decode_group
-from overlay.prediction.manifest import Manifest
+from overlay.sources.decode import DecodedBatch, GroupDecoder
 from overlay.sources.read_plan import ReadUnit
-from overlay.sources.reader import rows_of
+from overlay.sources.reader import group_requests
 
 
 class LocalBackend:
@@ -36,32 +35,22 @@ class LocalBackend:
         plan = prepare_engine(loaded, config.engine, device, config.precision, calibration)
         self.computed = str(plan)
         self._engine = open_engine(plan, batch_size=config.batch_size, flips=config.flips)
-        self._config, self._card = config, loaded.card
+        self._embeddings = config.embeddings
         self._cores = joblib.cpu_count()
         self.processes: Mapping[str, float] = {"read": self._cores, "decode": self._cores}
         """stage -> threads that work at it, where these are more than one"""
 
-    def classify(self, manifest: Manifest, units: Sequence[ReadUnit]) -> Iterator[Columns]:
+    def classify(self, decoder: GroupDecoder, units: Sequence[ReadUnit]) -> Iterator[ScoredBatch]:
         """Yield the scored rows of all units, a group at a time."""
         with ThreadPoolExecutor(self._cores) as threads:
-            ahead = deque[Future[Columns]]()
+            ahead = deque[Future[DecodedBatch]]()
             for unit in units:
-                for wanted in rows_of(unit, manifest):
-                    first = manifest.rows_of(wanted["group"]).start
-                    ahead.append(
-                        threads.submit(
-                            decode_group,
-                            wanted,
-                            first,
-                            manifest,
-                            self._card,
-                            self._config.max_pixels or self._card.max_pixels,
-                        )
-                    )
+                for request in group_requests(unit, decoder.manifest):
+                    ahead.append(threads.submit(decoder, request))
                     if len(ahead) > self._cores:
                         yield self._score(ahead.popleft().result())
             while ahead:
                 yield self._score(ahead.popleft().result())
 
-    def _score(self, block: Columns) -> Columns:
-        return score_rows(self._engine, block, self._config.embeddings)
+    def _score(self, batch: DecodedBatch) -> ScoredBatch:
+        return score_rows(self._engine, batch, self._embeddings)

@@ -1,6 +1,7 @@
 """The work of a prediction on Ray: tasks that read and decode, a pool of actors that hold the model."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
 
 import pyarrow as pa
 import ray
@@ -9,12 +10,12 @@ from ray.exceptions import RayError
 
 from cluster import session
 from overlay.config import InferenceOptions, Predict
-from overlay.engines.base import Columns, Pixels
+from overlay.engines.base import Pixels, ScoredBatch
 from overlay.errors import WorkError
-from overlay.models.model_file import ModelCard, ModelFile
-from overlay.prediction.decode import decode_group
-from overlay.prediction.manifest import Manifest
+from overlay.models.model_file import ModelFile
+from overlay.sources.decode import DecodedBatch, GroupDecoder
 from overlay.sources.read_plan import ReadUnit, join_units
+from overlay.sources.reader import GroupRequest
 from pipelines.inference.model_actors import actor_count, create_engine_plan, score_with_plan
 from pipelines.inference.read_groups import read_groups
 from pipelines.runtime.placement import choose_device
@@ -31,7 +32,7 @@ class RayBackend:
 
     def __init__(self, config: Predict, loaded: ModelFile, calibration: Pixels | None) -> None:
         session.connect()
-        self._config, self._loaded, self._cluster = config, loaded, session.resources()
+        self._cluster = session.resources()
         self._engine = InferenceOptions(
             choose_device(config.device, self._cluster),
             config.precision,
@@ -50,36 +51,31 @@ class RayBackend:
         }
         """stage -> processes that work at it"""
 
-    def classify(self, manifest: Manifest, units: Sequence[ReadUnit]) -> Iterator[Columns]:
+    def classify(self, decoder: GroupDecoder, units: Sequence[ReadUnit]) -> Iterator[ScoredBatch]:
         """Yield the scored rows of all units, a batch at a time, in whatever order.
 
         Raises:
             WorkError: a worker failed, again and again.
         """
         several = join_units(units, at_least=8 * max(1, int(self._cluster.cpus)), most=_JOINED_GROUPS)
-        groups = read_groups(manifest, several)
+        groups = read_groups(decoder.manifest, several)
         rows = groups.rows.map_batches(
             decode_groups,  # type: ignore[arg-type]  # Ray's type knows nothing of fn_kwargs
             batch_size=1,
             batch_format="pyarrow",
-            fn_kwargs={
-                "manifest": ray.put(manifest),
-                "card": self._loaded.card,
-                "max_pixels": self._config.max_pixels or self._loaded.card.max_pixels,
-            },
+            fn_kwargs={"decoder": ray.put(decoder)},
             num_cpus=groups.cpus,
         )
         try:
             for block in score_with_plan(self._plan, rows, self._engine, self._cluster).iter_batches(batch_size=None):
-                assert isinstance(block, dict)  # NumPy columns, as the default format is
-                yield block
+                yield cast(ScoredBatch, block)  # NumPy columns, as the default format is
         except RayError as error:
             said = [line for line in str(error).splitlines() if line.strip()]
             raise WorkError(f"prediction stopped: {said[-1].strip()}; the same command goes on from here") from error
 
 
-def decode_groups(chunk: pa.Table, manifest: "ray.ObjectRef[Manifest]", card: ModelCard, max_pixels: int) -> Columns:
+def decode_groups(chunk: pa.Table, decoder: "ray.ObjectRef[GroupDecoder]") -> DecodedBatch:
     """Decode one group; runs in a worker."""
-    (wanted,) = chunk.to_pylist()
-    whole: Manifest = ray.get(manifest)
-    return decode_group(wanted, whole.rows_of(wanted["group"]).start, whole, card, max_pixels)
+    (request,) = chunk.to_pylist()
+    decode: GroupDecoder = ray.get(decoder)
+    return decode(GroupRequest(**request))

@@ -13,8 +13,9 @@ import pyarrow as pa
 import ray.data
 from numpy.typing import NDArray
 
+from overlay.sources.manifest import Manifest
 from overlay.sources.read_plan import ReadUnit
-from overlay.sources.reader import GroupReader, rows_of
+from overlay.sources.reader import group_requests
 
 GROUP_SCHEMA = pa.schema(
     [
@@ -42,7 +43,7 @@ class GroupRequests:
     """what to reserve for the task that decodes a group"""
 
 
-def read_groups(manifest: GroupReader, units: Sequence[ReadUnit]) -> GroupRequests:
+def read_groups(manifest: Manifest, units: Sequence[ReadUnit]) -> GroupRequests:
     """Plan the reading of groups; each arrives once, in whatever order."""
     in_order = any(unit.in_order for unit in units)
     rows = ray.data.range(len(units), override_num_blocks=len(units)).map_batches(
@@ -58,9 +59,9 @@ def read_groups(manifest: GroupReader, units: Sequence[ReadUnit]) -> GroupReques
 
 
 def read_unit(
-    batch: dict[str, NDArray[np.int64]], manifest: GroupReader, units: "ray.ObjectRef[Sequence[ReadUnit]]"
+    batch: dict[str, NDArray[np.int64]], manifest: Manifest, units: "ray.ObjectRef[Sequence[ReadUnit]]"
 ) -> Iterator[pa.Table]:
     """Hand on the groups of one unit; runs in a worker."""
     unit: ReadUnit = ray.get(units)[int(batch["id"][0])]
-    for row in rows_of(unit, manifest):
-        yield pa.Table.from_pylist([row], schema=GROUP_SCHEMA)
+    for request in group_requests(unit, manifest):
+        yield pa.Table.from_pylist([vars(request)], schema=GROUP_SCHEMA)

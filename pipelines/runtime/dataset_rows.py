@@ -1,6 +1,6 @@
 """Decoded rows of a prepared dataset, by Ray Data."""
 
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -12,13 +12,25 @@ from ray.data.expressions import col
 from overlay.config import Input
 from overlay.dataset.prepared import PreparedDataset
 from overlay.errors import ImageError, WorkError
-from overlay.images.codec import decode_image, decode_target, resize_image
+from overlay.images.ref import ImageRef
+from overlay.sources.decode import StoredLook, decode_ref
+
+
+class DatasetBatch(TypedDict):
+    """Decoded rows of a prepared dataset, (n,)."""
+
+    id: NDArray[np.str_]
+    label: NDArray[np.str_]
+    pixels: NDArray[np.uint8]
+    """(n, size, size, 3)"""
+    reason: NDArray[np.str_]
+    """always empty: every image of a dataset was decoded once"""
 
 
 def decoded_rows(
     dataset: PreparedDataset, split: str, config: Input, batch_size: int, limit: int | None = None
 ) -> ray.data.Dataset:
-    """Stream a split with the columns id, label, pixels (size, size, 3) and an empty reason."""
+    """Stream a split with the columns of `DatasetBatch`."""
     rows = ray.data.read_parquet(dataset.data_files(), filesystem=dataset.filesystem).select_columns(
         ["id", "image", "label", "split"]
     )
@@ -27,29 +39,31 @@ def decoded_rows(
         decode_rows,  # type: ignore[arg-type]  # Ray's type knows nothing of fn_kwargs
         batch_size=batch_size,
         batch_format="pyarrow",
-        fn_kwargs={"config": config},
+        fn_kwargs={"config": config, "max_pixels": dataset.card.request.max_pixels},
     )
 
 
-def decode_rows(rows: pa.Table, config: Input) -> dict[str, NDArray[Any]]:
-    """Decode and resize rows of a prepared dataset: id, label, pixels, and a reason that is always empty."""
+def decode_rows(rows: pa.Table, config: Input, max_pixels: int) -> DatasetBatch:
+    """Decode and resize rows of a prepared dataset.
+
+    Raises:
+        WorkError: an image can't be decoded.
+    """
     names, images = rows["id"].to_pylist(), rows["image"].to_pylist()
     pixels = np.empty((len(names), config.size, config.size, 3), np.uint8)
     for position, (name, image) in enumerate(zip(names, images, strict=True)):
-        pixels[position] = decode_one(name, image["bytes"], config)
+        pixels[position] = decode_stored(name, image["bytes"], config, max_pixels)
     labels = np.array(rows["label"].to_pylist())
-    return {"id": np.array(names), "label": labels, "pixels": pixels, "reason": np.full(len(names), "")}
+    return DatasetBatch(id=np.array(names), label=labels, pixels=pixels, reason=np.full(len(names), ""))
 
 
-def decode_one(name: str, data: bytes, config: Input) -> NDArray[np.uint8]:
-    """Decode and resize an image of a prepared dataset.
+def decode_stored(name: str, data: bytes, config: Input, max_pixels: int) -> NDArray[np.uint8]:
+    """Decode and resize an image of a prepared dataset, uint8 (size, size, 3).
 
     Raises:
         WorkError: it can't be decoded.
     """
     try:
-        return resize_image(
-            decode_image(data, target=decode_target(config.size, config.resize)), config.size, config.resize
-        )
+        return decode_ref(ImageRef(name, name), StoredLook(config.size, config.resize), max_pixels, lambda _: data)
     except ImageError as error:
         raise WorkError(f"the dataset's image {name} can't be decoded ({error}); prepare it again") from error

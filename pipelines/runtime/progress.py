@@ -31,6 +31,10 @@ class ProgressMeter:
         elif time.monotonic() - self._shown >= PLAIN_SECONDS:
             self.print()
 
+    def advance_to(self, done: int) -> None:
+        """Count up to ``done``."""
+        self.advance(done - self._done)
+
     def start(self) -> None:
         """Count time and speed from now on; what was before was the start of something else."""
         self._before, self._started = self._done, time.monotonic()

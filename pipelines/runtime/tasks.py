@@ -15,9 +15,9 @@ from ray.exceptions import RayError, RayTaskError
 
 from cluster import session
 from overlay.errors import WorkError, one_line
+from overlay.sources.manifest import Manifest
 from overlay.sources.read_plan import ReadUnit
-from overlay.sources.reader import OneFile, read_in_order
-from overlay.storage.path import StoragePath
+from overlay.sources.reader import read_in_order
 
 _Result = TypeVar("_Result")
 
@@ -51,7 +51,7 @@ def run_in_parallel(work: Callable[..., _Result], calls: Iterable[tuple[Any, ...
             ray.cancel(call)
 
 
-def read_inputs(manifest: StoragePath, units: Sequence[ReadUnit]) -> Iterator[Any]:
+def read_inputs(manifest: Manifest, units: Sequence[ReadUnit]) -> Iterator[Any]:
     """Yield for each group of the units a first argument for `in_parallel`: (group, contents).
 
     Contents are the bytes of each row's image and masks, where the archive can only be read in order; else None.
@@ -73,7 +73,7 @@ def read_inputs(manifest: StoragePath, units: Sequence[ReadUnit]) -> Iterator[An
 class ArchivePass:
     """One pass over an archive that can only be read in order; hands on group after group, as they are asked for."""
 
-    def __init__(self, manifest: StoragePath, unit: ReadUnit) -> None:
+    def __init__(self, manifest: Manifest, unit: ReadUnit) -> None:
         self._manifest, self._unit = manifest, unit
         self._begin()
 
@@ -88,7 +88,7 @@ class ArchivePass:
                 return read
 
     def _begin(self) -> None:
-        self._groups, self._next = read_in_order(OneFile(self._manifest), self._unit), 0
+        self._groups, self._next = read_in_order(self._manifest, self._unit), 0
 
 
 class ThroughputMeter:

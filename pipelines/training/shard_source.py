@@ -14,7 +14,7 @@ from overlay.storage.parquet import open_parquet
 from overlay.storage.path import StoragePath
 from overlay.training.sampler import SamplePlan
 from overlay.training.windowed_sampler import WindowedSamplePlan
-from pipelines.runtime.dataset_rows import decode_one
+from pipelines.runtime.dataset_rows import decode_stored
 
 STORE_SHARE = 0.5
 """largest share of a node's object store that decoded images may take"""
@@ -34,6 +34,7 @@ class ShardSource:
     """the rows of the split in each file"""
     labels: NDArray[np.int64]
     input: Input
+    max_pixels: int
 
     @property
     def size(self) -> int:
@@ -50,7 +51,9 @@ class ShardSource:
         batches = [plan.batch(step, rank, world_size) for step in steps]
         encoded = self._bytes(np.sort(np.concatenate(batches)))
         for batch in batches:
-            yield np.stack([decode_one(*encoded.pop(sample), self.input) for sample in batch.tolist()])
+            yield np.stack(
+                [decode_stored(*encoded.pop(sample), self.input, self.max_pixels) for sample in batch.tolist()]
+            )
 
     def _bytes(self, samples: NDArray[np.int64]) -> dict[int, tuple[str, bytes]]:
         """Return the id and the bytes of some samples, whose numbers ascend."""
@@ -77,4 +80,4 @@ def open_shards(dataset: PreparedDataset, split: str, config: Input) -> ShardSou
             files.append(file)
             rows.append(here)
             labels.append(np.array([classes.index(label) for label in table["label"].take(here).to_pylist()]))
-    return ShardSource(files, rows, np.concatenate(labels), config)
+    return ShardSource(files, rows, np.concatenate(labels), config, dataset.card.request.max_pixels)

@@ -22,11 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from overlay.config import MAX_PIXELS, OverlayStyle, Prepare
+from overlay.config import MAX_PIXELS, Limits, OverlayStyle, Prepare
 from overlay.images import phantoms, render
 from overlay.images.codec import encode_png
-from overlay.sources.labelled import Record, list_labelled
-from overlay.sources.reader import read_file
+from overlay.images.ref import ImageRef
+from overlay.sources.labelled import list_labelled
+from overlay.sources.reader import read_bytes
 
 _Encoder = Callable[[NDArray[np.uint8]], bytes]
 
@@ -50,16 +51,14 @@ def _pillow_png(image: NDArray[np.uint8]) -> bytes:
     return stream.getvalue()
 
 
-def _plain_loop(records: list[Record], encoder: _Encoder) -> float:
+def _plain_loop(refs: list[ImageRef], encoder: _Encoder) -> float:
     """Return images a second of one process, one after the other."""
     with mock.patch.object(render, "encode_png", encoder):
-        render.render_row(
-            records[0].id, records[0].uri, records[0].masks, OverlayStyle(), MAX_PIXELS, read_file
-        )  # imports
+        render.render_row(refs[0], OverlayStyle(), max_pixels=MAX_PIXELS, read=read_bytes)  # imports
         began = time.perf_counter()
-        for record in records:
-            render.render_row(record.id, record.uri, record.masks, OverlayStyle(), MAX_PIXELS, read_file)
-    return len(records) / (time.perf_counter() - began)
+        for ref in refs:
+            render.render_row(ref, OverlayStyle(), max_pixels=MAX_PIXELS, read=read_bytes)
+    return len(refs) / (time.perf_counter() - began)
 
 
 def _prepare_rates(folder: Path, out: Path) -> tuple[float, float, float]:
@@ -92,11 +91,11 @@ def main() -> None:
         columns = ("plain loop", "drawing", "once started", "whole", "Pillow's PNG", "ratio")
         print("".join(f"{column:>14}" for column in ("", *columns)))
         for label, folder in (("PNG", png), ("JPEG", work / "jpeg")):
-            records = list_labelled([str(folder)]).records
-            before = _plain_loop(records[::2], encode_png)
+            refs = [ref for ref, _ in list_labelled([str(folder)], Limits(), work).read() if ref.reason is None]
+            before = _plain_loop(refs[::2], encode_png)
             drawing, started, whole = _prepare_rates(folder, work / f"dataset-{label}")
-            loop = (before + _plain_loop(records[1::2], encode_png)) / 2
-            usual = _plain_loop(records[::4], _pillow_png)
+            loop = (before + _plain_loop(refs[1::2], encode_png)) / 2
+            usual = _plain_loop(refs[::4], _pillow_png)
             rates = "".join(f"{rate:>14.1f}" for rate in (loop, drawing, started, whole, usual))
             print(
                 f"{label:>14}{rates}{started / loop:>14.2f}  ({started / usual:.1f} times the loop with Pillow's PNG)"

@@ -12,6 +12,7 @@ import pytest
 from overlay.config import Predict, Prepare
 from overlay.dataset.prepared import PreparedDataset, open_dataset
 from overlay.errors import RequestError, WorkError
+from overlay.images.ref import ImageRef
 from overlay.sources.reader import Reader
 from overlay.storage import object_store
 from overlay.storage.parquet import open_parquet
@@ -129,7 +130,7 @@ def test_a_network_that_stays_away_is_no_bad_image(
     monkeypatch.setattr(object_store, "PAUSES", ())
     nowhere = "s3://bucket-0/x.png?endpoint_override=127.0.0.1:1&scheme=http"
     with Reader() as reader, pytest.raises(OSError, match="NETWORK_CONNECTION"):
-        reader.of({"member": None, "masks": [], "spans": None})(nowhere)
+        reader.of(ImageRef("x", nowhere))(nowhere)
     with pytest.raises(RequestError, match=r"source .* can't be reached: .*; check the address, the credentials"):
         prepare.run(Prepare([nowhere], str(tmp_path / "out")))
     with pytest.raises(WorkError, match="NETWORK_CONNECTION"):

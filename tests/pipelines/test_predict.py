@@ -224,7 +224,7 @@ def test_columns_that_were_asked_for(random_model: Path, phantoms: Path, tmp_pat
 def test_an_engine_that_can_not_be_had_leaves_nothing(
     random_model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("overlay.engines.base.find_spec", lambda _: None)
+    monkeypatch.setattr("overlay.engines.factory.find_spec", lambda _: None)
     for actors in (None, 1):
         config = Predict(str(random_model), [str(images)], str(tmp_path / "out"), engine="openvino", actors=actors)
         with pytest.raises(RequestError, match="openvino is not installed"):

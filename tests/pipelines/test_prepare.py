@@ -21,9 +21,10 @@ from PIL import Image
 
 from overlay.config import Duplicates, OverlayStyle, Prepare, Split
 from overlay.dataset.prepared import PreparedDataset
-from overlay.dataset.schema import DATASET_MANIFEST_SCHEMA, DATASET_SCHEMA, REJECTED_SCHEMA
+from overlay.dataset.schema import DATASET_SCHEMA, REJECTED_SCHEMA
 from overlay.errors import RequestError, WorkError
 from overlay.images.codec import decode_image
+from overlay.images.ref import MANIFEST_SCHEMA
 from pipelines import prepare
 
 REPOSITORY = Path(__file__).parents[2]
@@ -69,9 +70,10 @@ def test_the_files_of_the_contract(prepared: PreparedDataset, source: Path) -> N
     assert [pq.read_metadata(file).num_rows for file in prepared.data_files()] == [6, 6, 4]
     assert all(pq.read_schema(file).equals(DATASET_SCHEMA, check_metadata=True) for file in prepared.data_files())
     manifest, rejected = pq.read_table(out / "manifest.parquet"), pq.read_table(out / "rejected.parquet")
-    assert manifest.schema == DATASET_MANIFEST_SCHEMA
+    assert manifest.schema == MANIFEST_SCHEMA
     assert rejected.schema == REJECTED_SCHEMA
     assert rejected.num_rows == 0
+    masked = [source / "a" / f"a (1){end}.png" for end in ("", "_mask", "_mask_1")]
     assert manifest.filter(pc.equal(manifest["id"], "a/a (1).png")).to_pylist() == [
         {
             "id": "a/a (1).png",
@@ -79,11 +81,14 @@ def test_the_files_of_the_contract(prepared: PreparedDataset, source: Path) -> N
             "member": None,
             "masks": [f"{source}/a/a (1)_mask.png", f"{source}/a/a (1)_mask_1.png"],
             "label": "a",
-            "group": "a/a (1).png",
+            "group": None,
             "split": None,
             "source": "set",
-            "path": "a/a (1).png",
+            "size": masked[0].stat().st_size,
+            "version": ";".join(str(file.stat().st_mtime_ns) for file in masked),
             "spans": None,
+            "reason": None,
+            "drawn": True,
         }
     ]
 
@@ -232,6 +237,45 @@ def test_a_class_that_breaks_away_is_said_and_can_be_mended(tmp_path: Path, ray_
     assert prepare.run(config).card.rejected == 0
 
 
+def test_a_file_that_has_changed_is_another_request(tmp_path: Path, ray_session: None) -> None:
+    source = make(tmp_path / "set", images=4)
+    config = Prepare([str(source)], str(tmp_path / "out"))
+    before = prepare.run(config).card
+    assert prepare.run(config).card == before
+    image, mask = source / "a" / "a (1).png", source / "b" / "b (1)_mask.png"
+    for file in (image, mask):
+        status = file.stat()
+        os.utime(file, ns=(0, status.st_mtime_ns + 1))
+        with pytest.raises(RequestError, match="the sources hold other files now, or files that have changed"):
+            prepare.run(config)
+        os.utime(file, ns=(0, status.st_mtime_ns))
+    assert prepare.run(config).card == before
+
+
+def test_a_pipe_in_a_class_folder_is_rejected_and_does_not_block(tmp_path: Path, ray_session: None) -> None:
+    source = make(tmp_path / "set", images=4)
+    os.mkfifo(source / "a" / "pipe.png")
+    (source / "b" / "zero.png").symlink_to("/dev/zero")
+    assert prepare.run(Prepare([str(source)], str(tmp_path / "out"))).card.rejected == 2
+    reasons = pq.read_table(tmp_path / "out" / "rejected.parquet").select(["id", "label", "reason"]).to_pylist()
+    said = "not a regular file: a pipe, a socket, a device, or a link that leads nowhere"
+    assert reasons == [
+        {"id": "a/pipe.png", "label": "a", "reason": said},
+        {"id": "b/zero.png", "label": "b", "reason": said},
+    ]
+
+
+def test_a_limit_of_pixels_holds_for_the_pictures_too(
+    tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The pictures are drawn in this process, with the limit of the request and not with the default.
+    monkeypatch.setattr("overlay.images.codec.decode_image.__kwdefaults__", {"max_pixels": 10, "target": None})
+    source = make(tmp_path / "set", images=4)
+    dataset = prepare.run(Prepare([str(source)], str(tmp_path / "out"), max_pixels=2000))
+    assert dataset.card.request.max_pixels == 2000
+    assert (tmp_path / "out" / "contact_sheet.png").stat().st_size > 1000
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -251,8 +295,8 @@ def test_bad_requests_write_nothing(source: Path, tmp_path: Path, changes: dict[
 def test_an_unreadable_disk_is_an_error_of_the_job(tmp_path: Path, ray_session: None) -> None:
     source = make(tmp_path / "set", images=4)
     (source / "a" / "a (3).png").unlink()
-    (source / "a" / "a (3).png").symlink_to("a (3).png")  # a circle: an OSError that is neither missing nor forbidden
-    with pytest.raises(WorkError, match=r"levels of symbolic links.*goes on where it stopped"):
+    (source / "a" / "a (3).png").symlink_to("/proc/self/mem")  # which can't be read at its beginning
+    with pytest.raises(WorkError, match=r"Input/output error.*goes on where it stopped"):
         prepare.run(Prepare([str(source)], str(tmp_path / "out")))
 
 

@@ -1,4 +1,5 @@
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ def flipped(value: int, bits: set[int]) -> int:
 
 
 def words(values: list[int]) -> Hashes:
-    return parse_hashes([value.to_bytes(32) for value in values])
+    return parse_hashes(pa.chunked_array([[value.to_bytes(32) for value in values]], pa.binary(32)))
 
 
 def listed(pairs: Pairs) -> list[tuple[int, int, int]]:
@@ -80,7 +81,7 @@ def test_where_most_are_alike_all_are_compared(monkeypatch: pytest.MonkeyPatch) 
     random = np.random.default_rng(0)
     hashes = random.integers(0, 2**64, (300, 4), dtype=np.uint64) & np.uint64(0x0101)
     monkeypatch.setattr(hamming, "_SMALL", 0)
-    monkeypatch.setattr(hamming, "search", None)
+    monkeypatch.setattr(hamming, "search_chunks", None)
     assert len(near_pairs(hashes, 40)) == 300 * 299 // 2
 
 

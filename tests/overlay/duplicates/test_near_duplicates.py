@@ -94,7 +94,7 @@ def joined(own: list[str], values: list[int]) -> list[str]:
 
 
 def words(values: list[int]) -> Hashes:
-    return parse_hashes([value.to_bytes(32) for value in values])
+    return parse_hashes(pa.chunked_array([[value.to_bytes(32) for value in values]], pa.binary(32)))
 
 
 def test_groups_are_links_of_links_and_the_users_own() -> None:
@@ -125,10 +125,14 @@ def test_keep_drop_stop() -> None:
 def test_what_a_split_tears_apart() -> None:
     sides: list[str | None] = ["train", "train", "test", "test", "test", "val"]
     groups = ["p", "p", "p", "q", "q", "q"]
-    assert find_leakage(sides, groups, found()) == Leakage(pairs=2, identical=1, groups=2)
-    assert not find_leakage(["train"] * 6, groups, found())
+    assert find_leakage(pa.array(sides, pa.string()), pa.array(groups), found()) == Leakage(
+        pairs=2, identical=1, groups=2
+    )
+    assert not find_leakage(pa.array(["train"] * 6), pa.array(groups), found())
     sides[3], groups[3] = None, "r"
-    assert find_leakage(sides, groups, found()) == Leakage(pairs=0, identical=0, groups=2)
+    assert find_leakage(pa.array(sides, pa.string()), pa.array(groups), found()) == Leakage(
+        pairs=0, identical=0, groups=2
+    )
 
 
 def many(sides: list[str] | None = None, distance: int = 40) -> tuple[pa.Table, NearDuplicates]:

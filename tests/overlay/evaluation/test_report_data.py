@@ -9,6 +9,7 @@ from overlay.config import Split
 from overlay.dataset.prepared import PreparedDataset
 from overlay.errors import RequestError
 from overlay.evaluation import report_data
+from overlay.evaluation.report import Mistake
 from overlay.evaluation.report_data import EvaluationSubject
 from tests.overlay.evaluation.conftest import png
 
@@ -57,7 +58,7 @@ def test_no_mask_only_baseline_without_masks(new_dataset: Callable[..., Prepared
     assert report_data.measure_mask_only(new_dataset(rows), "test") is None
 
 
-def mistakes_of(dataset: PreparedDataset) -> tuple[report_data.Mistake, ...]:
+def mistakes_of(dataset: PreparedDataset) -> tuple[Mistake, ...]:
     predictions = pa.table(
         {
             "id": ["test0", "test1", "test2"],

@@ -12,8 +12,9 @@ from overlay.errors import ImageError
 from overlay.images.codec import decode_image
 from overlay.images.hashing import perceptual_hash
 from overlay.images.masks import draw_mask
-from overlay.images.render import render_row
-from overlay.sources.reader import read_file
+from overlay.images.ref import ImageRef
+from overlay.images.render import RenderedRow, render_row
+from overlay.sources.reader import read_bytes
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 LIMIT = 10_000
@@ -22,6 +23,10 @@ LIMIT = 10_000
 def save(path: Path, pixels: NDArray[np.uint8]) -> str:
     Image.fromarray(pixels).save(path)
     return str(path)
+
+
+def rendered(id: str, uri: str, masks: list[str], style: OverlayStyle, limit: int = LIMIT) -> RenderedRow:
+    return render_row(ImageRef(id, uri, masks=tuple(masks)), style, max_pixels=limit, read=read_bytes)
 
 
 def mask(rows: slice, columns: slice, height: int = 20, width: int = 30) -> NDArray[np.uint8]:
@@ -35,7 +40,7 @@ def test_masks_are_united_drawn_and_measured(tmp_path: Path) -> None:
     first = save(tmp_path / "x_mask.png", mask(slice(2, 6), slice(2, 12)))
     second = save(tmp_path / "x_mask_1.png", mask(slice(10, 14), slice(2, 12)))
     style = OverlayStyle()
-    row = render_row("a/x.png", image, [first, second], style, LIMIT, read_file)
+    row = rendered("a/x.png", image, [first, second], style)
     both = (mask(slice(2, 6), slice(2, 12)) | mask(slice(10, 14), slice(2, 12))) > 0
     expected = draw_mask(PIXELS, both, style)
     np.testing.assert_array_equal(decode_image(row["image"]["bytes"]), expected)
@@ -44,13 +49,22 @@ def test_masks_are_united_drawn_and_measured(tmp_path: Path) -> None:
     assert row["mask_area_share"] == pytest.approx(80 / 600)
     assert row["phash"] == perceptual_hash(PIXELS)
     assert row["sha256"] == hashlib.sha256(b"(20, 30, 3)" + expected.tobytes()).hexdigest()
+    assert row["mask"] is not None
+    assert row["mask"]["path"] == "a/x.png.mask.png"
+    with Image.open(io.BytesIO(row["mask"]["bytes"])) as stored:
+        assert (stored.format, stored.mode) == ("PNG", "1")
+        np.testing.assert_array_equal(np.asarray(stored), both)
+    assert row["encoding"] == "png"
     assert row["pixels"] == hashlib.sha256(b"(20, 30, 3)" + PIXELS.tobytes()).hexdigest()
 
 
 def test_an_empty_mask_has_no_numbers(tmp_path: Path) -> None:
     image = save(tmp_path / "x.png", PIXELS)
-    row = render_row(
-        "a/x.png", image, [save(tmp_path / "m.png", mask(slice(0), slice(0)))], OverlayStyle(), LIMIT, read_file
+    row = rendered(
+        "a/x.png",
+        image,
+        [save(tmp_path / "m.png", mask(slice(0), slice(0)))],
+        OverlayStyle(),
     )
     np.testing.assert_array_equal(decode_image(row["image"]["bytes"]), PIXELS)
     assert row["overlay"] == "fill"
@@ -63,8 +77,9 @@ def test_bytes_stay_where_nothing_is_drawn(tmp_path: Path, masks: int, style: st
     Image.fromarray(PIXELS).save(stream, "JPEG")
     (tmp_path / "x.jpg").write_bytes(stream.getvalue())
     files = [save(tmp_path / "m.png", mask(slice(2, 6), slice(2, 12)))][:masks]
-    row = render_row("a/x.jpg", str(tmp_path / "x.jpg"), files, OverlayStyle(style), LIMIT, read_file)  # type: ignore[arg-type]
+    row = rendered("a/x.jpg", str(tmp_path / "x.jpg"), files, OverlayStyle(style))  # type: ignore[arg-type]
     assert row["image"]["bytes"] == stream.getvalue()
+    assert (row["encoding"], row["mask"] is None) == ("jpeg", masks == 0)
     assert row["overlay"] == "none"
     assert row["sha256"] == hashlib.sha256(stream.getvalue()).hexdigest()
     assert row.get("mask_lesions") == (1 if masks else None)
@@ -77,19 +92,22 @@ def test_reasons(tmp_path: Path) -> None:
     broken.write_bytes(b"no image")
     style = OverlayStyle()
     with pytest.raises(ImageError, match=r"mask of another size: small_mask\.png has 31 x 20 pixels, its image 30 "):
-        render_row("x", image, [small], style, LIMIT, read_file)
+        rendered("x", image, [small], style)
     with pytest.raises(ImageError, match=r"mask that can't be used: broken_mask\.png: "):
-        render_row("x", image, [str(broken)], style, LIMIT, read_file)
+        rendered("x", image, [str(broken)], style)
     with pytest.raises(ImageError, match=r"mask that can't be used: gone\.png: file that can't be read"):
-        render_row("x", image, [str(tmp_path / "gone.png")], style, LIMIT, read_file)
+        rendered("x", image, [str(tmp_path / "gone.png")], style)
     with pytest.raises(ImageError, match="file that can't be read: No such file"):
-        render_row("x", str(tmp_path / "gone.png"), [], style, LIMIT, read_file)
+        rendered("x", str(tmp_path / "gone.png"), [], style)
     with pytest.raises(ImageError):
-        render_row("x", str(broken), [], style, LIMIT, read_file)
+        rendered("x", str(broken), [], style)
     with pytest.raises(ImageError, match="too many pixels: 30 x 20, more than 599"):
-        render_row("x", image, [], style, 599, read_file)
+        rendered("x", image, [], style, 599)
 
 
-def test_a_fault_that_may_pass_is_no_bad_image(tmp_path: Path) -> None:
-    with pytest.raises(IsADirectoryError):
-        render_row("x", str(tmp_path), [], OverlayStyle(), LIMIT, read_file)
+def test_a_fault_that_may_pass_is_no_bad_image() -> None:
+    def fail(_: str) -> bytes:
+        raise OSError("too slow")
+
+    with pytest.raises(OSError, match="too slow"):
+        render_row(ImageRef("x", "x"), OverlayStyle(), max_pixels=LIMIT, read=fail)

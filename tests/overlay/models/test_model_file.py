@@ -10,7 +10,8 @@ from dataclasses import asdict, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
 
 import pytest
 import torch
@@ -327,6 +328,19 @@ def test_wrong_urls_are_refused_and_leave_nothing_behind(server: str, tmp_path: 
     ]:
         assert refusal(load_pretrained, "resnet18", url) == f"the weights at {url} can't be downloaded: {reason}"
     assert [file for file in (tmp_path / "torch").rglob("*") if file.is_file()] == []
+
+
+def test_a_failed_download_closes_its_connection(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        urlopen(f"{server}/none.pth")
+
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", fail)
+    for weights in (f"{server}/none.pth", "imagenet"):
+        with pytest.raises(RequestError) as error:
+            load_pretrained("resnet18", weights)
+        response = error.value.__cause__
+        assert isinstance(response, HTTPError)
+        assert response.closed
 
 
 def test_imagenet_brings_torchvision_s_statistics(resnet18: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:

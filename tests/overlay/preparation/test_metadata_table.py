@@ -6,20 +6,27 @@ import pytest
 
 from overlay.config import table_column
 from overlay.errors import RequestError
-from overlay.preparation.metadata_table import read_metadata_column
+from overlay.preparation.metadata_table import MetadataColumn
 
 IDS = ["s/a/1.png", "s/a/2.png", "s/b/3.png"]
 PATHS = ["a/1.png", "a/2.png", "b/3.png"]
 
 
+def values(option: str, column: str) -> list[str | None]:
+    table = MetadataColumn(option, column)
+    found = [table.value(id, path) for id, path in zip(IDS, PATHS, strict=True)]
+    table.check_found()
+    return found
+
+
 def test_a_csv_by_path_keeps_numbers_as_they_are_written(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("age,path,patient\n3,a/1.png,007\n4,b/3.png,\n5,elsewhere.png,1\n")
-    assert read_metadata_column("o", f"{tmp_path}/t.csv:patient", IDS, PATHS) == ["007", None, None]
+    assert values("o", f"{tmp_path}/t.csv:patient") == ["007", None, None]
 
 
 def test_a_parquet_by_id(tmp_path: Path) -> None:
     pq.write_table(pa.table({"path": PATHS, "id": IDS, "patient": [7, None, 9]}), tmp_path / "t.parquet")
-    assert read_metadata_column("o", f"{tmp_path}/t.parquet:patient", IDS, PATHS) == ["7", None, "9"]
+    assert values("o", f"{tmp_path}/t.parquet:patient") == ["7", None, "9"]
 
 
 @pytest.mark.parametrize(
@@ -36,12 +43,12 @@ def test_a_parquet_by_id(tmp_path: Path) -> None:
 def test_a_table_that_does_not_fit(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(RequestError, match=message):
-        read_metadata_column("split.group_by", f"{tmp_path}/t.csv:patient", IDS, PATHS)
+        values("split.group_by", f"{tmp_path}/t.csv:patient")
 
 
 def test_no_table(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"split\.column .*t\.parquet can't be read"):
-        read_metadata_column("split.column", f"{tmp_path}/t.parquet:side", IDS, PATHS)
+        values("split.column", f"{tmp_path}/t.parquet:side")
 
 
 @pytest.mark.parametrize(

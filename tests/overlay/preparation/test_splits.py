@@ -9,15 +9,12 @@ from overlay.config import SPLITS, Split
 from overlay.dataset.folds import side_of_fold
 from overlay.errors import RequestError
 from overlay.preparation.splits import (
+    ClassSizes,
     assign,
     assign_folds,
-    check_sizes,
-    compile_pattern,
-    group_of,
-    read_groups_of,
-    read_splits,
     share_deviation,
 )
+from overlay.preparation.user_columns import GroupRule, SplitRule, compile_pattern, group_of, read_groups_of
 
 
 @st.composite
@@ -117,8 +114,14 @@ def test_three_large_groups_reach_all_splits() -> None:
     ],
 )
 def test_a_class_too_small(groups: list[str], message: str) -> None:
+    labels, names = ["a", "a", "a", "b", "b"], ["x", "y", "z", *groups]
+    sizes = ClassSizes()
+    for label, group in zip(labels, names, strict=True):
+        sizes.add(label, group)
     with pytest.raises(RequestError, match=message):
-        check_sizes(["a", "a", "a", "b", "b"], ["x", "y", "z", *groups])
+        sizes.check()
+    with pytest.raises(RequestError, match=message):
+        assign(labels, names, Split())
 
 
 def test_groups_that_tie_classes_together() -> None:
@@ -141,21 +144,22 @@ def test_group_of(pattern: str, group: str | None) -> None:
 def test_groups_of_falls_back_to_the_id() -> None:
     ids = ["s/p1/a.png", "s/p1/b.png", "s/other.png"]
     paths = ["p1/a.png", "p1/b.png", "other.png"]
-    assert read_groups_of(ids, paths, r"p\d") == ["p1", "p1", "s/other.png"]
-    assert read_groups_of(ids, paths, None) == ids
+    rule = GroupRule(r"p\d")
+    assert [rule.group(id, path) for id, path in zip(ids, paths, strict=True)] == ["p1", "p1", None]
+    assert read_groups_of(ids, r"p\d") == ["p1", "p1", "s/other.png"]
 
 
 def test_patterns_that_are_none() -> None:
     with pytest.raises(RequestError, match=r"split.group_by '\(' is no regular expression"):
-        read_groups_of(["a"], ["a"], "(")
+        read_groups_of(["a"], "(")
     with pytest.raises(RequestError, match=r"split.group_by 'x\+' matches no path; a path looks like 'a/1.png'"):
-        read_groups_of(["a/1.png"], ["a/1.png"], "x+")
+        read_groups_of(["a/1.png"], "x+")
 
 
 @given(sizes=st.lists(st.integers(5, 100), min_size=2, max_size=4), folds=st.integers(3, 5), seed=st.integers(0, 9))
 def test_folds_share_each_class_evenly(sizes: list[int], folds: int, seed: int) -> None:
     labels = [f"class {i}" for i, size in enumerate(sizes) for _ in range(size)]
-    dealt = assign_folds(labels, [str(i) for i in range(len(labels))], folds, seed)
+    dealt = assign_folds(labels, [str(i) for i in range(len(labels))], folds, seed).tolist()
     for i, size in enumerate(sizes):
         counts = Counter(fold for label, fold in zip(labels, dealt, strict=True) if label == f"class {i}")
         assert set(counts) == set(range(folds))
@@ -165,7 +169,7 @@ def test_folds_share_each_class_evenly(sizes: list[int], folds: int, seed: int) 
 def test_a_group_lies_in_one_fold() -> None:
     labels = ["a", "b"] * 30
     groups = [str(i // 4) for i in range(60)]
-    dealt = assign_folds(labels, groups, 5, seed=0)
+    dealt = assign_folds(labels, groups, 5, seed=0).tolist()
     assert len(set(zip(groups, dealt, strict=True))) == 15
     assert Counter(dealt) == dict.fromkeys(range(5), 12)
 
@@ -191,10 +195,9 @@ def test_deviation_by_hand() -> None:
 
 def test_groups_from_a_table(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("path,patient\nb/x,7\nb/y,7\nb/z,\n")
-    groups = read_groups_of(
-        ["a/b/x", "a/b/y", "a/b/z", "a/b/w"], ["b/x", "b/y", "b/z", "b/w"], f"{tmp_path}/t.csv:patient"
-    )
-    assert groups == ["7", "7", "a/b/z", "a/b/w"]
+    rule = GroupRule(f"{tmp_path}/t.csv:patient")
+    assert [rule.group(f"a/{path}", path) for path in ("b/x", "b/y", "b/z", "b/w")] == ["7", "7", None, None]
+    rule.check_found()
 
 
 @pytest.mark.parametrize(
@@ -210,8 +213,11 @@ def test_a_split_of_the_users_own(tmp_path: Path, sides: str, message: str | Non
     rows = "".join(f"{i},{side}\n" for i, side in enumerate(sides.split(" ")))
     (tmp_path / "t.csv").write_text("id,side\n" + rows)
     column = f"{tmp_path}/t.csv:side"
+    rule = SplitRule(column)
+    found = [rule.split(id, "") for id in ("2", "0", "1")]
     if message is None:
-        assert read_splits(["2", "0", "1"], [""] * 3, column) == ["test", "train", "val"]
+        rule.check_found()
+        assert found == ["test", "train", "val"]
     else:
         with pytest.raises(RequestError, match=message):
-            read_splits(["0", "1", "2"], [""] * 3, column)
+            rule.check_found()

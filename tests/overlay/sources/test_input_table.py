@@ -7,12 +7,12 @@ import pytest
 
 from overlay.config import Limits
 from overlay.errors import RequestError
-from overlay.sources.input_table import from_table, holds_images
-from overlay.sources.inputs import Naming
+from overlay.sources.input_table import holds_images, list_table
+from overlay.sources.inputs import ListingRule
 from overlay.sources.parquet_images import group_rows, read_images
 from overlay.storage.path import StoragePath
 
-NAMING = Naming("t/", ("benign", "malignant"), Limits())
+RULE = ListingRule("t/", Limits(), ("benign", "malignant"))
 
 
 def table(folder: Path, columns: dict[str, Any], row_group_size: int = 2) -> StoragePath:
@@ -23,8 +23,8 @@ def table(folder: Path, columns: dict[str, Any], row_group_size: int = 2) -> Sto
 @pytest.mark.parametrize("name", ["image", "bytes", "image_bytes"])
 def test_bytes(tmp_path: Path, name: str) -> None:
     place = table(tmp_path, {name: [b"a", b"b", None], "label": ["Benign", None, "cyst"]})
-    portions = list(from_table(place, NAMING))
-    assert [[(image.id, image.member, image.true_label) for image in portion.images] for portion in portions] == [
+    portions = list(list_table(place, RULE))
+    assert [[(image.id, image.member, image.label) for image in portion.images] for portion in portions] == [
         [("t/0", "0", "benign"), ("t/1", "1", None)],
         [("t/2", "2", None)],
     ]
@@ -41,7 +41,7 @@ def test_the_struct_of_hugging_face_and_of_our_own(tmp_path: Path) -> None:
         "overlay": ["fill", "none", None, "none", "contour"],
     }
     place = table(tmp_path, columns)
-    found = [image for portion in from_table(place, NAMING) for image in portion.images]
+    found = [image for portion in list_table(place, RULE) for image in portion.images]
     assert [(image.id, image.drawn) for image in found] == [
         *(("t/x0", True), ("t/x1", False), ("t/x2", False)),
         *(("t/x3", False), ("t/x4", True)),
@@ -57,7 +57,7 @@ def test_paths(tmp_path: Path) -> None:
         vast.truncate(2**40)
     paths = ["a.png", "/elsewhere/b.png", None, "ftp://host/c.png", "vast.png"]
     place = table(tmp_path, {"path": paths, "id": ["1", "2", "3", "4", "5"]})
-    *found, strange, vast_one = [image for portion in from_table(place, NAMING) for image in portion.images]
+    *found, strange, vast_one = [image for portion in list_table(place, RULE) for image in portion.images]
     assert [(image.id, image.uri, image.size, image.reason) for image in found] == [
         ("t/1", str(tmp_path / "a.png"), 4, None),
         ("t/2", "/elsewhere/b.png", None, None),
@@ -73,7 +73,7 @@ def test_large_images_are_read_few_at_a_time(tmp_path: Path) -> None:
     place = table(tmp_path, {"image": [bytes([number]) * 30 * 2**20 for number in range(3)]}, row_group_size=3)
     with pq.ParquetFile(place.text) as file:
         assert group_rows(file, 0, "image") == 2
-    assert [portion.group_rows for portion in from_table(place, NAMING)] == [2]
+    assert [portion.group_rows for portion in list_table(place, RULE)] == [2]
 
 
 @pytest.mark.parametrize(
@@ -88,10 +88,10 @@ def test_large_images_are_read_few_at_a_time(tmp_path: Path) -> None:
 )
 def test_tables_that_are_refused(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError, match=message):
-        list(from_table(table(tmp_path, columns), NAMING))
+        list(list_table(table(tmp_path, columns), RULE))
 
 
 def test_no_table(tmp_path: Path) -> None:
     (tmp_path / "t.parquet").write_text("no table")
     with pytest.raises(RequestError, match=r"t\.parquet can't be read: .*; give a Parquet file"):
-        list(from_table(StoragePath.of(tmp_path / "t.parquet"), NAMING))
+        list(list_table(StoragePath.of(tmp_path / "t.parquet"), RULE))

@@ -1,13 +1,33 @@
 import gzip
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from overlay.config import Limits
 from overlay.errors import RequestError
-from overlay.sources.labelled import Record, Rejected, list_labelled
+from overlay.images.ref import ImageRef
+from overlay.sources.labelled import ClassCounts, LabelledListing, list_labelled, wrapping_folder
 from overlay.storage.filenames import is_image
 from tests.overlay.archives.test_index import tar
+
+
+def listed(*sources: Path) -> tuple[LabelledListing, list[ImageRef]]:
+    """List sources as `overlay prepare` does; the references come in the order of their ids."""
+    with tempfile.TemporaryDirectory() as folder:
+        listing = list_labelled([str(source) for source in sources], Limits(), Path(folder))
+        counts, found = ClassCounts(), []
+        for ref, path in listing.read():
+            assert ref.id.endswith(path)
+            counts.add(ref)
+            found.append(ref)
+        counts.check([str(source) for source in sources])
+    return listing, sorted(found)
+
+
+def usable(refs: list[ImageRef]) -> list[ImageRef]:
+    return [ref for ref in refs if ref.reason is None]
 
 
 def make(folder: Path, *names: str) -> Path:
@@ -21,9 +41,9 @@ def make(folder: Path, *names: str) -> Path:
 def test_a_name_that_is_not_utf8_is_rejected_and_written_with_escapes(tmp_path: Path) -> None:
     source = make(tmp_path, "a/1.png", "b/1.png")
     Path(os.fsdecode(os.fsencode(source) + b"/a/\xff.png")).touch()
-    collection = list_labelled([str(source)])
-    assert [record.id for record in collection.records] == ["a/1.png", "b/1.png"]
-    (rejected,) = collection.rejected
+    _, refs = listed(source)
+    assert [ref.id for ref in usable(refs)] == ["a/1.png", "b/1.png"]
+    (rejected,) = [ref for ref in refs if ref.reason]
     assert (rejected.id, rejected.label, rejected.reason) == ("a/\\udcff.png", "a", "its name is not UTF-8")
 
 
@@ -35,52 +55,33 @@ def test_no_image(name: str) -> None:
 def test_collect_skips_the_wrapper_and_counts(tmp_path: Path) -> None:
     make(tmp_path / "set", "BUSI/benign/1.png", "BUSI/benign/1_mask.png", "BUSI/normal/2.png", "BUSI/normal/2_mask.png")
     make(tmp_path / "set", "BUSI/normal/3_mask.png", "BUSI/readme.txt", "__MACOSX/BUSI/benign/1.png", ".DS_Store")
-    root = tmp_path.resolve() / "set" / "BUSI"
-    collection = list_labelled([str(tmp_path / "set")])
-    assert collection.records == [
-        Record(
-            "benign/1.png",
-            f"{root}/benign/1.png",
-            None,
-            (f"{root}/benign/1_mask.png",),
-            "benign",
-            "set",
-            "benign/1.png",
-        ),
-        Record(
-            "normal/2.png",
-            f"{root}/normal/2.png",
-            None,
-            (f"{root}/normal/2_mask.png",),
-            "normal",
-            "set",
-            "normal/2.png",
-        ),
+    root = tmp_path / "set" / "BUSI"
+    listing, refs = listed(tmp_path / "set")
+    assert [(ref.id, ref.uri, ref.masks, ref.label, ref.source, ref.reason) for ref in refs] == [
+        ("benign/1.png", f"{root}/benign/1.png", (f"{root}/benign/1_mask.png",), "benign", "set", None),
+        ("normal/2.png", f"{root}/normal/2.png", (f"{root}/normal/2_mask.png",), "normal", "set", None),
+        ("normal/3_mask.png", f"{root}/normal/3_mask.png", (), "normal", "set", "mask without an image"),
     ]
-    assert collection.rejected == [
-        Rejected("normal/3_mask.png", f"{root}/normal/3_mask.png", "normal", "mask without an image")
-    ]
-    assert (collection.images, collection.masks, collection.passed_over) == (2, 3, 3)
+    assert (listing.images, listing.masks, listing.passed_over) == (2, 3, 3)
 
 
 def test_several_sources_keep_equal_paths_apart(tmp_path: Path) -> None:
     sources = [make(tmp_path / name, "a/1.png", "b/1.png") for name in ("x", "y", "more/x")]
-    ids = [record.id for record in list_labelled([str(source) for source in sources]).records]
+    ids = [ref.id for ref in listed(*sources)[1]]
     assert ids == ["x-2/a/1.png", "x-2/b/1.png", "x/a/1.png", "x/b/1.png", "y/a/1.png", "y/b/1.png"]
 
 
 def test_a_source_of_one_class_adds_to_another(tmp_path: Path) -> None:
     masked = make(tmp_path / "masked", "benign/1.png", "benign/1_mask.png")
     plain = make(tmp_path / "plain", "normal/1.png")
-    collection = list_labelled([str(masked), str(plain)])
-    assert [record.id for record in collection.records] == ["masked/benign/1.png", "plain/normal/1.png"]
-    assert collection.rejected == []
+    _, refs = listed(masked, plain)
+    assert [(ref.id, ref.reason) for ref in refs] == [("masked/benign/1.png", None), ("plain/normal/1.png", None)]
 
 
 def test_a_link_in_a_circle_ends(tmp_path: Path) -> None:
     source = make(tmp_path / "set", "a/1.png", "b/1.png")
     (source / "a" / "again").symlink_to(source)
-    assert len(list_labelled([str(source)]).records) == 2
+    assert len(listed(source)[1]) == 2
 
 
 @pytest.mark.parametrize(
@@ -89,15 +90,14 @@ def test_a_link_in_a_circle_ends(tmp_path: Path) -> None:
         (["a/x.txt"], "holds no image among its 1 files"),
         (["1.png", "2.png"], "has images but no class folders"),
         (["benign/1.png"], "only one class, benign"),
-        (["images/1.png", "masks/1.png"], "images, masks found where class folders should be"),
-        (["images/a/1.png", "masks/a/1.png"], "images, masks found where class folders should be"),
+        (["images/1.png", "masks/1.png"], "images found where class folders should be"),
         (["train/a/1.png", "test/a/1.png"], "the folders test, train are splits, not classes"),
         (["a/1.png", "a/1_mask.png", "b/1.png"], "no image of class b is left"),
     ],
 )
 def test_bad_requests(tmp_path: Path, names: list[str], message: str) -> None:
     with pytest.raises(RequestError, match=message) as caught:
-        list_labelled([str(make(tmp_path, *names))])
+        listed(make(tmp_path, *names))
     assert "\n" not in str(caught.value)
     assert str(tmp_path) in str(caught.value)
 
@@ -105,11 +105,14 @@ def test_bad_requests(tmp_path: Path, names: list[str], message: str) -> None:
 def test_sources_that_are_none(tmp_path: Path) -> None:
     make(tmp_path, "a/1.png", "b/1.png")
     with pytest.raises(RequestError, match="nowhere is not there"):
-        list_labelled([str(tmp_path / "nowhere")])
+        listed(tmp_path / "nowhere")
     with pytest.raises(RequestError, match=r"1\.png is a file"):
-        list_labelled([str(tmp_path / "a" / "1.png")])
+        listed(tmp_path / "a" / "1.png")
     with pytest.raises(RequestError, match="named twice"):
-        list_labelled([str(tmp_path), str(tmp_path / "a" / "..")])
+        listed(tmp_path, tmp_path / "a" / "..")
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(RequestError, match="named twice"):
+        listed(tmp_path, tmp_path / "link")
 
 
 def test_webdataset_labels_stand_for_class_folders(tmp_path: Path) -> None:
@@ -117,9 +120,9 @@ def test_webdataset_labels_stand_for_class_folders(tmp_path: Path) -> None:
     files |= {"0000_mask.png": b"", "0001_mask.png": b"", "0002_mask.png": b"", "0003_mask.png": b""}
     files |= {f"{i:04}.cls": label for i, label in enumerate([b"benign", b"malignant\n", b"benign", b"no/rm"])}
     (tmp_path / "shard.tar").write_bytes(tar(files))
-    collection = list_labelled([str(tmp_path / "shard.tar")])
-    assert collection.rejected == []
-    assert [(record.id, record.label, record.member, record.masks) for record in collection.records] == [
+    _, refs = listed(tmp_path / "shard.tar")
+    assert usable(refs) == refs
+    assert [(ref.id, ref.label, ref.member, ref.masks) for ref in refs] == [
         ("benign/0000.png", "benign", "0000.png", ("0000_mask.png",)),
         ("benign/0002.png", "benign", "0002.png", ("0002_mask.png",)),
         ("malignant/0001.png", "malignant", "0001.png", ("0001_mask.png",)),
@@ -133,20 +136,56 @@ def test_archives_beside_class_folders_are_passed_over_and_alone_they_are_source
     for number in range(2):
         (shards / f"{number}.tar.gz").write_bytes(gzip.compress(tar({f"a/{number}.png": b"", f"b/{number}.png": b""})))
     ids = ["0/a/0.png", "0/b/0.png", "1/a/1.png", "1/b/1.png"]
-    assert [record.id for record in list_labelled([str(shards)]).records] == ids
+    assert [ref.id for ref in listed(shards)[1]] == ids
     make(shards, "a/1.png", "b/1.png")
-    collection = list_labelled([str(shards)])
-    assert [record.id for record in collection.records] == ["a/1.png", "b/1.png"]
-    assert collection.passed_over == 2
+    listing, refs = listed(shards)
+    assert [ref.id for ref in refs] == ["a/1.png", "b/1.png"]
+    assert listing.passed_over == 2
 
 
 def test_an_archive_has_the_name_of_its_folder(tmp_path: Path) -> None:
     folder = make(tmp_path / "set", "a/1.png", "b/1.png")
     (tmp_path / "set.tar.gz").write_bytes(gzip.compress(tar({"set/a/1.png": b"", "set/b/1.png": b""})))
-    collection = list_labelled([str(folder), str(tmp_path / "set.tar.gz")])
-    assert [(record.id, record.source) for record in collection.records] == [
+    _, refs = listed(folder, tmp_path / "set.tar.gz")
+    assert [(ref.id, ref.source) for ref in refs] == [
         ("set-2/a/1.png", "set-2"),
         ("set-2/b/1.png", "set-2"),
         ("set/a/1.png", "set"),
         ("set/b/1.png", "set"),
     ]
+
+
+def test_an_image_without_a_mask_where_others_have_one_and_a_stray(tmp_path: Path) -> None:
+    make(tmp_path, "a/1.png", "a/1_mask.png", "b/1.png", "b/1_mask.png", "b/2.png", "stray.png", "stray_mask.png")
+    _, refs = listed(tmp_path)
+    assert [(ref.id, ref.label, ref.reason) for ref in refs if ref.reason] == [
+        ("b/2.png", "b", "image without a mask, where others of its source have one"),
+        ("stray.png", None, "lies beside the class folders, so it has no label"),
+    ]
+
+
+def test_a_link_keeps_the_name_that_the_user_gave(tmp_path: Path) -> None:
+    make(tmp_path / "blobs", "x")
+    (tmp_path / "blobs" / "sha").write_bytes(gzip.compress(tar({"a/1.png": b"", "b/1.png": b""})))
+    (tmp_path / "busi.tar.gz").symlink_to(tmp_path / "blobs" / "sha")
+    _, refs = listed(tmp_path / "busi.tar.gz")
+    assert [(ref.id, ref.source, ref.uri) for ref in refs] == [
+        ("a/1.png", "busi", str(tmp_path / "busi.tar.gz")),
+        ("b/1.png", "busi", str(tmp_path / "busi.tar.gz")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "prefix"),
+    [
+        (["benign/a.png", "malignant/b.png"], ""),
+        (["BUSI/benign/a.png", "BUSI/malignant/b.png"], "BUSI/"),
+        (["x/BUSI/benign/a.png", "x/BUSI/malignant/b.png"], "x/BUSI/"),
+        (["benign/images/a.png", "benign/masks/a.png"], ""),
+        (["benign/a.png", "benign/b.png"], ""),
+        (["a.png"], ""),
+        (["BUSI/benign/a.png", "BUSI/malignant/b.png", "logo.png"], ""),
+    ],
+)
+def test_wrapper(names: list[str], prefix: str) -> None:
+    assert wrapping_folder({name.rpartition("/")[0] for name in names}) == prefix

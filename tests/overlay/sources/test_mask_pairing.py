@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from overlay.sources.mask_pairing import is_mask, pair_masks, wrapping_folder
+from overlay.sources.mask_pairing import is_mask, pair_in_steps, pair_masks
 
 
 def test_class_folders_of_finished_overlays() -> None:
@@ -50,40 +50,43 @@ def test_an_image_may_be_called_mask_in_a_folder_of_images() -> None:
 
 def test_masks_stay_in_their_class() -> None:
     pairing = pair_masks(["benign/x.png", "malignant/x.png", "malignant/x_mask.png"])
-    assert pairing.images == {"malignant/x.png": ("malignant/x_mask.png",)}
-    assert pairing.rejected == {"benign/x.png": "image without a mask, where others of its source have one"}
+    assert pairing.images == {"benign/x.png": (), "malignant/x.png": ("malignant/x_mask.png",)}
+    assert pairing.rejected == {}
 
 
 def test_rejections_by_name() -> None:
-    pairing = pair_masks(["benign/x.png", "benign/x_mask.png", "benign/y.png", "benign/z_mask.png", "stray.png"])
-    assert pairing.images == {"benign/x.png": ("benign/x_mask.png",)}
+    pairing = pair_masks(["benign/x.png", "benign/x_mask.png", "benign/\udcff.png", "benign/z_mask.png", "stray.png"])
+    assert pairing.images == {"benign/x.png": ("benign/x_mask.png",), "stray.png": ()}
     assert pairing.rejected == {
-        "benign/y.png": "image without a mask, where others of its source have one",
         "benign/z_mask.png": "mask without an image",
-        "stray.png": "lies beside the class folders, so it has no label",
+        "benign/\udcff.png": "its name is not UTF-8",
     }
+    assert pairing.masks == 2
+
+
+def test_folders_of_images_and_masks_above_the_classes() -> None:
+    assert pair_masks(["images/benign/x.png", "masks/benign/x.png"]).images == {
+        "images/benign/x.png": ("masks/benign/x.png",)
+    }
+
+
+def test_steps_give_the_same_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{label}/{i}{end}.png" for label in "ab" for i in range(90) for end in ("", "_mask", "_mask_1")]
+    names += ["a/images/x_mask.png", "a/masks/x_mask.png", "a/masks/x_mask_mask.png", "b/lost_mask.png"]
+    whole = pair_masks(names)
+    monkeypatch.setattr("overlay.sources.mask_pairing.PAIRED_NAMES", 50)
+    steps = list(pair_in_steps(names))
+    assert len(steps) == 11
+    assert {name: masks for step in steps for name, masks in step.images.items()} == whole.images
+    assert {name: reason for step in steps for name, reason in step.rejected.items()} == whole.rejected
+    assert sum(step.masks for step in steps) == whole.masks == 363
+    assert [len(step.images) for step in pair_in_steps([f"a/{i}.png" for i in range(120)])] == [50, 50, 20]
 
 
 def test_the_order_of_listing_does_not_matter() -> None:
     names = [f"{label}/{i}{end}.png" for label in "ab" for i in range(9) for end in ("", "_mask", "_mask_1")]
     shuffled = random.Random(0).sample(names, len(names))
     assert list(pair_masks(shuffled).images.items()) == list(pair_masks(names).images.items())
-
-
-@pytest.mark.parametrize(
-    ("names", "prefix"),
-    [
-        (["benign/a.png", "malignant/b.png"], ""),
-        (["BUSI/benign/a.png", "BUSI/malignant/b.png"], "BUSI/"),
-        (["x/BUSI/benign/a.png", "x/BUSI/malignant/b.png"], "x/BUSI/"),
-        (["benign/images/a.png", "benign/masks/a.png"], ""),
-        (["benign/a.png", "benign/b.png"], ""),
-        (["a.png"], ""),
-        (["BUSI/benign/a.png", "BUSI/malignant/b.png", "logo.png"], ""),
-    ],
-)
-def test_wrapper(names: list[str], prefix: str) -> None:
-    assert wrapping_folder(names) == prefix
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 import gzip
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -9,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overlay.archives.entries import Span
-from overlay.archives.index import SPAN_TYPE, list_archive
+from overlay.archives.index import list_archive
 from overlay.config import Limits
 from overlay.errors import ImageError
-from overlay.sources import reader
-from overlay.sources.read_plan import ReadUnit, join_units, plan_reads, remove_done
-from overlay.sources.reader import OneFile, Reader, read_in_order, rows_of
+from overlay.images.ref import MANIFEST_SCHEMA, ImageRef, refs_table
+from overlay.sources import read_plan
+from overlay.sources.manifest import Manifest
+from overlay.sources.read_plan import ReadUnit, archive_passes, cut_groups, join_units, remove_done
+from overlay.sources.reader import Reader, group_requests, read_bytes, read_in_order
 from overlay.storage.path import StoragePath
 from tests.overlay.archives.test_index import tar, zipped
 
@@ -29,20 +33,9 @@ def spans(*offsets: int, size: int = 10) -> tuple[Span, ...]:
     return tuple(Span("gzip", offset, size, size, None) for offset in offsets)
 
 
-def test_what_can_be_read_anywhere_is_one_task_a_group() -> None:
-    zipped = tuple(Span("deflated", i, 1, 1, 0) for i in range(2))
-    rows = [Row("a.png", None), Row("x.zip", zipped), Row("y.tar", (Span("tar", 0, 1, 1, None),))]
-    found = plan_reads(rows, rows=2)
-    assert found.groups == [rows[:2], rows[2:]]
-    assert found.units == [ReadUnit((0,), False), ReadUnit((1,), False)]
-
-
-def test_an_archive_that_is_read_in_order_is_one_task() -> None:
-    late, early, other = Row("x.tgz", spans(0, 900)), Row("x.tgz", spans(200, 100)), Row("y.tgz", spans(5))
-    found = plan_reads([late, Row("a.png", None), other, early], rows=1)
-    assert found.groups == [[Row("a.png", None)], [early], [late], [other]]
-    assert found.units == [ReadUnit((0,), False), ReadUnit((1, 2), True), ReadUnit((3,), True)]
-    assert remove_done(found.units, {0, 1}) == [ReadUnit((2,), True), ReadUnit((3,), True)]
+def test_units_without_what_is_done() -> None:
+    units = [ReadUnit((0,), False), ReadUnit((1, 2), True), ReadUnit((3,), True)]
+    assert remove_done(units, {0, 1}) == [ReadUnit((2,), True), ReadUnit((3,), True)]
 
 
 @given(
@@ -53,13 +46,13 @@ def test_an_archive_that_is_read_in_order_is_one_task() -> None:
 def test_every_record_is_read_once_and_what_waits_is_bounded(offsets: list[list[int]], rows: int, waiting: int) -> None:
     records = [Row("x.tgz", spans(*(100 * offset for offset in ends))) for ends in offsets]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reader, "WAITING_BYTES", waiting)
-        found = plan_reads(records, rows)
-    assert sorted(str(row) for group in found.groups for row in group) == sorted(map(str, records))
-    assert sorted(group for unit in found.units for group in unit.groups) == list(range(len(found.groups)))
-    assert all(1 <= len(group) <= rows for group in found.groups)
-    for unit in found.units:
-        together = [row for group in unit.groups for row in found.groups[group]]
+        patch.setattr(read_plan, "WAITING_BYTES", waiting)
+        passes = list(archive_passes(records))
+        groups = [list(cut_groups(one_pass, rows)) for one_pass in passes]
+    assert sorted(str(row) for one_pass in passes for row in one_pass) == sorted(map(str, records))
+    assert [[row for group in cut for row in group] for cut in groups] == passes
+    assert all(1 <= len(group) <= rows for cut in groups for group in cut)
+    for together in passes:
         ends = [[span.offset for span in row.spans or ()] for row in together]
         assert [max(end) for end in ends] == sorted(max(end) for end in ends)
         for position in {min(end) for end in ends}:
@@ -67,13 +60,11 @@ def test_every_record_is_read_once_and_what_waits_is_bounded(offsets: list[list[
             assert len(held) == 1 or sum(held) <= waiting
 
 
-def write_manifest(path: Path, groups: list[list[Row]]) -> OneFile:
-    schema = pa.schema([("uri", pa.string()), ("member", pa.string()), ("spans", pa.list_(SPAN_TYPE))])
-    with pq.ParquetWriter(path, schema) as writer:
+def written(path: Path, groups: list[list[ImageRef]]) -> Manifest:
+    with pq.ParquetWriter(path, MANIFEST_SCHEMA) as writer:
         for group in groups:
-            rows = [{"uri": row.uri, "spans": [vars(span) for span in row.spans or ()]} for row in group]
-            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-    return OneFile(StoragePath.of(path))
+            writer.write_table(refs_table(group))
+    return Manifest(StoragePath.of(path), None, np.cumsum([0, *map(len, groups)]))
 
 
 def test_groups_come_with_their_bytes(tmp_path: Path) -> None:
@@ -81,37 +72,34 @@ def test_groups_come_with_their_bytes(tmp_path: Path) -> None:
     archive = tmp_path / "x.tar.gz"
     archive.write_bytes(gzip.compress(tar(files)))
     members = list_archive(StoragePath.of(archive), Limits()).members
-    rows = [Row(str(archive), (members[f"image/{i}.png"], members[f"mask/{i}.png"])) for i in range(5)]
-    found = plan_reads(rows, rows=2)
-    manifest = write_manifest(tmp_path / "manifest.parquet", found.groups)
-    (unit,) = found.units
+    rows = [
+        ImageRef(f"{i}", str(archive), spans=(members[f"image/{i}.png"], members[f"mask/{i}.png"])) for i in range(5)
+    ]
+    manifest = written(tmp_path / "manifest.parquet", [rows[:2], rows[2:4], rows[4:]])
+    unit = ReadUnit((0, 1, 2), True)
     expected = [[[f"image{i}".encode(), f"mask{i}".encode()] for i in group] for group in ([0, 1], [2, 3], [4])]
     assert list(read_in_order(manifest, unit)) == list(enumerate(expected))
     assert list(read_in_order(manifest, ReadUnit((1,), True))) == [(1, expected[1])]
     some = ReadUnit((0, 1), True, {0: (1,)})
     assert list(read_in_order(manifest, some)) == [(0, expected[0][1:]), (1, expected[1])]
-    assert [(row["group"], row["positions"]) for row in rows_of(some, manifest)] == [(0, (1,)), (1, None)]
+    assert [(each.group, each.positions) for each in group_requests(some, manifest)] == [(0, (1,)), (1, None)]
 
 
 def test_a_table_is_read_in_order(tmp_path: Path) -> None:
     uri = str(tmp_path / "t.parquet")
     pq.write_table(pa.table({"image": [bytes([row]) for row in range(6)]}), uri, row_group_size=4)
-    schema = pa.schema([("uri", pa.string()), ("member", pa.string()), ("spans", pa.list_(SPAN_TYPE))])
-    with pq.ParquetWriter(tmp_path / "manifest.parquet", schema) as writer:
-        for group in ([0, 1], [2, 3], [4, 5]):
-            rows = [{"uri": uri, "member": str(row), "spans": None} for row in group]
-            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-    found = read_in_order(OneFile(StoragePath.of(tmp_path / "manifest.parquet")), ReadUnit((0, 2), True, {0: (1,)}))
+    groups = [[ImageRef(f"{row}", uri, f"{row}") for row in group] for group in ([0, 1], [2, 3], [4, 5])]
+    manifest = written(tmp_path / "manifest.parquet", groups)
+    found = read_in_order(manifest, ReadUnit((0, 2), True, {0: (1,)}))
     assert list(found) == [(0, [[b"\1"]]), (2, [[b"\4"], [b"\5"]])]
 
 
 def test_an_archive_that_has_gone_leaves_its_groups_with_a_fault(tmp_path: Path) -> None:
-    rows = [Row(str(tmp_path / "gone.tar.gz"), spans(0)), Row(str(tmp_path / "gone.tar.gz"), spans(10))]
-    manifest = write_manifest(tmp_path / "manifest.parquet", [rows[:1], rows[1:]])
-    unit = ReadUnit((0, 1), True)
-    found = list(rows_of(unit, manifest))
-    assert [(row["group"], row["contents"]) for row in found] == [(0, None), (1, None)]
-    assert all("file that can't be read: [Errno 2]" in row["fault"] for row in found)
+    rows = [ImageRef(f"{offset}", str(tmp_path / "gone.tar.gz"), spans=spans(offset)) for offset in (0, 10)]
+    manifest = written(tmp_path / "manifest.parquet", [rows[:1], rows[1:]])
+    found = list(group_requests(ReadUnit((0, 1), True), manifest))
+    assert [(each.group, each.contents) for each in found] == [(0, None), (1, None)]
+    assert all("file that can't be read: [Errno 2]" in (each.fault or "") for each in found)
 
 
 def test_groups_are_joined_where_there_are_many() -> None:
@@ -131,12 +119,25 @@ def test_a_reader_goes_from_archive_to_archive(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(zipped({"a/1.png": name.encode(), "a/1_mask.png": b"mask"}))
         found = list_archive(StoragePath.of(tmp_path / name), Limits()).members
         uri, (member, *masks) = str(tmp_path / name), list(found)
-        rows.append({"uri": uri, "member": member, "masks": masks, "spans": [vars(s) for s in found.values()]})
+        rows.append(ImageRef(member, uri, member, tuple(masks), spans=tuple(found.values())))
     with Reader() as reader:
         for row in (rows[0], rows[1], rows[0]):
             read = reader.of(row)
-            assert (read("a/1.png"), read("a/1_mask.png")) == (Path(str(row["uri"])).name.encode(), b"mask")
+            assert (read("a/1.png"), read("a/1_mask.png")) == (Path(row.uri).name.encode(), b"mask")
         assert reader.of(rows[0], [b"known", b"too"])("a/1_mask.png") == b"too"
         (tmp_path / "y.zip").unlink()
         with pytest.raises(ImageError, match="file that can't be read: No such file"):
             reader.of(rows[1])("a/1.png")
+
+
+def test_reading_is_bounded_and_of_regular_files(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"12345")
+    assert read_bytes(str(tmp_path / "x"), 5) == b"12345"
+    with pytest.raises(ImageError, match=r"^file too large: more than 4 bytes \(limits.member_bytes\)$"):
+        read_bytes(str(tmp_path / "x"), 4)
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", tmp_path, Path("/dev/zero")):
+        with pytest.raises(ImageError, match=r"^not a regular file"):
+            read_bytes(str(place))
+    with pytest.raises(ImageError, match=r"^file that can't be read: No such file"):
+        read_bytes(str(tmp_path / "gone"))

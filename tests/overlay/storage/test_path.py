@@ -151,6 +151,12 @@ class Faulty:
 
         return call
 
+    def __enter__(self) -> "Faulty":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._inner.close()
+
 
 @pytest.mark.parametrize("faults", [1, len(object_store.PAUSES)])
 def test_a_passing_fault_is_waited_out(bucket: StoragePath, faults: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +164,7 @@ def test_a_passing_fault_is_waited_out(bucket: StoragePath, faults: int, monkeyp
     write_text_atomically(bucket / "x", "0123456789")
     left = [0]
     monkeypatch.setattr(
-        object_store, "filesystem", lambda root, inner=object_store.bucket_filesystem: Faulty(inner(root), left)
+        object_store, "bucket_filesystem", lambda root, inner=object_store.bucket_filesystem: Faulty(inner(root), left)
     )
     for work in (
         lambda: (bucket / "x").read_bytes(),

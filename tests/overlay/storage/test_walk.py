@@ -45,20 +45,23 @@ def test_what_pair_pairs_comes_together(names: set[str]) -> None:
         make(Path(folder), *names)
         together = walked(Path(folder))
     assert sorted(name for each in together for name in each) == sorted(names)
-    whole = pair_masks([f"any/{name}" for name in names])
-    parts = [pair_masks([f"any/{name}" for name in each]) for each in together]
+    whole = pair_masks(names)
+    parts = [pair_masks(each) for each in together]
     found = {image: masks for part in parts for image, masks in part.images.items() if masks}
     assert found == {image: masks for image, masks in whole.images.items() if masks}
 
 
-def test_links_are_followed_once_and_pipes_not_at_all(tmp_path: Path) -> None:
+def test_links_are_followed_once_and_what_is_no_file_is_told(tmp_path: Path) -> None:
     make(tmp_path / "tree", "a/1.png", "b/2.png")
     (tmp_path / "tree" / "a" / "loop").symlink_to(tmp_path / "tree")
     (tmp_path / "tree" / "c").symlink_to(make(tmp_path / "elsewhere", "3.png"))
     (tmp_path / "tree" / "4.png").symlink_to("/dev/zero")
     (tmp_path / "tree" / "5.png").symlink_to("gone")
     os.mkfifo(tmp_path / "tree" / "6.png")
-    assert walked(tmp_path / "tree") == [["a/1.png"], ["b/2.png"], ["c/3.png"]]
+    assert walked(tmp_path / "tree") == [["4.png", "5.png", "6.png"], ["a/1.png"], ["b/2.png"], ["c/3.png"]]
+    (first, *others) = walk_folder(StoragePath.of(tmp_path / "tree"))
+    assert first.irregular == {"4.png", "5.png", "6.png"}
+    assert not any(folder.irregular for folder in others)
 
 
 def test_a_stamp_tells_another_file(tmp_path: Path) -> None:

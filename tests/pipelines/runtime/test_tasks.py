@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
+from overlay.config import Limits
 from overlay.errors import WorkError
-from overlay.sources.labelled import list_labelled
-from overlay.sources.read_plan import plan_reads
+from overlay.sources.inputs import ListingRule, list_members
+from overlay.sources.manifest import write_manifest
 from overlay.storage.path import StoragePath
-from pipelines.prepare import Listed, _write_manifest
 from pipelines.runtime.tasks import ArchivePass, run_in_parallel
 from tests.pipelines.test_archives import pack
 
@@ -18,10 +18,10 @@ def reciprocal(number: int) -> float:
 
 def test_a_pass_over_an_archive_can_be_asked_again(phantoms: Path, tmp_path: Path) -> None:
     archive = pack(phantoms, tmp_path / "x.tar.gz")
-    listed = [Listed(record, record.id, None) for record in list_labelled([str(archive)]).records]
-    manifest = StoragePath.of(tmp_path / "manifest.parquet")
-    (unit,) = _write_manifest(manifest, listed, 8)
-    groups = [[each.record.masks for each in group] for group in plan_reads(listed, 8).groups]
+    portions = list_members(StoragePath.of(archive), ListingRule("", Limits()))
+    listing = write_manifest(portions, tmp_path / "manifest.parquet", None, lambda _: None, group_rows=8)
+    manifest, (unit,) = listing.manifest, listing.units
+    groups = [[ref.masks for ref in manifest.read_group(number)] for number in range(manifest.groups)]
     reading = ArchivePass(manifest, unit)
     first = [reading.group(number) for number in range(len(groups))]
     assert [number for number, _ in first] == list(range(len(groups)))

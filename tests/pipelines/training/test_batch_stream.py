@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from overlay.config import Augment, Input, Prepare
+from overlay.config import MAX_PIXELS, Augment, Input, Prepare
 from overlay.dataset.prepared import PreparedDataset
 from overlay.images.augment import augment, augmentation_generator
 from overlay.training.sampler import SamplePlan
@@ -105,7 +105,7 @@ def test_images_in_shards_come_as_planned(on_disk: shard_source.ShardSource, sma
 
         table = pq.read_table(file.path).to_pylist()
         assert all(table[row]["split"] == "train" for row in rows)
-        images += [dataset_rows.decode_one("", table[row]["image"]["bytes"], INPUT) for row in rows]
+        images += [dataset_rows.decode_stored("", table[row]["image"]["bytes"], INPUT, MAX_PIXELS) for row in rows]
     check(batches(on_disk, plan), plan, on_disk.labels, lambda sample: images[sample])
 
 

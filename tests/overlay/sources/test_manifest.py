@@ -7,16 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overlay.archives.entries import Span
-from overlay.prediction.manifest import ManifestListing, first_difference, publish_manifest, write_manifest
-from overlay.sources.inputs import ImageRef, Portion
+from overlay.images.ref import ImageRef
+from overlay.sources.inputs import Portion
+from overlay.sources.manifest import ManifestListing, first_difference, publish_file, publish_manifest, write_manifest
 from overlay.sources.read_plan import ReadUnit
 from overlay.storage.path import StoragePath
 
 
 def listed(portions: list[Portion], folder: Path, part_rows: int) -> ManifestListing:
     folder.mkdir(parents=True)
-    *counts, listing = write_manifest(portions, folder, part_rows)
-    assert isinstance(listing, ManifestListing)
+    counts: list[int] = []
+    listing = write_manifest(portions, folder, part_rows, counts.append)
     assert counts == np.cumsum([len(portion.images) for portion in portions]).tolist()
     return listing
 
@@ -35,7 +36,7 @@ def test_each_input_is_in_one_group_of_one_unit(sizes: list[tuple[int, bool]], p
     with tempfile.TemporaryDirectory() as folder:
         listing = listed(portions, Path(folder, "m"), part_rows)
         groups = range(len(listing.manifest.starts) - 1)
-        ids = [row["id"] for group in groups for row in listing.manifest.read_group(group)]
+        ids = [row.id for group in groups for row in listing.manifest.read_group(group)]
         parts = [len(listing.manifest.read_part(part)) for part in range(listing.manifest.parts)]
     assert sorted(ids) == sorted(image.id for portion in portions for image in portion.images)
     assert parts == [min(part_rows, len(ids) - start) for start in range(0, len(ids), part_rows)]
@@ -54,14 +55,12 @@ def test_parts_groups_and_units(tmp_path: Path) -> None:
     together = [name for ids in files for name in ids]
     assert sorted(together) == sorted([*names, *(image.id for image in archive)])
     groups = range(len(manifest.starts) - 1)
-    assert [row["id"] for group in groups for row in manifest.read_group(group)] == together
+    assert [row.id for group in groups for row in manifest.read_group(group)] == together
     assert all(len(manifest.rows_of(group)) <= 32 for group in groups)
     assert sorted(group for unit in listing.units for group in unit.groups) == list(groups)
     (in_order,) = [unit for unit in listing.units if unit.in_order]
-    assert [row["id"] for group in in_order.groups for row in manifest.read_group(group)] == [
-        f"t{n}" for n in range(40)
-    ]
-    assert manifest.read_group(in_order.groups[0])[1]["spans"] == [vars(Span("gzip", 512, 1, 1, None))]
+    assert [row.id for group in in_order.groups for row in manifest.read_group(group)] == [f"t{n}" for n in range(40)]
+    assert manifest.read_group(in_order.groups[0])[1] == archive[1]
     assert listing.bare == 140
 
 
@@ -88,7 +87,7 @@ def test_a_published_manifest_is_whole(tmp_path: Path) -> None:
     assert there.children() == ["part-000000.parquet", "part-000001.parquet"]
     (there / "part-000001.parquet").remove()
     publish_manifest(listing.manifest, there, replace=False)
-    assert [row["id"] for group in (0, 1) for row in published.read_group(group)] == ["a", "b", "c"]
+    assert [row.id for group in (0, 1) for row in published.read_group(group)] == ["a", "b", "c"]
 
 
 def test_an_image_that_is_known_to_be_wrong_lacks_no_overlay(tmp_path: Path) -> None:
@@ -97,3 +96,17 @@ def test_an_image_that_is_known_to_be_wrong_lacks_no_overlay(tmp_path: Path) -> 
         [Portion([wrong, wrong._replace(id="b", reason=None, drawn=True)], passed_over=3)], tmp_path / "1", 9
     )
     assert (listing.bare, listing.passed_over, listing.units) == (0, 3, [ReadUnit((0,), in_order=False)])
+
+
+def test_a_manifest_of_one_file(tmp_path: Path) -> None:
+    portions = [Portion(images(*map(str, range(70)))), Portion(images("x", "y"), in_order=True)]
+    listing = write_manifest(portions, tmp_path / "manifest.parquet", None, lambda _: None, group_rows=20)
+    published = publish_file(listing.manifest, StoragePath.of(tmp_path / "out.parquet"))
+    assert [len(published.rows_of(group)) for group in range(published.groups)] == [20, 20, 20, 2, 10]
+    assert [ref.id for group in range(5) for ref in published.read_group(group)] == [
+        *(str(number) for number in range(60)),
+        *("x", "y"),
+        *(str(number) for number in range(60, 70)),
+    ]
+    assert published.read_group(3) == images("x", "y")
+    assert published.rows_of_part(0) == range(72)

@@ -1,23 +1,24 @@
-"""The manifest of a prediction: all inputs, frozen as Parquet before any work is done.
+"""Manifest: all inputs of a job as Parquet, written before any other work is done.
 
-``part-000000.parquet`` and so on have as many rows each as the parts of the output, in the order of reading, so that
-input and output of a part belong together. A row group is what is read and decoded together. Inputs are written as they
-are listed; what stays in memory is where each group begins.
+That of a prediction has files ``part-000000.parquet`` and so on, with as many rows each as the parts of the output, in
+the order of reading, so that input and output of a part belong together. That of a dataset is one file. A row group is
+what is read and decoded together. Inputs are written as they are listed; what stays in memory is where each group
+begins.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from overlay.sources.inputs import INPUT_MANIFEST_SCHEMA, ImageRef, Portion
+from overlay.images.ref import MANIFEST_SCHEMA, ImageRef, ref_from_row, refs_table
+from overlay.sources.inputs import Portion
 from overlay.sources.parquet_images import GROUP_ROWS
 from overlay.sources.read_plan import ReadUnit, cut_groups
 from overlay.storage.atomic import write_atomically
@@ -31,8 +32,10 @@ _IDENTITY = ["id", "uri", "member", "masks", "size", "version"]
 class Manifest:
     """Where the rows of a manifest are; small, so that each task can have it."""
 
-    folder: StoragePath
-    part_rows: int
+    place: StoragePath
+    """a folder of parts; the one file, where ``part_rows`` is None"""
+    part_rows: int | None
+    """rows of each part but the last"""
     starts: NDArray[np.int64]
     """(groups + 1,) the first row of each group, and then the number of rows"""
 
@@ -43,24 +46,39 @@ class Manifest:
 
     @property
     def parts(self) -> int:
-        """Number of parts; all but the last have ``part_rows`` rows."""
-        return -(-self.rows // self.part_rows)
+        """Number of parts."""
+        return 1 if self.part_rows is None else -(-self.rows // self.part_rows)
+
+    def part_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the part of each row."""
+        return np.zeros_like(rows) if self.part_rows is None else rows // self.part_rows
+
+    def rows_of_part(self, part: int) -> range:
+        """Return the rows of a part."""
+        if self.part_rows is None:
+            return range(self.rows)
+        return range(part * self.part_rows, min((part + 1) * self.part_rows, self.rows))
 
     def rows_of(self, group: int) -> range:
         """Return the rows of a group."""
         return range(int(self.starts[group]), int(self.starts[group + 1]))
 
-    def read_group(self, group: int, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        """Read the rows of a group.
+    @property
+    def groups(self) -> int:
+        """Number of groups."""
+        return len(self.starts) - 1
+
+    def read_group(self, group: int, columns: Sequence[str] | None = None) -> list[ImageRef]:
+        """Read the rows of a group; fields of columns that are not asked for are None.
 
         Raises:
             OSError: the file can't be read.
         """
-        part = int(self.starts[group]) // self.part_rows
-        first = int(np.searchsorted(self.starts, part * self.part_rows))
+        part = 0 if self.part_rows is None else int(self.starts[group]) // self.part_rows
+        first = 0 if self.part_rows is None else int(np.searchsorted(self.starts, part * self.part_rows))
         with open_parquet(self.file(part)) as file:
-            rows: list[dict[str, Any]] = file.read_row_group(group - first, columns=columns).to_pylist()
-        return rows
+            rows = file.read_row_group(group - first, columns=columns).to_pylist()
+        return [ref_from_row(row) for row in rows]
 
     def read_part(self, part: int, columns: Sequence[str] | None = None) -> pa.Table:
         """Read the rows of a part.
@@ -73,7 +91,7 @@ class Manifest:
 
     def file(self, part: int) -> StoragePath:
         """Return the file of a part."""
-        return self.folder / part_name(part)
+        return self.place if self.part_rows is None else self.place / part_name(part)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +102,9 @@ class ManifestListing:
     units: list[ReadUnit]
     """what one task reads"""
     fingerprint: str
-    """sha256 over the rows' ids, places, sizes and versions"""
+    """sha256 over the rows' ids, places, masks, sizes and versions"""
     passed_over: int
+    """files that are no images by their names, and folders that are not entered"""
     bare: int
     """images without an overlay"""
 
@@ -94,8 +113,8 @@ class ManifestListing:
 class _Writer:
     """Writes groups into parts."""
 
-    folder: Path
-    part_rows: int
+    place: Path
+    part_rows: int | None
     starts: list[int] = field(default_factory=lambda: [0])
     _file: pq.ParquetWriter | None = None
 
@@ -104,17 +123,15 @@ class _Writer:
         first = len(self.starts) - 1
         while images:
             row = self.starts[-1]
-            here = images[: self.part_rows - row % self.part_rows]
+            here = images if self.part_rows is None else images[: self.part_rows - row % self.part_rows]
             images = images[len(here) :]
             if self._file is None:
-                name = part_name(row // self.part_rows)
+                file = self.place if self.part_rows is None else self.place / part_name(row // self.part_rows)
                 # Groups are too small to gain from these: without them the files are a third smaller.
-                self._file = pq.ParquetWriter(
-                    self.folder / name, INPUT_MANIFEST_SCHEMA, use_dictionary=False, write_statistics=False
-                )
-            self._file.write_table(_table(here))
+                self._file = pq.ParquetWriter(file, MANIFEST_SCHEMA, use_dictionary=False, write_statistics=False)
+            self._file.write_table(refs_table(list(here)))
             self.starts.append(row + len(here))
-            if self.starts[-1] % self.part_rows == 0:
+            if self.part_rows is not None and self.starts[-1] % self.part_rows == 0:
                 self.close()
         return range(first, len(self.starts) - 1)
 
@@ -124,9 +141,19 @@ class _Writer:
             self._file = None
 
 
-def write_manifest(portions: Iterable[Portion], folder: Path, part_rows: int) -> Iterator[ManifestListing | int]:
-    """Write inputs as they come; yields how many there are after each portion, and in the end the listing."""
-    writer = _Writer(folder, part_rows)
+def write_manifest(
+    portions: Iterable[Portion],
+    place: Path,
+    part_rows: int | None,
+    on_progress: Callable[[int], None],
+    group_rows: int = GROUP_ROWS,
+) -> ManifestListing:
+    """Write inputs as they come, in groups of at most ``group_rows``.
+
+    ``place`` is the folder of the parts, or the file where ``part_rows`` is None. ``on_progress`` is told how many
+    inputs there are after each portion.
+    """
+    writer = _Writer(place, part_rows)
     units: list[ReadUnit] = []
     digest = hashlib.sha256()
     waiting: list[ImageRef] = []
@@ -135,8 +162,8 @@ def write_manifest(portions: Iterable[Portion], folder: Path, part_rows: int) ->
     def write_waiting(least: int) -> None:
         nonlocal waiting
         while len(waiting) >= least:
-            units.extend(ReadUnit((group,), in_order=False) for group in writer.write(waiting[:GROUP_ROWS]))
-            waiting = waiting[GROUP_ROWS:]
+            units.extend(ReadUnit((group,), in_order=False) for group in writer.write(waiting[:group_rows]))
+            waiting = waiting[group_rows:]
 
     for portion in portions:
         passed_over += portion.passed_over
@@ -144,20 +171,20 @@ def write_manifest(portions: Iterable[Portion], folder: Path, part_rows: int) ->
             digest.update(json.dumps([*image[:4], image.size, image.version]).encode())
             bare += not image.drawn and image.reason is None
         if portion.in_order:
-            groups = cut_groups(portion.images, portion.group_rows)
+            groups = cut_groups(portion.images, min(group_rows, portion.group_rows))
             units.append(ReadUnit(tuple(number for group in groups for number in writer.write(group)), in_order=True))
         else:
             waiting += portion.images
-            write_waiting(GROUP_ROWS)
-        yield writer.starts[-1] + len(waiting)
+            write_waiting(group_rows)
+        on_progress(writer.starts[-1] + len(waiting))
     write_waiting(1)
     writer.close()
-    manifest = Manifest(StoragePath.of(folder), part_rows, np.array(writer.starts))
-    yield ManifestListing(manifest, units, digest.hexdigest(), passed_over, bare)
+    manifest = Manifest(StoragePath.of(place), part_rows, np.array(writer.starts))
+    return ManifestListing(manifest, units, digest.hexdigest(), passed_over, bare)
 
 
 def publish_manifest(manifest: Manifest, folder: StoragePath, *, replace: bool) -> Manifest:
-    """Copy a manifest to where it stays; without ``replace``, files that are there already are the same."""
+    """Copy a manifest of parts to where it stays; without ``replace``, files that are there already are the same."""
     folder.make_folder()
     there = set() if replace else set(folder.children())
     for part in range(manifest.parts):
@@ -165,6 +192,13 @@ def publish_manifest(manifest: Manifest, folder: StoragePath, *, replace: bool) 
             with write_atomically(folder / part_name(part)) as temporary:
                 temporary.write_bytes(manifest.file(part).read_bytes())
     return Manifest(folder, manifest.part_rows, manifest.starts)
+
+
+def publish_file(manifest: Manifest, place: StoragePath) -> Manifest:
+    """Copy a manifest of one file to where it stays."""
+    with write_atomically(place) as temporary:
+        temporary.write_bytes(manifest.place.read_bytes())
+    return Manifest(place, None, manifest.starts)
 
 
 def first_difference(manifest: Manifest, other: StoragePath, *, appeared: bool = False) -> str | None:
@@ -193,9 +227,3 @@ def first_difference(manifest: Manifest, other: StoragePath, *, appeared: bool =
 def part_name(part: int) -> str:
     """Return the name of a file of the manifest, and of the output's of the same rows."""
     return f"part-{part:06d}.parquet"
-
-
-def _table(images: Sequence[ImageRef]) -> pa.Table:
-    columns = dict(zip(ImageRef._fields, zip(*images, strict=True), strict=True))
-    spans = [None if each is None else [vars(span) for span in each] for each in columns.pop("spans")]
-    return pa.Table.from_pydict({**columns, "spans": spans}, schema=INPUT_MANIFEST_SCHEMA)

@@ -1,0 +1,35 @@
+# Everyday commands of a developer; `make` alone lists them. CI and the pre-commit hooks call the same targets.
+UV ?= $(shell command -v uv >/dev/null && echo uv || echo python3 -m uv)
+BENCH ?= predict
+
+.DEFAULT_GOAL := help
+.PHONY: help install format lint type test test-all demo bench
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: ## create the environment with all development tools
+	$(UV) sync
+
+format: ## apply ruff's fixes and its format
+	$(UV) run ruff check --fix
+	$(UV) run ruff format
+
+lint: ## check ruff's rules and its format, changing nothing
+	$(UV) run ruff check
+	$(UV) run ruff format --check
+
+type: ## check types with mypy, strict
+	$(UV) run mypy
+
+test: ## run the ordinary tests, on one Ray session
+	$(UV) run pytest --durations=10
+
+test-all: test ## run the ordinary tests, then the long ones: whole jobs, killed processes, several Ray nodes
+	$(UV) run pytest --durations=25 -m "slow or fault or nodes"
+
+demo: ## prepare, train, evaluate and predict on phantoms
+	$(UV) run overlay demo
+
+bench: ## run one benchmark: make bench BENCH=duplicates|listing|memory|predict|prepare|train
+	$(UV) run python scripts/benchmarks/$(BENCH).py
