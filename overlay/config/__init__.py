@@ -25,10 +25,11 @@ from overlay.config.demo import Demo
 from overlay.config.evaluate import Evaluate
 from overlay.config.export import Export
 from overlay.config.inference import InferenceOptions
+from overlay.config.optimization import EarlyStopping, Loss, Optimizer
 from overlay.config.predict import Predict
 from overlay.config.prepare import Duplicates, Prepare, Split
 from overlay.config.submit import Submit
-from overlay.config.train import Augment, EarlyStopping, Input, Loop, Loss, Model, Optimizer, Train
+from overlay.config.train import Augment, Input, Loop, Model, Train
 
 __all__ = [
     "MAX_PIXELS",

@@ -18,7 +18,7 @@ class InferenceOptions:
     """processes that hold the model; where it is None, one for each GPU, or for each node on CPUs"""
     kind: EngineKind = "torch"
     flips: bool = False
-    """average the probabilities of an image and of its mirror image, left for right"""
+    """test-time augmentation: average the probabilities of an image and of its horizontal flip"""
     embeddings: bool = False
     """add the column ``embedding``"""
 
