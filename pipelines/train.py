@@ -18,16 +18,18 @@ import ray
 
 from cluster import session
 from overlay import tracking
-from overlay.config import Prepare, Train
+from overlay.config import InferenceOptions, Prepare, Train
 from overlay.dataset.prepared import is_dataset, open_dataset
 from overlay.errors import RequestError, WorkError, faults_end_the_work
+from overlay.evaluation.metrics import summary_line
+from overlay.evaluation.output_files import write_evaluation
+from overlay.evaluation.report_data import EvaluationSubject
 from overlay.models import model_file, network
 from overlay.models.pretrained import load_pretrained
 from overlay.training import checkpoint, history
 from overlay.training.losses import class_weights
 from overlay.training.run_folder import open_run
 from pipelines import evaluate, prepare
-from pipelines.inference.model_actors import InferenceOptions
 from pipelines.runtime.placement import Placement, place_workers
 from pipelines.training import dry_run, image_source
 from pipelines.training.monitor import TrainingMonitor
@@ -102,14 +104,13 @@ def run(config: Train) -> None:
         file = folder.path / model_file.MODEL_FILE
         model_file.save_model_file(file, OrderedDict(checkpoint.load_checkpoint(last, "best.pt")), card)
         precision = "auto" if config.train.precision == "fp16" else config.train.precision
-        engine = InferenceOptions(placement.device, precision, min(batch_size, 64))
+        options = InferenceOptions(placement.device, precision, min(batch_size, 64))
         curves = history.history_curves(epochs, best)
-        result = evaluate.write_evaluation(
-            model_file.load_model_file(file), dataset, "test", folder.evaluation, engine, curves
-        )
+        subject = EvaluationSubject(model_file.load_model_file(file), dataset, "test")
+        result = write_evaluation(subject, evaluate.score_split(subject, options), folder.evaluation, curves)
         tracker.finish(result.metrics, result.labels, result.predicted, file)
     folder.finish()
-    print(f"test: {evaluate.summary_line(result.metrics)}")
+    print(f"test: {summary_line(result.metrics)}")
     print(f"model: {file}\ncurves: {folder.curves_file}\nreport: {folder.evaluation / 'report.html'}")
 
 

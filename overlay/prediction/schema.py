@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from overlay.engines.base import Columns
+from overlay.engines.base import ScoredBatch
 
 
 def prediction_schema(classes: Sequence[str]) -> pa.Schema:
@@ -42,7 +42,7 @@ class PredictionColumns:
     uncertain_below: float | None = None
     """a row whose confidence is lower is uncertain; there is no such column where it is None"""
 
-    def scored(self, block: Columns) -> pa.Table:
+    def scored(self, block: ScoredBatch) -> pa.Table:
         """Turn ``row``, ``reason``, ``probabilities`` (n, classes) and, where given, ``embedding`` (n, d) and
         ``precision`` of a batch into columns; ``row`` stays, so that the inputs' own can be put beside them.
         """

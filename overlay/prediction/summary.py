@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from overlay.engines.base import Columns
+from overlay.engines.base import ScoredBatch
 from overlay.evaluation import metrics
 from overlay.prediction.output_folder import PredictionFolder
 from overlay.prediction.row_writer import error_reason
@@ -38,11 +38,11 @@ class StageTimes:
     """when it came; seconds of time.monotonic"""
     last_at: float = 0.0
 
-    def add(self, block: Columns, writing: float) -> None:
+    def add(self, block: ScoredBatch, writing: float) -> None:
         """Count a scored batch, and the seconds that it took to write it."""
-        for stage in ("read", "decode", "forward"):
-            if f"seconds_{stage}" in block:
-                self.seconds[stage] += float(block[f"seconds_{stage}"].sum())
+        stages = {"read": block["seconds_read"], "decode": block["seconds_decode"], "forward": block["seconds_forward"]}
+        for stage, seconds in stages.items():
+            self.seconds[stage] += float(seconds.sum())
         self.seconds["write"] += writing
         self.last_at = time.monotonic()
         if not self.images:

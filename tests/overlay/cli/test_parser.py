@@ -8,7 +8,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay.cli.parser import USAGE, VERBS, Config, option_types, parse_arguments, to_words
+from overlay.cli.parser import option_types, parse_arguments, to_words
+from overlay.cli.verbs import USAGE, VERBS, Config
 from overlay.config import (
     Augment,
     Demo,
