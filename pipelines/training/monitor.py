@@ -210,5 +210,5 @@ class TrainingMonitor:
                 if time.monotonic() - quiet_since > QUIET_SECONDS:
                     quiet_since = time.monotonic()
                     queued = session.is_queued(self._placement.bundle)
-                    if missing := self._placement.missing(session.resources(), queued=queued):
+                    if missing := self._placement.describe_shortage(session.resources(), queued=queued):
                         print(f"waiting: {missing}; training goes on as soon as it is there", flush=True)

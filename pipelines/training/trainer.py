@@ -114,7 +114,7 @@ def run_trainer(job: TrainingJob) -> None:
     try:
         trainer.fit()
     except TrainingFailedError as error:
-        reason = placement.missing(session.resources()) or _reason(error)
+        reason = placement.describe_shortage(session.resources()) or _reason(error)
         raise WorkError(f"training stopped: {reason}; the same command goes on from the newest checkpoint") from error
 
 
