@@ -36,7 +36,7 @@ def apply_freezing(network: nn.Module, config: Model, epoch: int) -> bool:
     """Set ``requires_grad`` to `trainable_parameters` of an epoch, counted from 0; return whether that changed any.
 
     DistributedDataParallel exchanges the gradients of those parameters alone that need them when it is built, so after
-    a change the network must be wrapped anew.
+    a change the network must be wrapped again.
     """
     names = trainable_parameters(network, config, epoch)
     changed = False
