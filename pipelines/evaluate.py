@@ -25,7 +25,8 @@ from overlay.errors import RequestError, WorkError, faults_end_the_work
 from overlay.evaluation import figures, metrics
 from overlay.evaluation.report import ReportData, write_report
 from overlay.evaluation.report_data import _mask_only, _mistakes, _protocol
-from overlay.images.codec import decode_image, decode_target, resize_image
+from overlay.images.codec import decode_image
+from overlay.images.resize import decode_target, resize_image
 from overlay.models import model_file
 from overlay.prediction.schema import prediction_schema
 from overlay.storage.atomic import write_atomically
