@@ -72,7 +72,7 @@ def test_nothing_alike_is_an_empty_table() -> None:
 
 def test_conflicts_come_first_and_are_described() -> None:
     duplicates = found()
-    assert [duplicates.describe(int(pair)) for pair in duplicates.conflicts_first()] == [
+    assert [duplicates.describe(int(pair)) for pair in duplicates.order_by_conflict()] == [
         "a/1 (a) and b/1 (b): identical pixels",
         "a/3 (a) and b/2 (b): distance 1",
         "a/2 (a) and b/1 (b): distance 3",
@@ -81,7 +81,7 @@ def test_conflicts_come_first_and_are_described() -> None:
 
 
 def test_the_reason_names_the_nearest_contradiction() -> None:
-    assert found().contradicted() == {
+    assert found().conflict_reasons() == {
         "a/1": "label conflict: b/1 is b (identical pixels)",
         "b/1": "label conflict: a/1 is a (identical pixels)",
         "a/3": "label conflict: b/2 is b (distance 1)",
