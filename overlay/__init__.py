@@ -5,10 +5,11 @@ from overlay import load_model
 load_model("run/Resnet_fineTuning.pth").predict(["scan.png"])[0].label
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from overlay.config import EngineKind, Legacy, Precision
     from overlay.prediction.predictor import Predictor
 
@@ -17,7 +18,7 @@ __version__ = "0.1.0"
 
 
 def load_model(
-    path: str | Path,
+    path: "str | Path",
     *,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     engine: "EngineKind" = "auto",
@@ -27,8 +28,8 @@ def load_model(
 ) -> "Predictor":
     """Load a model for a service or a notebook: a model file, or the folder of a run.
 
-    It gives what ``overlay predict`` gives with the same engine and precision, to 1e-6. A larger ``batch_size`` makes
-    many images faster and a single one slower. ``legacy`` says what files of other programs don't.
+    Its probabilities are those of ``overlay predict`` with the same engine and precision, to 1e-6. A larger
+    ``batch_size`` makes many images faster and a single one slower. ``legacy`` completes files of other programs.
 
     Raises:
         RequestError: there is no such model, or the engine doesn't fit the device.

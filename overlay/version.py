@@ -1,4 +1,4 @@
-"""Version of Overlay, and fingerprint of the code that runs: what a card says of the program that wrote it."""
+"""Version of Overlay and fingerprint of its source code, for the cards of models and datasets."""
 
 import hashlib
 from functools import cache
@@ -15,8 +15,8 @@ _SUFFIXES = frozenset({".py", ".j2"})
 def code_fingerprint() -> str:
     """Return the first 16 hexadecimal digits of a sha256 over the source files of this process's own packages.
 
-    A version is the same for every commit between two releases, and a job that was sent to a cluster runs code that was
-    never installed there; the fingerprint tells such programs apart.
+    A version is the same for every commit between two releases, and a job that was submitted to a cluster runs code
+    that was never installed there; the fingerprint distinguishes such programs.
     """
     digest = hashlib.sha256(__version__.encode())
     for package in _PACKAGES:

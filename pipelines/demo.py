@@ -1,4 +1,4 @@
-"""The whole way once, on phantoms: make a small set, prepare it, train on it, evaluate, predict.
+"""End-to-end demo on phantoms: generate a small dataset, prepare, train, evaluate, predict.
 
 overlay demo
 overlay demo --out somewhere --seed 1
@@ -27,7 +27,7 @@ DEMO_IMAGES_PER_CLASS = {"benign": 100, "malignant": 80, "normal": 60}
 
 
 def run(config: Demo) -> None:
-    """Leave everything in ``config.out``; a second run goes on where the first stopped.
+    """Run all stages into ``config.out``; a second run resumes the first.
 
     Raises:
         RequestError: the folder holds something else, or a demo with another seed.

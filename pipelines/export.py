@@ -1,4 +1,4 @@
-"""Write a model for other programs; needs no Ray.
+"""Model export to safetensors or ONNX; needs no Ray.
 
 overlay export run --format safetensors
 overlay export run/Resnet_fineTuning.pth --format onnx --out model.onnx
@@ -21,7 +21,7 @@ def run(config: Export) -> None:
 
     Raises:
         RequestError: the request was wrong; nothing was written.
-        WorkError: the work failed, or the export would give other probabilities; nothing was written.
+        WorkError: the export failed, or its probabilities differ from the model's; nothing was written.
     """
     loaded = model_file.load_model_file(config.model, config.legacy)
     out = Path(config.out or Path(loaded.path).with_suffix(f".{config.format}"))

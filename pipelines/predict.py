@@ -19,7 +19,7 @@ from typing import Protocol
 
 from overlay import tracking
 from overlay.config import Predict
-from overlay.engines.base import Columns, Pixels
+from overlay.engines.base import Pixels, ScoredBatch
 from overlay.errors import WorkError, faults_end_the_work
 from overlay.models import model_file
 from overlay.prediction.output_folder import PredictionFolder, PredictionRequest
@@ -48,7 +48,7 @@ class PredictionBackend(Protocol):
     def processes(self) -> Mapping[str, float]:
         """Stage -> processes or threads that work at it, where these are more than one."""
 
-    def classify(self, decoder: GroupDecoder, units: Sequence[ReadUnit]) -> Iterator[Columns]:
+    def classify(self, decoder: GroupDecoder, units: Sequence[ReadUnit]) -> Iterator[ScoredBatch]:
         """Yield the scored rows of all units in batches, in any order."""
 
 
@@ -126,7 +126,7 @@ def _report_listing(listing: ManifestListing, card: model_file.ModelCard) -> int
 
 
 def _write_predictions(
-    blocks: Iterator[Columns], results: PredictionWriter, manifest: Manifest, stages: StageTimes
+    blocks: Iterator[ScoredBatch], results: PredictionWriter, manifest: Manifest, stages: StageTimes
 ) -> None:
     began = time.monotonic()
     with progress_meter("classifying", manifest.rows, done=results.done) as meter:

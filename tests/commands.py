@@ -4,8 +4,8 @@ import re
 import shlex
 
 from overlay.cli.main import main
-from overlay.cli.parser import VERBS, Config
 from overlay.cli.parser import parse_arguments as parse
+from overlay.cli.verbs import VERBS, Config
 from overlay.config import Submit
 
 __all__ = ["VERBS", "command_lines", "commented_lines", "main", "parse", "parse_line"]

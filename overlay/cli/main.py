@@ -1,18 +1,17 @@
-"""The door: `overlay VERB ...`, one verb a job.
+"""Command-line entry point: `overlay VERB ...`, one verb for each job.
 
-Ray and torch are imported only when a verb has been understood and runs, so help and refusals come at once.
-Exit status: 0 done, 2 the request was wrong (nothing written), 1 the work failed, 130 interrupted.
+The parser is imported only where a verb is given, and Ray and torch only when its arguments are valid, so help and
+error messages are printed at once. Exit status: 0 done, 2 the request was wrong (nothing written), 1 the work failed,
+130 interrupted.
 """
 
 import importlib
 import sys
-import traceback
 from collections.abc import Sequence
 from dataclasses import fields
-from pathlib import PurePosixPath
 
 from overlay import __version__
-from overlay.cli.parser import USAGE, VERBS, Config, nearest, parse_arguments, to_words
+from overlay.cli.verbs import USAGE, VERBS, Config, nearest
 from overlay.config import Prepare, Submit, Train, table_column
 from overlay.errors import RequestError, WorkError
 
@@ -41,8 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"overlay {__version__}")
         return 0
     if verb not in VERBS:
-        wrong = f"there is no verb {verb!r}{nearest(verb, list(VERBS))}" if verb else "no verb given"
+        wrong = f"there is no verb {verb!r}{nearest(verb, VERBS)}" if verb else "no verb given"
         return _say("overlay", f"{wrong}; overlay --help lists the verbs", status=2)
+    from overlay.cli.parser import parse_arguments
+
     try:
         return _run(verb, parse_arguments(verb, words[1:]))
     except SystemExit as done:  # --help and --print_config
@@ -67,14 +68,18 @@ def _run(verb: str, config: Config) -> int:
 
 
 def _job(words: Sequence[str]) -> list[str]:
-    """Check a job's request as if it ran here, and write it out whole, since a --config file stays here.
+    """Validate the request of a job as if it ran here, and write it out in full, since a --config file stays here.
 
     Raises:
-        RequestError: the request is wrong, or names a path that would mean nothing on the cluster.
+        RequestError: the request is wrong, or names a relative path, which would mean nothing on the cluster.
     """
+    from pathlib import PurePosixPath
+
+    from overlay.cli.parser import parse_arguments, to_words
+
     verb = words[0]
     if verb not in VERBS or verb == "submit":
-        raise RequestError(f"{verb!r} is no verb that can be a job{nearest(verb, list(VERBS))}")
+        raise RequestError(f"{verb!r} is no verb that can be a job{nearest(verb, VERBS)}")
     config = parse_arguments(verb, words[1:])
     for name, path in _paths(config):
         if "://" not in path and not PurePosixPath(path).is_absolute():
@@ -86,7 +91,7 @@ def _job(words: Sequence[str]) -> list[str]:
 
 
 def _paths(config: Config) -> list[tuple[str, str]]:
-    """List the options of a verb that are paths, with their values."""
+    """Return the options of a verb that are paths, with their values."""
     found = []
     for field in fields(config):
         value = getattr(config, field.name)
@@ -103,7 +108,7 @@ def _paths(config: Config) -> list[tuple[str, str]]:
 
 
 def _explain(verb: str, error: Exception) -> int:
-    """Say why the command ended; the traceback is shown only where neither the request nor the data is at fault."""
+    """Print why the command failed; with the traceback only where neither the request nor the data is at fault."""
     cause = getattr(error, "cause", None)  # an error from a Ray task carries the original here
     known = cause if isinstance(cause, RequestError | WorkError) else error
     reason = " ".join(str(known).split())
@@ -111,6 +116,8 @@ def _explain(verb: str, error: Exception) -> int:
         return _say(f"overlay {verb}", reason, status=2)
     if isinstance(known, WorkError):
         return _say(f"overlay {verb}", reason, status=1)
+    import traceback
+
     traceback.print_exception(error)
     return _say(
         f"overlay {verb}", f"failed with {type(error).__name__}; please report it with the lines above", status=1

@@ -1,11 +1,11 @@
-"""From the words of a command to a checked configuration, and back.
+"""Command-line parser: arguments of a verb to its validated configuration, and back.
 
-jsonargparse does the work: files, nested keys, types, help. Added here are positional arguments that a configuration
-file may give as well, messages of one line, and the way back, so that a job on a cluster gets the same request.
+jsonargparse reads files, nested keys and types, and writes the help. Added here are positional arguments that a
+configuration file may give as well, error messages of one line, and the way back, so that a job on a cluster gets the
+same request.
 """
 
 import argparse
-import difflib
 import math
 import re
 from collections import deque
@@ -17,46 +17,18 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
-from overlay.config import Demo, Evaluate, Export, Predict, Prepare, Submit, Train
+from overlay.cli.verbs import POSITIONAL, USAGE, VERBS, Config, nearest
 from overlay.errors import RequestError
 
-Config = Prepare | Train | Evaluate | Predict | Export | Demo | Submit
-
-VERBS: dict[str, type[Config]] = {
-    "prepare": Prepare,
-    "train": Train,
-    "evaluate": Evaluate,
-    "predict": Predict,
-    "export": Export,
-    "demo": Demo,
-    "submit": Submit,
-}
-USAGE = {
-    "prepare": "SOURCE... --out DATASET",
-    "train": "DATASET|FOLDER --out RUN",
-    "evaluate": "RUN|MODEL.pth DATASET --out DIR",
-    "predict": "MODEL.pth INPUT... --out DIR",
-    "export": "MODEL.pth --format safetensors|onnx [--out FILE]",
-    "demo": "[--out DIR]",
-    "submit": "--address URL -- VERB ...",
-}
 _OPTIONS = " [--config FILE.yaml] [--section.key VALUE ...]"
-_POSITIONAL = {
-    "prepare": ("sources",),
-    "train": ("dataset",),
-    "evaluate": ("model", "dataset"),
-    "predict": ("model", "inputs"),
-    "export": ("model",),
-    "demo": (),
-    "submit": ("job",),
-}
 
 
 def parse_arguments(verb: str, words: Sequence[str]) -> Config:
-    """Read what follows the verb; a word on the command line counts more than a line of the --config file.
+    """Parse the arguments after the verb; the command line overrides the --config file.
 
     Raises:
-        RequestError: an unknown option, a value of the wrong kind, a missing argument, an unreadable file.
+        RequestError: an option is unknown, a value has the wrong type, an argument is missing, or the --config file
+            can't be read.
         SystemExit: after --help or --print_config.
     """
     kinds = option_types(VERBS[verb])
@@ -71,23 +43,23 @@ def parse_arguments(verb: str, words: Sequence[str]) -> Config:
 
 
 def to_words(config: Config) -> list[str]:
-    """Write a configuration as the words of a command: the verb, and what differs from the defaults."""
+    """Serialise a configuration as command-line arguments: the verb, and the options that differ from the defaults."""
     verb = type(config).__name__.lower()
     first: list[str] = []
-    for name in _POSITIONAL[verb]:
+    for name in POSITIONAL[verb]:
         value = getattr(config, name)
         first += value if isinstance(value, list) else [value]
     options = [
         f"--{key}={value if isinstance(value, str) else _yaml(value)}"
         for key, value in _changed(config).items()
-        if key not in _POSITIONAL[verb]
+        if key not in POSITIONAL[verb]
     ]
     dashed = any(word.startswith("-") for word in first)
     return [verb, *options, "--", *first] if dashed else [verb, *first, *options]
 
 
 def option_types(config: type, prefix: str = "") -> dict[str, Any]:
-    """List the options of a class and of its sections: the dotted name, and the type of the value."""
+    """Return the options of a configuration and of its sections: dotted name -> type of the value."""
     kinds: dict[str, Any] = {}
     for name, kind in get_type_hints(config).items():
         if is_dataclass(kind):
@@ -97,14 +69,8 @@ def option_types(config: type, prefix: str = "") -> dict[str, Any]:
     return kinds
 
 
-def nearest(word: str, known: Sequence[str]) -> str:
-    """Say which known word was perhaps meant: `; did you mean X?`, or nothing where none is close."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
 class _Help(DefaultHelpFormatter):
-    """Leaves out jsonargparse's options that load a file into one section."""
+    """Help without jsonargparse's options that load a file into one section."""
 
     def add_argument(self, action: argparse.Action) -> None:
         if action.metavar != "CONFIG" or action.dest == "config":
@@ -129,7 +95,7 @@ def _parser(verb: str) -> ArgumentParser:
 
 
 def _as_options(verb: str, words: Sequence[str], kinds: dict[str, Any]) -> list[str]:
-    """Give each positional argument its name, and put --config first, so that the command line overrides the file."""
+    """Name each positional argument, and put --config first, so that the command line overrides the file."""
     files: list[str] = []
     options: list[str] = []
     positional: deque[str] = deque()
@@ -145,7 +111,7 @@ def _as_options(verb: str, words: Sequence[str], kinds: dict[str, Any]) -> list[
         elif word in ("-h", "--help") or name == "print_config":
             options.append(word)
         elif name != "config" and (name not in kinds or not word.startswith("--")):
-            raise RequestError(f"there is no option {word.partition('=')[0]}{nearest(name, [*kinds, 'config'])}")
+            raise RequestError(f"there is no option {word.partition('=')[0]}{nearest(name, (*kinds, 'config'))}")
         else:
             if not equals:
                 value = _value(name, kinds.get(name), rest)
@@ -154,7 +120,7 @@ def _as_options(verb: str, words: Sequence[str], kinds: dict[str, Any]) -> list[
 
 
 def _value(name: str, kind: Any, rest: deque[str]) -> str:  # noqa: ANN401 - a type of any kind
-    """Take the value of an option from the words after it; a switch may stand alone."""
+    """Take the value of an option from the words after it; a boolean option may stand alone."""
     if kind is bool and (not rest or rest[0] not in ("true", "false")):
         return "true"
     if not rest or rest[0].startswith("--"):
@@ -164,7 +130,7 @@ def _value(name: str, kind: Any, rest: deque[str]) -> str:  # noqa: ANN401 - a t
 
 def _name_positional(verb: str, positional: deque[str], kinds: dict[str, Any]) -> list[str]:
     named = []
-    for name in _POSITIONAL[verb]:
+    for name in POSITIONAL[verb]:
         if not positional:
             break
         if get_origin(kinds[name]) is list:
@@ -178,13 +144,13 @@ def _name_positional(verb: str, positional: deque[str], kinds: dict[str, Any]) -
 
 
 def _yaml(value: object) -> str:
-    """Write a value on one line; the texts of a list are quoted, since 1e5 would be a number."""
+    """Write a value as YAML on one line; the strings of a list are quoted, since 1e5 would be a number."""
     style = '"' if isinstance(value, list) else None
     return yaml.safe_dump(value, default_flow_style=True, default_style=style, width=math.inf).partition("\n")[0]
 
 
 def _one_line(verb: str, error: Exception, kinds: dict[str, Any]) -> str:
-    """Say in one line what jsonargparse says in several."""
+    """Rewrite an error message of jsonargparse in one line."""
     text = " ".join(str(error).split())
     if wrong := re.match(r'Parser key "([^"]+)": .*?(?:Got value|Given value): ?(.*)$', text):
         key, value = wrong.groups()
@@ -192,9 +158,9 @@ def _one_line(verb: str, error: Exception, kinds: dict[str, Any]) -> str:
         return f"{key} is {value!r}; it must be {_describe(kind)}" if kind else text
     if unknown := re.match(r"Group '(\S+)' does not accept option '(\S+)'", text):
         key = ".".join(unknown.groups())
-        return f"there is no option {key}{nearest(key, list(kinds))}"
+        return f"there is no option {key}{nearest(key, kinds)}"
     if unknown := re.match(r"Option '(\S+)' is not accepted", text):
-        return f"there is no option {unknown[1]}{nearest(unknown[1], list(kinds))}"
+        return f"there is no option {unknown[1]}{nearest(unknown[1], kinds)}"
     if missing := re.match(r"the following arguments are required: (.*)$", text):
         return f"not given: {missing[1]}; the order is: overlay {verb} {USAGE[verb]}"
     return re.sub(r'^Parser key "([\w.]+)": ', r"--\1: ", text)
@@ -212,7 +178,7 @@ def _describe(kind: Any) -> str:  # noqa: ANN401 - a type of any kind
 
 
 def _changed(config: Any, prefix: str = "", usual: Any = None) -> dict[str, Any]:  # noqa: ANN401 - a section of any class
-    """List the options whose values are not the defaults, or not those of ``usual``, by their dotted names."""
+    """Return the options whose values are not the defaults, or not those of ``usual``: dotted name -> value."""
     changed: dict[str, Any] = {}
     for field in fields(config):
         value = getattr(config, field.name)

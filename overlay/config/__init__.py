@@ -1,8 +1,8 @@
-"""Every option of every verb: frozen, typed, checked as soon as it is built.
+"""Configuration of every verb: frozen dataclasses, validated when they are built.
 
-One class a verb; its sections are classes of their own, so that ``--augment.rotation 5`` on the command line is
+One class for each verb; its sections are classes of their own, so that ``--augment.rotation 5`` on the command line is
 ``augment: {rotation: 5}`` in a file and ``Augment(rotation=5)`` in Python. Imports nothing heavy: the command line
-reads this module before it knows whether torch or Ray is needed.
+reads these classes before it knows whether torch or Ray is needed.
 """
 
 from overlay.config.common import (
@@ -24,10 +24,12 @@ from overlay.config.common import (
 from overlay.config.demo import Demo
 from overlay.config.evaluate import Evaluate
 from overlay.config.export import Export
+from overlay.config.inference import InferenceOptions
+from overlay.config.optimization import EarlyStopping, Loss, Optimizer
 from overlay.config.predict import Predict
 from overlay.config.prepare import Duplicates, Prepare, Split
 from overlay.config.submit import Submit
-from overlay.config.train import Augment, EarlyStopping, Input, Loop, Loss, Model, Optimizer, Train
+from overlay.config.train import Augment, Input, Loop, Model, Train
 
 __all__ = [
     "MAX_PIXELS",
@@ -40,6 +42,7 @@ __all__ = [
     "EngineKind",
     "Evaluate",
     "Export",
+    "InferenceOptions",
     "Input",
     "Legacy",
     "Limits",

@@ -1,4 +1,4 @@
-"""What the options of several verbs share: their checks, and the sections that more than one verb has."""
+"""Option types, sections and validation that several verbs share."""
 
 import re
 from dataclasses import dataclass
@@ -12,27 +12,27 @@ Precision = Literal["auto", "bf16", "fp16", "fp32", "int8"]
 EngineKind = Literal["auto", "torch", "compile", "openvino"]
 SPLITS = ("train", "val", "test")
 MAX_PIXELS = 50_000_000
-"""default for the largest image that is decoded, in pixels"""
+"""default for the largest image that is decoded, in pixels (width times height)"""
 
 
 def check(right: bool, message: str) -> None:
-    """Refuse a configuration.
+    """Validate a condition on an option.
 
     Raises:
-        RequestError: with ``message``, where ``right`` is false.
+        RequestError: ``right`` is false; its message is ``message``.
     """
     if not right:
         raise RequestError(message)
 
 
 def table_column(text: str) -> tuple[str, str] | None:
-    """Return the file and the column of FILE.csv:column or FILE.parquet:column; None where a text is neither."""
+    """Split FILE.csv:column or FILE.parquet:column into file and column; None for any other text."""
     written = re.fullmatch(r"(.+\.(?:csv|parquet)):([^:]+)", text, re.IGNORECASE)
     return (written[1], written[2]) if written else None
 
 
 def dotted(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested configuration under the names that the command line uses, such as ``train.epochs``."""
+    """Flatten a nested configuration to the dotted names of the command line, such as ``train.epochs``."""
     flat: dict[str, Any] = {}
     for name, value in config.items():
         flat |= dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
@@ -41,7 +41,7 @@ def dotted(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class OverlayStyle:
-    """How a mask is drawn on its image."""
+    """Overlay: how a mask is drawn on its image."""
 
     style: Literal["fill", "contour", "none"] = "fill"
     """fill tints the lesion, contour draws its outline, none leaves the image as it is"""
@@ -50,7 +50,7 @@ class OverlayStyle:
     alpha: float = 0.35
     """opacity of a fill, above 0 and at most 1"""
     width: int = 3
-    """width of a contour in pixels of the original image"""
+    """line width of a contour in pixels of the original image"""
 
     def __post_init__(self) -> None:
         hexadecimal = (
@@ -63,18 +63,18 @@ class OverlayStyle:
 
 @dataclass(frozen=True)
 class Limits:
-    """How much of an archive is read, so that one made to do harm can't."""
+    """Limits against decompression bombs in archives."""
 
     member_bytes: int = 256 * 2**20
-    """largest image in an archive"""
+    """largest file in an archive, in bytes"""
     archive_bytes: int = 2**40
-    """most that one archive may unpack to"""
+    """largest total size of one archive's files, in bytes"""
     members: int = 5_000_000
-    """most members of one archive"""
+    """largest number of files in one archive"""
     ratio: float = 100.0
-    """most bytes that an archive may unpack to for each of its own, beyond the first 16 MiB"""
+    """largest compression ratio of an archive, beyond the first 16 MiB"""
     seconds: float = 3600.0
-    """longest time that listing one archive may take"""
+    """longest time that listing one archive may take, in seconds"""
 
     def __post_init__(self) -> None:
         for name in ("member_bytes", "archive_bytes", "members", "ratio", "seconds"):
@@ -83,14 +83,15 @@ class Limits:
 
 @dataclass(frozen=True)
 class Legacy:
-    """What a model file of another program doesn't say of itself; for model files of Overlay these stay away."""
+    """Classes and input of a model file of another program; not for model files of Overlay, whose card has them."""
 
     classes: str | None = None
-    """class names, separated by commas, in the order of the outputs; benign,malignant,normal for three outputs"""
+    """class names, separated by commas, in the order of the outputs; default for three outputs is
+    benign,malignant,normal"""
     size: int | None = None
-    """side in pixels of the square that the model sees; 224 where it is not given"""
+    """side of the square input in pixels; default 224"""
     resize: ResizeRule | None = None
-    """squash, pad or crop; crop where it is not given, as in Resize(256), CenterCrop(224)"""
+    """squash, pad or crop; default crop, as in Resize(256), CenterCrop(224)"""
 
     def __post_init__(self) -> None:
         right = self.size is None or 32 <= self.size <= 2048
@@ -98,10 +99,10 @@ class Legacy:
 
 
 def check_engine(engine: EngineKind, precision: Precision) -> None:
-    """Refuse an engine with a precision that it doesn't have.
+    """Validate the combination of engine and precision.
 
     Raises:
-        RequestError: it hasn't.
+        RequestError: the precision is int8 and the engine is not openvino, or fp16 and the engine is openvino.
     """
     check(
         precision != "int8" or engine in ("auto", "openvino"),
@@ -115,12 +116,13 @@ def check_engine(engine: EngineKind, precision: Precision) -> None:
 
 @dataclass(frozen=True)
 class Tracking:
-    """Weights & Biases. The key itself comes from WANDB_API_KEY or `wandb login`, never from an option."""
+    """Weights & Biases tracking. The API key comes from WANDB_API_KEY or `wandb login`, never from an option."""
 
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
-    """auto is online with a key and disabled without one"""
+    """auto is online with an API key and disabled without one"""
     project: str = "overlay"
+    """W&B project"""
     entity: str | None = None
-    """team or user; W&B's own default where it is not given"""
+    """W&B team or user; default is that of the API key"""
     name: str | None = None
-    """name of the run; the folder's name where it is not given"""
+    """name of the W&B run; default is the name of the folder"""

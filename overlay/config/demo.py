@@ -1,4 +1,4 @@
-"""The options of `overlay demo` and `overlay submit`."""
+"""Options of `overlay demo`."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ from overlay.config.common import check
 
 @dataclass(frozen=True)
 class Demo:
-    """Make a small phantom set, then prepare, train, evaluate and predict on it."""
+    """Generate a small phantom dataset, then prepare, train, evaluate and predict on it."""
 
     out: str = "overlay-demo"
-    """folder for everything the demo makes"""
+    """folder of the demo: phantoms, dataset, run and predictions"""
     seed: int = 0
-    """the same seed makes the same phantoms"""
+    """random seed of the phantoms and of the training"""
 
     def __post_init__(self) -> None:
         check(0 <= self.seed < 2**32, f"seed is {self.seed}; it must be at least 0 and below 2**32")

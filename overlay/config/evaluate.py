@@ -1,4 +1,4 @@
-"""The options of `overlay evaluate`."""
+"""Options of `overlay evaluate`."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -8,7 +8,7 @@ from overlay.config.common import Device, EngineKind, Legacy, Precision, check, 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a model on one split of a prepared dataset: metrics, figures, report."""
+    """Evaluate a model on one split of a prepared dataset: metrics, figures, report."""
 
     model: str
     """folder of a run, or a model file"""
@@ -18,14 +18,17 @@ class Evaluate:
     """folder of the evaluation"""
     legacy: Legacy = field(default_factory=Legacy)
     split: Literal["train", "val", "test"] = "test"
+    """split that is evaluated"""
     batch_size: int = 32
+    """images in one forward pass"""
     device: Device = "auto"
+    """auto is cuda where the cluster has a GPU"""
     engine: EngineKind = "auto"
-    """torch, torch.compile, or OpenVINO; auto takes OpenVINO on CPUs where it is installed"""
+    """inference engine: torch, torch.compile, or OpenVINO; auto is OpenVINO on CPUs where it is installed"""
     precision: Precision = "auto"
-    """auto takes bf16 where the hardware has it; int8, which OpenVINO has, is calibrated on training images"""
+    """auto is bf16 where the hardware has it; int8, which OpenVINO has, is calibrated on training images"""
     flips: bool = False
-    """average the probabilities of an image and of its mirror image"""
+    """test-time augmentation: average the probabilities of an image and of its horizontal flip"""
 
     def __post_init__(self) -> None:
         check_engine(self.engine, self.precision)

@@ -1,4 +1,4 @@
-"""The options of `overlay export`."""
+"""Options of `overlay export`."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -8,12 +8,12 @@ from overlay.config.common import Legacy
 
 @dataclass(frozen=True)
 class Export:
-    """Write a model for other programs: safetensors, or ONNX with normalisation and softmax inside."""
+    """Export a model for other programs: safetensors, or ONNX with normalisation and softmax inside."""
 
     model: str
     """a model file, or the folder of a run"""
     format: Literal["safetensors", "onnx"]
-    """safetensors holds the weights and the card, onnx the network and the card"""
+    """safetensors has the weights and the card, onnx the network and the card"""
     out: str | None = None
-    """file to write; beside the model, with the format as its suffix, where it is not given"""
+    """output file; default is beside the model, with the format as its suffix"""
     legacy: Legacy = field(default_factory=Legacy)

@@ -1,4 +1,4 @@
-"""The options of `overlay predict`."""
+"""Options of `overlay predict`."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,7 @@ from overlay.config.common import Device, EngineKind, Legacy, Limits, Precision,
 
 @dataclass(frozen=True)
 class Predict:
-    """Classify images in bulk: one row of Parquet for each input, whatever happened to it."""
+    """Batch inference: one row of Parquet for each input image, with its prediction or its error."""
 
     model: str
     """a model file, or the folder of a run"""
@@ -15,35 +15,37 @@ class Predict:
     """image files, folders with all their subfolders, archives, Parquet tables, prepared datasets, patterns such as
     'scans/**/*.png', on a disk or in a bucket (s3://, gs://); - reads a list from standard input, one path a line"""
     out: str
-    """folder of the predictions, on a disk or in a bucket; the same command goes on where it stopped"""
+    """folder of the predictions, on a disk or in a bucket; the same command resumes predictions that were stopped"""
     legacy: Legacy = field(default_factory=Legacy)
     limits: Limits = field(default_factory=Limits)
     tracking: Tracking = field(default_factory=lambda: Tracking(mode="disabled"))
     batch_size: int = 32
+    """images in one forward pass"""
     engine: EngineKind = "auto"
-    """torch, torch.compile, or OpenVINO; auto takes OpenVINO on CPUs where it is installed"""
+    """inference engine: torch, torch.compile, or OpenVINO; auto is OpenVINO on CPUs where it is installed"""
     device: Device = "auto"
+    """auto is cuda where there is a GPU"""
     precision: Precision = "auto"
-    """auto takes bf16 where the hardware has it; int8, which OpenVINO has, is calibrated on some of the inputs"""
+    """auto is bf16 where the hardware has it; int8, which OpenVINO has, is calibrated on some of the inputs"""
     actors: int | None = None
-    """processes that hold the model; one for each GPU, or one on CPUs, where it is not given"""
+    """processes that hold the model; default is one for each GPU, or one for each node on CPUs"""
     flips: bool = False
-    """average the probabilities of an image and of its mirror image"""
+    """test-time augmentation: average the probabilities of an image and of its horizontal flip"""
     top_k: int | None = None
     """add the columns top_labels and top_probabilities, of this many classes"""
     entropy: bool = False
-    """add the column entropy, in nats: 0 where the model is sure"""
+    """add the column entropy: predictive entropy in nats, from 0 to ln(classes)"""
     embeddings: bool = False
-    """add the column embedding, what the network's last layer sees"""
+    """add the column embedding: input of the network's last layer"""
     max_pixels: int | None = None
-    """an image that would decode to more pixels than this becomes an error row; the model's own limit where it is not
-    given"""
+    """largest image in pixels; a larger one becomes an error row before it is decoded; default is the model's own
+    limit"""
     part_rows: int = 10_000
     """rows in one output file"""
     retry_errors: bool = False
-    """try again what could not be read, in predictions of the same request"""
+    """retry the inputs that could not be read, in predictions of the same request"""
     overwrite: bool = False
-    """replace the predictions that --out holds"""
+    """replace the predictions in --out"""
 
     def __post_init__(self) -> None:
         check(len(self.inputs) > 0, "no input given; name at least one image or folder")
@@ -56,5 +58,5 @@ class Predict:
         for name in ("batch_size", "part_rows"):
             check(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
         check_engine(self.engine, self.precision)
-        both = "retry_errors goes on with predictions that overwrite would delete; give one of them"
+        both = "retry_errors resumes predictions that overwrite would delete; give one of them"
         check(not (self.retry_errors and self.overwrite), both)

@@ -1,4 +1,4 @@
-"""The options of `overlay prepare`."""
+"""Options of `overlay prepare`."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -8,23 +8,24 @@ from overlay.config.common import MAX_PIXELS, SPLITS, Limits, OverlayStyle, chec
 
 @dataclass(frozen=True)
 class Split:
-    """How the images are divided into train, val and test."""
+    """Division of the images into train, val and test."""
 
     train: float = 0.7
     """share of the images for training"""
     val: float = 0.15
-    """share for validation, which decides when to stop"""
+    """share of the images for validation, which early stopping uses"""
     test: float = 0.15
-    """share for the test, looked at once"""
+    """share of the images for the final test"""
     seed: int = 0
-    """the same seed gives the same split"""
+    """random seed of the split"""
     group_by: str | None = None
-    """images of one group stay on one side: a regular expression on the path, whose first group (or whole match) is
-    the name, or FILE.csv:column or FILE.parquet:column, a table that has the image's id or path beside it"""
+    """group split, such as by patient: images of one group stay in one split. A regular expression on the path, whose
+    first group (or whole match) is the group's name; or FILE.csv:column or FILE.parquet:column, a table that also has
+    the image's id or path"""
     folds: int | None = None
-    """number of equal folds instead of shares: fold 0 is test, fold 1 is val, and the rest is train"""
+    """cross-validation folds of equal size instead of shares: fold 0 is test, fold 1 is val, and the rest is train"""
     column: str | None = None
-    """a split of your own, with the values train, val and test: FILE.csv:column or FILE.parquet:column, as group_by"""
+    """predefined split, with the values train, val and test: FILE.csv:column or FILE.parquet:column, as group_by"""
 
     def __post_init__(self) -> None:
         check(self.folds is None or self.folds >= 3, f"split.folds is {self.folds}; it must be at least 3")
@@ -49,12 +50,13 @@ class Split:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Which images are near-duplicates, and what becomes of those with different labels."""
+    """Detection of near-duplicates, and the treatment of those with different labels."""
 
     distance: int = 40
-    """most bits, of 256, in which the perceptual hashes of near-duplicates differ; unrelated images differ in 128"""
+    """largest Hamming distance between perceptual hashes of near-duplicates, in bits of 256; unrelated images differ in
+    128"""
     conflicts: Literal["keep", "drop", "stop"] = "keep"
-    """near-duplicates with different labels: keep them together on one side, drop all of them, or stop and name them"""
+    """near-duplicates with different labels: keep them together in one split, drop all, or stop and list them"""
 
     def __post_init__(self) -> None:
         check(0 <= self.distance <= 64, f"duplicates.distance is {self.distance}; it must be at least 0 and at most 64")
@@ -62,7 +64,7 @@ class Duplicates:
 
 @dataclass(frozen=True)
 class Prepare:
-    """Turn images, or images and masks, into a prepared dataset."""
+    """Convert images, with or without masks, to a prepared dataset: overlays, splits, Parquet shards."""
 
     sources: list[str] = field(default_factory=list)
     """folders or archives with one subfolder a class, on a disk or in a bucket (s3://, gs://)"""
@@ -73,13 +75,14 @@ class Prepare:
     duplicates: Duplicates = field(default_factory=Duplicates)
     limits: Limits = field(default_factory=Limits)
     max_pixels: int = MAX_PIXELS
-    """an image that would decode to more pixels than this is rejected before it is decoded"""
+    """largest image in pixels; a larger one is rejected before it is decoded"""
     shard_rows: int = 256
     """images in one Parquet shard"""
     overwrite: bool = False
-    """replace what --out holds"""
+    """replace the dataset in --out"""
     check: str | None = None
-    """prepare nothing, but look for leaks in this dataset, ours or any Parquet with the columns image, label, split"""
+    """prepare nothing, but check this dataset for leakage: a prepared one, or any Parquet with the columns image,
+    label, split"""
 
     def __post_init__(self) -> None:
         if self.check is None:

@@ -1,20 +1,21 @@
-"""The options of `overlay train`."""
+"""Options of `overlay train`."""
 
 import re
 from dataclasses import dataclass, field
 from typing import Literal
 
 from overlay.config.common import Device, ResizeRule, Tracking, check
+from overlay.config.optimization import EarlyStopping, Loss, Optimizer
 
 TrainingPrecision = Literal["auto", "bf16", "fp16", "fp32"]
 
 
 @dataclass(frozen=True)
 class Input:
-    """What the model sees of an image."""
+    """Input of the model."""
 
     size: int = 224
-    """side in pixels of the square that the model sees"""
+    """side of the square input in pixels"""
     resize: ResizeRule = "squash"
     """squash to the square, pad to it with black, or crop its centre out of size * 256 / 224"""
 
@@ -24,25 +25,25 @@ class Input:
 
 @dataclass(frozen=True)
 class Augment:
-    """Random changes to each training image, drawn anew in each epoch."""
+    """Data augmentation: random changes to each training image, drawn anew in each epoch."""
 
     rotation: float = 15.0
-    """degrees, to either side"""
+    """largest rotation in degrees, to either side"""
     flip: float = 0.5
-    """probability of a mirror image, left for right"""
+    """probability of a horizontal flip"""
     vertical_flip: float = 0.0
-    """probability of upside down; off, since a shadow always lies below its lesion"""
+    """probability of a vertical flip; 0 since an acoustic shadow always lies below its lesion"""
     zoom: float = 0.15
     """largest change of scale: 0.15 draws from 0.85 to 1.15"""
     brightness: float = 0.1
-    """largest relative change"""
+    """largest relative change of brightness"""
     contrast: float = 0.1
-    """largest relative change"""
+    """largest relative change of contrast"""
     mixup: float = 0.0
-    """alpha of mixup, which blends each image with another of its batch; 0.2 is usual, 0 is off"""
+    """alpha of mixup, which blends each image with another of its batch; 0.2 is usual, 0 disables it"""
     cutmix: float = 0.0
-    """alpha of cutmix, which pastes a box of another image of the batch; 1 is usual, 0 is off. With mixup, each batch
-    gets one of the two, as a coin falls"""
+    """alpha of cutmix, which pastes a box of another image of the batch; 1 is usual, 0 disables it. With mixup, each
+    batch gets one of the two, with equal probability"""
 
     def __post_init__(self) -> None:
         check(0 <= self.rotation <= 180, f"augment.rotation is {self.rotation}; it must lie between 0 and 180 degrees")
@@ -62,20 +63,20 @@ class Augment:
 
 @dataclass(frozen=True)
 class Model:
-    """The network that is fine-tuned."""
+    """Network, pretrained weights and frozen layers."""
 
     arch: str = "resnet101"
-    """a ResNet of torchvision by its name there, or another of its classification networks with a linear head"""
+    """name of a ResNet in torchvision, or of another of its classification networks with a linear head"""
     weights: str = "imagenet"
-    """imagenet, none, or the path or URL of a state_dict"""
+    """pretrained weights: imagenet, none, or the path or URL of a state_dict"""
     dropout: float = 0.0
-    """probability with which each input of the head is dropped, beside any dropout of the network's own"""
+    """dropout probability of the head's inputs, besides any dropout of the network's own"""
     freeze: Literal["none", "stem", "layer1", "layer2", "layer3", "backbone"] = "none"
-    """what keeps its pretrained weights: nothing, a ResNet from its stem up to this stage, or all but the head"""
+    """layers that keep their pretrained weights: none, a ResNet from its stem up to this stage, or all but the head"""
     unfreeze_every: int | None = None
-    """epochs after which one stage more is trained, from the head down; with model.freeze"""
+    """gradual unfreezing: epochs after which one more stage is trained, from the head down; with model.freeze"""
     freeze_norm: bool = False
-    """keep the statistics, weights and biases of all batch normalisation as they are"""
+    """freeze the statistics, weights and biases of all batch normalisation"""
 
     def __post_init__(self) -> None:
         check(0 <= self.dropout < 1, f"model.dropout is {self.dropout}; it must be at least 0 and below 1")
@@ -104,119 +105,39 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Optimizer:
-    """The optimizer, and the learning rate of each parameter at each step."""
-
-    name: Literal["adamw", "sgd"] = "adamw"
-    """sgd has a Nesterov momentum of 0.9; its learning rates are some 100 times those of adamw"""
-    lr: float = 3e-4
-    """highest learning rate"""
-    backbone_lr: float | None = None
-    """highest learning rate of all but the head; optimizer.lr where it is not given"""
-    layer_decay: float | None = None
-    """each stage of a ResNet learns at this share of the rate of the one above it; 0.65 to 0.9 is usual"""
-    weight_decay: float = 0.01
-    decay_norm_and_bias: bool = False
-    """let the weight decay reach biases and the parameters of normalisation, too"""
-    schedule: Literal["cosine", "onecycle", "step", "plateau", "constant"] = "cosine"
-    """how the learning rate goes on after the warm-up; onecycle is Smith's, whose rise is a cosine too"""
-    warmup: float = 0.1
-    """share of the run's steps in which the learning rate rises from 0"""
-    step_size: int = 10
-    """epochs between two drops of the step schedule"""
-    patience: int = 3
-    """epochs without a lower val_loss that the plateau schedule bears before it drops"""
-    gamma: float = 0.1
-    """factor of a drop, for step and plateau"""
-    clip_norm: float | None = None
-    """largest norm of the gradient of all parameters together; a longer one is scaled down to it"""
-
-    def __post_init__(self) -> None:
-        check(self.lr > 0, f"optimizer.lr is {self.lr}; it must be above 0")
-        for name in ("backbone_lr", "clip_norm"):
-            value = getattr(self, name)
-            check(value is None or value > 0, f"optimizer.{name} is {value}; it must be above 0")
-        check(
-            self.layer_decay is None or 0 < self.layer_decay <= 1,
-            f"optimizer.layer_decay is {self.layer_decay}; it must be above 0 and at most 1",
-        )
-        check(
-            self.backbone_lr is None or self.layer_decay is None,
-            f"optimizer.backbone_lr is {self.backbone_lr} and optimizer.layer_decay is {self.layer_decay}; give one of "
-            "them",
-        )
-        check(self.weight_decay >= 0, f"optimizer.weight_decay is {self.weight_decay}; it must be at least 0")
-        check(0 <= self.warmup < 1, f"optimizer.warmup is {self.warmup}; it must be at least 0 and below 1")
-        check(self.step_size >= 1, f"optimizer.step_size is {self.step_size}; it must be at least 1")
-        check(self.patience >= 0, f"optimizer.patience is {self.patience}; it must be at least 0")
-        check(0 < self.gamma < 1, f"optimizer.gamma is {self.gamma}; it must be above 0 and below 1")
-
-
-@dataclass(frozen=True)
-class Loss:
-    """Cross-entropy, and how it weighs classes."""
-
-    label_smoothing: float = 0.0
-    """share of the target that is spread evenly over all classes; 0.1 is usual"""
-    class_weights: Literal["none", "balanced"] = "none"
-    """balanced weighs each class by n / (classes * n of the class), so that rare ones count as much as frequent ones"""
-
-    def __post_init__(self) -> None:
-        check(
-            0 <= self.label_smoothing < 1,
-            f"loss.label_smoothing is {self.label_smoothing}; it must be at least 0 and below 1",
-        )
-
-
-@dataclass(frozen=True)
-class EarlyStopping:
-    """When to stop before the last epoch, and which epoch's weights are the result."""
-
-    metric: Literal["val_loss", "val_accuracy", "val_macro_f1"] = "val_loss"
-    """what decides which epoch is best"""
-    patience: int = 8
-    """epochs without an improvement before the run stops"""
-    min_delta: float = 0.0
-    """a smaller improvement than this does not count"""
-
-    def __post_init__(self) -> None:
-        check(self.patience >= 1, f"early_stopping.patience is {self.patience}; it must be at least 1")
-        check(self.min_delta >= 0, f"early_stopping.min_delta is {self.min_delta}; it must be at least 0")
-
-
-@dataclass(frozen=True)
 class Loop:
-    """The training loop and where it runs."""
+    """Training loop, its workers and their hardware."""
 
     epochs: int = 30
     batch_size: int | Literal["auto"] = 32
-    """images in one step of the optimizer, over all workers together; auto takes the largest power of two that fits
-    into the GPU's memory, and 32 on CPUs"""
+    """images in one step of the optimizer, over all workers together; auto is the largest power of two that fits into
+    the GPU's memory, and 32 on CPUs"""
     accumulate: int = 1
-    """parts that each worker's share of a batch is computed in, one after the other, to save memory"""
+    """gradient accumulation: parts that each worker's share of a batch is computed in, one after the other, to save
+    memory"""
     workers: int | str = 1
-    """processes that train together, one GPU each where there are GPUs; 2..8 begins with what there is, and grows and
-    shrinks with the cluster"""
+    """data-parallel workers, one GPU each where there are GPUs; 2..8 is elastic: it starts with the workers that the
+    cluster has room for, and grows and shrinks with the cluster"""
     device: Device = "auto"
-    """auto takes cuda where the cluster has a GPU"""
+    """auto is cuda where the cluster has a GPU"""
     precision: TrainingPrecision = "auto"
-    """auto takes bf16 autocast where the hardware has it; fp16 scales the loss"""
+    """auto is bf16 autocast where the hardware has it, else fp32; fp16 scales the loss"""
     compile: bool = False
-    """compile the network with torch.compile: slow to start, faster from then on, mostly on GPUs"""
+    """compile the network with torch.compile: a slower start and faster steps, mostly on GPUs"""
     sync_batch_norm: bool = False
-    """batch statistics over all workers' images, on GPUs; else each worker has its own"""
+    """synchronise batch normalisation over all workers, on GPUs; else each worker has its own statistics"""
     ema: float | None = None
-    """decay of a moving average of the weights, such as 0.999, which is what is then validated and saved"""
+    """decay of an exponential moving average of the weights, such as 0.999; the average is validated and saved"""
     balanced: bool = False
-    """draw the classes equally often: images of rare classes come several times an epoch"""
+    """class-balanced sampling: images of rare classes are drawn several times an epoch"""
     shuffle_window: int = 2048
-    """images that are shuffled together, where a dataset is too large for the cluster's memory"""
+    """images in one shuffle buffer, where a dataset is too large for the cluster's memory"""
     checkpoint_steps: int = 200
-    """steps between checkpoints; one is also written after each epoch"""
+    """steps between two checkpoints; another is written after each epoch"""
     dry_run: int = 0
-    """only try so many steps, with all that belongs to a run, and say how much memory they took"""
+    """run only this many steps, with validation and checkpoint, and print how much memory they took"""
     seed: int = 0
-    """the same seed, data and machine give the same run"""
+    """random seed; the same seed, data and machine give the same run"""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "accumulate", "shuffle_window", "checkpoint_steps"):
@@ -233,20 +154,20 @@ class Loop:
 
     @property
     def least_workers(self) -> int:
-        """Workers that must be there before the run begins."""
+        """Smallest number of workers that a run starts with."""
         return int(str(self.workers).partition("..")[0])
 
     @property
     def most_workers(self) -> int:
-        """Workers that there may be."""
+        """Largest number of workers."""
         return int(str(self.workers).rpartition("..")[2])
 
 
 def check_share(batch: int, workers: int, accumulate: int) -> None:
-    """Refuse batches that leave a worker fewer than two images at a time.
+    """Check that each worker has at least two images in a forward pass, which batch normalisation needs.
 
     Raises:
-        RequestError: they do.
+        RequestError: ``batch`` is below 2 * workers * accumulate.
     """
     check(
         batch >= 2 * workers * accumulate,
@@ -257,12 +178,12 @@ def check_share(batch: int, workers: int, accumulate: int) -> None:
 
 @dataclass(frozen=True)
 class Train:
-    """Fine-tune a pretrained network on a prepared dataset; the same command goes on where it stopped."""
+    """Fine-tune a pretrained network on a prepared dataset; the same command resumes a run that was stopped."""
 
     dataset: str
     """a prepared dataset, or a folder that `overlay prepare` would take"""
     out: str
-    """folder of the run, and where it resumes from"""
+    """folder of the run; a run that is there is resumed"""
     input: Input = field(default_factory=Input)
     augment: Augment = field(default_factory=Augment)
     model: Model = field(default_factory=Model)

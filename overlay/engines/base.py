@@ -1,31 +1,64 @@
-"""What runs a model: torch, torch.compile or OpenVINO, in bf16, fp16, fp32 or int8.
+"""Inference engine, its plan, and the batches between decoding and scoring.
 
-    plan = prepare(model.load("run"))   # in the process that asked; plans travel to others
-    engine = open_engine(plan)          # in the process that computes
+    plan = prepare_engine(load_model_file("run"))  # in the process that asked; a plan is pickled and sent to others
+    engine = open_engine(plan)                     # in the process that computes
     engine(pixels).probabilities
 
 On CPUs a batch is cut into small chunks that run side by side, each on a thread of its own: they never wait for each
-other, so cores that also decode images lose nothing. All chunks have one shape, the last one filled up, so what an
-image gets does not depend on the images beside it.
+other, so cores that also decode images lose nothing. All chunks have one shape, the last one padded, so an image's
+probabilities do not depend on the images beside it.
 """
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from overlay.config import Precision
+from overlay.sources.decode import DecodedBatch
 
 if TYPE_CHECKING:
     from overlay.models.model_file import ModelFile  # which imports torch, and OpenVINO computes without it
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
-Columns = dict[str, NDArray[Any]]
 NO_NUMBER = "the model gave no number"
-"""why an image has no label whose probabilities are NaN, as of fp16 that overflowed or of weights that are NaN"""
+"""reason of an image whose probabilities are NaN: fp16 overflowed, or weights are NaN"""
+
+
+class ImageBatch(TypedDict):
+    """Columns that a forward pass reads from a batch of n rows; a `DecodedBatch` has them."""
+
+    pixels: Pixels
+    """(n, size, size, 3)"""
+    reason: NDArray[np.str_]
+    """(n,), why a row has no pixels; empty where it has them"""
+
+
+class BatchScores(TypedDict):
+    """Columns that a forward pass gives for n rows."""
+
+    reason: NDArray[np.str_]
+    """(n,), why a row has no probabilities; empty where it has them"""
+    probabilities: Floats
+    """(n, classes); NaN where there is a reason"""
+    precision: NDArray[np.str_]
+    """(n,): bf16, fp16, fp32 or int8"""
+    seconds_forward: NDArray[np.float64]
+    """(n,), each image's share of the batch's time by the clock"""
+    embedding: NotRequired[Floats]
+    """(n, d), input of the network's last layer, where it was asked for; NaN where there is a reason"""
+
+
+class ScoredBatch(BatchScores):
+    """Columns of n scored rows of a manifest: those of `DecodedBatch` with scores instead of pixels."""
+
+    row: NDArray[np.int64]
+    bytes: NDArray[np.int64]
+    seconds_read: NDArray[np.float64]
+    seconds_decode: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -38,7 +71,7 @@ class OpenVinoModel:
 
 @dataclass(frozen=True)
 class EnginePlan:
-    """A model, ready to be opened by an engine in this process or another."""
+    """Engine plan: a converted model, which can be pickled, for an engine of this process or another."""
 
     kind: Literal["torch", "compile", "openvino"]
     device: Literal["cpu", "cuda"]
@@ -52,19 +85,31 @@ class EnginePlan:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a model says of n images."""
+    """Probabilities and embeddings of n images."""
 
     probabilities: Floats
     """(n, classes)"""
     embeddings: Floats
-    """(n, d), what the network's last layer sees"""
+    """(n, d), input of the network's last layer"""
+
+
+@dataclass(frozen=True)
+class ThreadLayout:
+    """Division of a batch over the threads of this process."""
+
+    chunk: int
+    """images that one thread takes at a time"""
+    streams: int
+    """chunks that run side by side"""
+    cores: int
+    """CPU cores for all streams together"""
 
 
 class Forward:
-    """The forward pass of an engine; its subclasses hold the model."""
+    """Forward pass of an engine; its subclasses hold the model."""
 
     precision: str
-    """what it computes in: bf16, fp16, fp32 or int8"""
+    """number format of the computation: bf16, fp16, fp32 or int8"""
     embedding_size: int
 
     def run(self, chunks: list[Pixels]) -> list[tuple[Floats, Floats]]:
@@ -73,12 +118,12 @@ class Forward:
 
 
 class Engine:
-    """A model that takes images and gives probabilities."""
+    """Inference engine: uint8 images to class probabilities, with test-time flips where they are asked for."""
 
     def __init__(self, forward: Forward, classes: int, chunk: int, flips: bool) -> None:
         self._forward, self.classes, self._chunk, self._flips = forward, classes, chunk, flips
         self.precision = forward.precision
-        """what it computes in: bf16, fp16, fp32 or int8"""
+        """number format of the computation: bf16, fp16, fp32 or int8"""
         self.embedding_size = forward.embedding_size
 
     def __call__(self, images: Pixels) -> Scores:
@@ -104,13 +149,14 @@ class Engine:
         return Scores(probabilities, embeddings)
 
 
-def score_rows(engine: Engine, rows: Columns, embeddings: bool = False) -> Columns:
-    """Replace the column ``pixels`` of a batch by what the model says.
+@overload
+def score_rows(engine: Engine, rows: DecodedBatch, embeddings: bool = False) -> ScoredBatch: ...
+@overload
+def score_rows(engine: Engine, rows: ImageBatch, embeddings: bool = False) -> BatchScores: ...
+def score_rows(engine: Engine, rows: ImageBatch, embeddings: bool = False) -> BatchScores:
+    """Replace the column ``pixels`` of a batch by the columns of `BatchScores`; all other columns stay.
 
-    ``pixels`` is uint8 (n, size, size, 3), ``reason`` a text (n,), empty where the pixels are an image. New are
-    ``probabilities`` float32 (n, classes), ``embedding`` float32 (n, d) where it is asked for, both NaN where there is
-    a reason, ``precision`` (n,), and ``seconds_forward`` float64 (n,), each image's share of the time. An image for
-    which the model gives NaN gets a reason, too.
+    Rows with a reason take no part in the forward pass. An image for which the model gives NaN gets a reason, too.
     """
     images = rows["reason"] == ""
     probabilities = np.full((len(images), engine.classes), np.nan, np.float32)
@@ -122,8 +168,13 @@ def score_rows(engine: Engine, rows: Columns, embeddings: bool = False) -> Colum
         seconds[images] = (time.perf_counter() - began) / images.sum()
         probabilities[images], embedded[images] = scores.probabilities, scores.embeddings
     numbers = np.isfinite(probabilities).all(axis=1)
-    scored: Columns = {name: column for name, column in rows.items() if name != "pixels"}
-    scored["reason"] = np.where(images & ~numbers, NO_NUMBER, rows["reason"])
-    scored |= {"probabilities": probabilities, "seconds_forward": seconds}
-    scored["precision"] = np.full(len(images), engine.precision)
-    return scored | ({"embedding": embedded} if embeddings else {})
+    scored: BatchScores = {
+        "reason": np.where(images & ~numbers, NO_NUMBER, rows["reason"]),
+        "probabilities": probabilities,
+        "seconds_forward": seconds,
+        "precision": np.full(len(images), engine.precision),
+    }
+    if embeddings:
+        scored["embedding"] = embedded
+    others = {name: column for name, column in rows.items() if name != "pixels"}
+    return cast(BatchScores, others | scored)  # with the columns of the rows' own type, as the overloads say

@@ -1,4 +1,4 @@
-"""A model for other programs, each checked against the original on a batch of noise."""
+"""Model export to safetensors and ONNX, checked against the original on a batch of noise."""
 
 import json
 from dataclasses import replace
@@ -17,15 +17,15 @@ from overlay.models.network import normalise
 from overlay.models.safe_load import read_safetensors
 
 LARGEST_DIFFERENCE = 1e-4
-"""between a probability of the original and of the export"""
+"""between a probability of the original and the same of the export"""
 _IMAGES = 4
 
 
 def export_safetensors(loaded: ModelFile, file: Path) -> float:
-    """Write weights and card; return the largest difference from the original.
+    """Write weights and card as safetensors; return the largest difference from the original's probabilities.
 
     Raises:
-        WorkError: it is too large.
+        WorkError: the difference exceeds `LARGEST_DIFFERENCE`.
     """
     model_file.write_safetensors(file, loaded)
     pixels, expected = _batch(loaded)
@@ -33,14 +33,14 @@ def export_safetensors(loaded: ModelFile, file: Path) -> float:
 
 
 def export_onnx(loaded: ModelFile, file: Path) -> float:
-    """Write the network as ONNX, normalisation and softmax inside; return the largest difference from the original.
+    """Write normalisation, network and softmax as ONNX; return the largest difference from the original.
 
-    ``pixels`` uint8 (images, size, size, 3) goes in; ``probabilities`` (images, classes) and ``embeddings``
-    (images, d), both float32, come out. The card is JSON in the metadata, under the key overlay.
+    Input is ``pixels`` uint8 (images, size, size, 3); outputs are ``probabilities`` (images, classes) and
+    ``embeddings`` (images, d), both float32. The card is JSON in the metadata, under the key overlay.
 
     Raises:
-        RequestError: what writes and checks ONNX is not installed.
-        WorkError: the difference is too large.
+        RequestError: onnx, onnxscript or onnxruntime is not installed.
+        WorkError: the difference exceeds `LARGEST_DIFFERENCE`.
     """
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if find_spec(package) is None:
@@ -76,7 +76,7 @@ def _batch(loaded: ModelFile) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
 
 
 def _probabilities(loaded: ModelFile, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return what the plain network says, in float32."""
+    """Return the probabilities of the plain network, in float32."""
     mean, std = torch.tensor(loaded.card.mean), torch.tensor(loaded.card.std)
     with torch.inference_mode():
         logits = model_file.build_network(loaded)(normalise(torch.from_numpy(pixels), mean, std))

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Literal
 import joblib
 
 from overlay.config import EngineKind, Precision, check_engine
+from overlay.engines.base import Engine, EnginePlan, Forward, OpenVinoModel, Pixels, ThreadLayout
 from overlay.errors import RequestError
 
 if TYPE_CHECKING:
     from overlay.models.model_file import ModelFile  # which imports torch, and OpenVINO computes without it
-from overlay.engines.base import Engine, EnginePlan, Forward, OpenVinoModel, Pixels
 
 CHUNK = 4
-"""images that one CPU core takes at a time: enough to read the weights seldom, and few enough for its cache"""
+"""images that one CPU core takes at a time: enough that weights are seldom read again, and few enough for its cache"""
 
 
 def prepare_engine(
@@ -25,11 +25,12 @@ def prepare_engine(
 ) -> EnginePlan:
     """Choose the engine, and convert the model for it.
 
-    ``auto`` takes openvino on CPUs where it is installed, and torch elsewhere. int8 needs ``calibration``: images as
-    the model sees them, (n, size, size, 3), of the kind that it is for; how well it agrees with fp32 is printed.
+    ``auto`` is openvino on CPUs where it is installed, and torch elsewhere. int8 needs ``calibration``: images as the
+    model sees them, uint8 (n, size, size, 3), of the kind that it is for; the agreement with fp32 is printed.
 
     Raises:
-        RequestError: the engine is not installed, or doesn't fit the device or the precision.
+        RequestError: the engine is not installed, or doesn't fit the device or the precision; or int8 has no
+            ``calibration``.
     """
     check_engine(kind, precision)
     chosen = kind
@@ -56,24 +57,27 @@ def prepare_engine(
     return EnginePlan("openvino", device, precision, converted, len(file.card.classes))
 
 
-def open_engine(plan: EnginePlan, *, batch_size: int = 32, share: int = 1, flips: bool = False) -> "Engine":
-    """Load a model onto its device.
+def open_engine(plan: EnginePlan, *, batch_size: int = 32, share: int = 1, flips: bool = False) -> Engine:
+    """Load the model of a plan onto its device.
 
-    ``batch_size``: images in one call, mostly. ``share``: engines on this machine, which divide its cores.
+    ``batch_size``: images in a usual call. ``share``: engines on this machine, which divide its cores.
     ``flips``: average the probabilities of each image and of its mirror image, left for right.
     """
-    cores = max(1, joblib.cpu_count() // share)
-    if plan.device == "cuda":
-        chunk, streams = batch_size, 1
-    else:
-        chunk = min(CHUNK, max(1, batch_size // cores))
-        streams = min(cores, max(1, batch_size // chunk))
+    threads = thread_layout(plan, batch_size, max(1, joblib.cpu_count() // share))
     if isinstance(plan.model, OpenVinoModel):
         from overlay.engines.openvino_engine import OpenVinoForward
 
-        forward: Forward = OpenVinoForward(plan.model, plan.precision, chunk, streams, cores)
+        forward: Forward = OpenVinoForward(plan.model, plan.precision, threads)
     else:
         from overlay.engines.torch_engine import TorchForward
 
-        forward = TorchForward(plan.model, plan.device, plan.precision, chunk, streams, cores, plan.kind == "compile")
-    return Engine(forward, plan.classes, chunk, flips)
+        forward = TorchForward(plan.model, plan.device, plan.precision, threads, plan.kind == "compile")
+    return Engine(forward, plan.classes, threads.chunk, flips)
+
+
+def thread_layout(plan: EnginePlan, batch_size: int, cores: int) -> ThreadLayout:
+    """Divide batches over the cores: whole batches on a GPU, chunks of at most `CHUNK` images on CPUs."""
+    if plan.device == "cuda":
+        return ThreadLayout(batch_size, streams=1, cores=cores)
+    chunk = min(CHUNK, max(1, batch_size // cores))
+    return ThreadLayout(chunk, min(cores, max(1, batch_size // chunk)), cores)

@@ -1,4 +1,4 @@
-"""From pixels to probabilities as one module: what every engine runs, and what `overlay export` writes as ONNX."""
+"""Inference module: normalisation, network and softmax as one torch module, for every engine and for ONNX export."""
 
 import torch
 from torch import Tensor, fx, nn
@@ -10,9 +10,9 @@ from overlay.models.network import head_name, normalise
 
 
 class InferenceModule(nn.Module):
-    """Takes pixels uint8 (n, size, size, 3), and gives probabilities (n, classes) and embeddings (n, d), both float32.
+    """Pixels uint8 (n, size, size, 3) to probabilities (n, classes) and embeddings (n, d), both float32.
 
-    An embedding is what the network's last layer sees. Batch normalisation is folded into the convolutions before it
+    An embedding is the input of the network's last layer. Batch normalisation is folded into the convolutions before it
     (Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
     section 3.2), while the weights are float32; only then do they become ``dtype``.
     """
@@ -35,7 +35,7 @@ class InferenceModule(nn.Module):
 
 
 def _with_embeddings(network: nn.Module, last: str) -> fx.GraphModule:
-    """Let a traced network return the input of its last layer beside its output."""
+    """Make a traced network return the input of its last layer beside its output."""
     assert isinstance(network, fx.GraphModule)
     layer = next(node for node in network.graph.nodes if node.op == "call_module" and node.target == last)
     output = next(node for node in network.graph.nodes if node.op == "output")

@@ -1,6 +1,6 @@
-"""The engine openvino: Intel's compiler for networks on CPUs, with bf16 on x86 and ARM, and int8.
+"""Inference engine OpenVINO: Intel's compiler for networks on CPUs, with bf16 on x86 and ARM, and int8.
 
-The model travels as OpenVINO's own format, so a process that only computes needs no torch.
+The model is sent to other processes in OpenVINO's own format, so one that only computes needs no torch.
 """
 
 import logging
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from overlay.config import Precision
-from overlay.engines.base import Floats, Forward, OpenVinoModel, Pixels
+from overlay.engines.base import Floats, Forward, OpenVinoModel, Pixels, ThreadLayout
 
 if TYPE_CHECKING:
     from overlay.models.model_file import ModelFile  # which imports torch
@@ -31,13 +31,11 @@ def convert_to_openvino(file: "ModelFile") -> OpenVinoModel:
 
 
 def quantise_to_int8(file: "ModelFile", calibration: Pixels) -> OpenVinoModel:
-    """Convert a model to int8, calibrated with every other image of (n, size, size, 3).
+    """Quantise a model to int8, calibrated with every other image of ``calibration``, (n, size, size, 3).
 
-    How well it agrees with fp32 is measured on the images between them, and printed.
-
-    Activations are quantised by their ranges on these images, weights by channel, biases are corrected: NNCF's
-    post-training quantisation (Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias
-    Correction", for the biases).
+    The agreement with fp32 is measured on the images between them, and printed. Activations are quantised by their
+    ranges on the calibration images, weights by channel, biases are corrected: NNCF's post-training quantisation
+    (Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", for the biases).
     """
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # says that there is no CUDA
     import nncf
@@ -57,28 +55,28 @@ def quantise_to_int8(file: "ModelFile", calibration: Pixels) -> OpenVinoModel:
 
 
 class OpenVinoForward(Forward):
-    """Runs ``streams`` chunks at a time, each on its share of the cores."""
+    """Forward pass in OpenVINO, one inference request a stream, each on its share of the cores."""
 
-    def __init__(self, model: OpenVinoModel, precision: Precision, chunk: int, streams: int, cores: int) -> None:
+    def __init__(self, model: OpenVinoModel, precision: Precision, threads: ThreadLayout) -> None:
         core = ov.Core()
         if precision == "auto":
             precision = "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "fp32"
         read = core.read_model(model.xml, model.weights)
         shape = read.input(0).get_partial_shape()
-        shape[0] = chunk
+        shape[0] = threads.chunk
         read.reshape(shape)
         self.embedding_size = read.output(1).get_partial_shape()[1].get_length()
         settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
-            "NUM_STREAMS": streams,
-            "INFERENCE_NUM_THREADS": cores,
+            "NUM_STREAMS": threads.streams,
+            "INFERENCE_NUM_THREADS": threads.cores,
             "ENABLE_CPU_PINNING": False,  # other processes decode images on the same cores
         }
         compiled = core.compile_model(read, "CPU", settings)
-        # What was asked for is a hint, and a CPU without bf16 takes float32.
+        # The precision is a hint to OpenVINO, and a CPU without bf16 takes float32.
         exact = "fp32" if compiled.get_property("INFERENCE_PRECISION_HINT") == ov.Type.f32 else "bf16"
         self.precision = "int8" if precision == "int8" else exact
-        self._queue = ov.AsyncInferQueue(compiled, streams)
+        self._queue = ov.AsyncInferQueue(compiled, threads.streams)
         self._queue.set_callback(self._take)
         self._results: dict[int, tuple[Floats, Floats]] = {}
 

@@ -1,4 +1,4 @@
-"""The engines torch and compile."""
+"""Inference engines torch and torch.compile."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from overlay.config import Precision
-from overlay.engines.base import Floats, Forward, Pixels
+from overlay.engines.base import Floats, Forward, Pixels, ThreadLayout
 from overlay.engines.inference_module import InferenceModule
 from overlay.models.device import has_bf16
 from overlay.models.model_file import ModelFile
@@ -17,16 +17,14 @@ _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 class TorchForward(Forward):
-    """Runs chunks in ``streams`` threads, each on its share of the cores."""
+    """Forward pass in torch, one thread a stream, each on its share of the cores."""
 
     def __init__(
         self,
         file: ModelFile,
         device: Literal["cpu", "cuda"],
         precision: Precision,
-        chunk: int,
-        streams: int,
-        cores: int,
+        threads: ThreadLayout,
         compiled: bool,
     ) -> None:
         self._device = torch.device(device)
@@ -39,13 +37,14 @@ class TorchForward(Forward):
         self.embedding_size = classifier.embedding_size
         classifier = classifier.to(device=self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         # A thread that starts with its own number of threads leaves that of the others alone.
-        self._pool = ThreadPoolExecutor(streams, initializer=torch.set_num_threads, initargs=(cores // streams,))
+        each = threads.cores // threads.streams
+        self._pool = ThreadPoolExecutor(threads.streams, initializer=torch.set_num_threads, initargs=(each,))
         self._classifier = (
             torch.compile(classifier, dynamic=False, options=_options(device)) if compiled else classifier
         )
         if compiled:
             size = file.card.size
-            self.run([np.zeros((chunk, size, size, 3), np.uint8)])
+            self.run([np.zeros((threads.chunk, size, size, 3), np.uint8)])
 
     def run(self, chunks: list[Pixels]) -> list[tuple[Floats, Floats]]:
         """Return probabilities and embeddings of each chunk."""
@@ -58,5 +57,5 @@ class TorchForward(Forward):
 
 
 def _options(device: str) -> dict[str, str | int | bool | Callable[..., Any]]:
-    """Return inductor's: on a GPU a chunk is one launch, on a CPU weights are laid out for their kernels beforehand."""
+    """Return inductor's options: CUDA graphs on a GPU; on a CPU, weights in the layout of their kernels."""
     return {"triton.cudagraphs": True} if device == "cuda" else {"freezing": True}

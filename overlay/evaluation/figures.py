@@ -1,4 +1,4 @@
-"""Pictures of a run and of an evaluation, each as the bytes of a PNG: for a file, a report or a tracker alike.
+"""Figures of a run and of an evaluation as PNG bytes: training curves, confusion matrix, ROC curves.
 
 Drawn with matplotlib's object-oriented API on a light background, in colours that colour-blind readers tell apart
 (Okabe & Ito 2008). No pyplot, so nothing global is touched and any thread or process may draw.
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#6b7280"
 PALETTE = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MANY_CLASSES = 12
+"""above this, the empty cells of a confusion matrix are not labelled"""
 
 
 def draw_curves(history: Mapping[str, Sequence[float]], best_epoch: int | None = None) -> bytes:
-    """Draw loss (left), accuracy and macro-F1 (right) over the epochs.
+    """Draw training curves: loss (left), accuracy and macro-F1 (right) over the epochs.
 
     Args:
         history: the columns of ``history.parquet``, at least one epoch long.
@@ -57,7 +58,7 @@ def draw_curves(history: Mapping[str, Sequence[float]], best_epoch: int | None =
 
 
 def draw_confusion_matrix(evaluation: Evaluation) -> bytes:
-    """Draw counts, and each cell's share of its row, with true classes down and predicted classes across."""
+    """Draw the confusion matrix: counts and shares of the row, rows the true class, columns the predicted."""
     counts = np.array(evaluation.confusion)
     support = counts.sum(axis=1, keepdims=True)
     share = counts / np.maximum(support, 1)
@@ -91,7 +92,7 @@ def draw_confusion_matrix(evaluation: Evaluation) -> bytes:
 
 
 def draw_roc(labels: NDArray[np.int64], probabilities: NDArray[np.float64], evaluation: Evaluation) -> bytes:
-    """Draw the one-vs-rest ROC curve of each class that has one, with its area, from (n,) labels and (n, C)."""
+    """Draw the one-vs-rest ROC curve, with its area, of each class that has one; labels (n,), probabilities (n, C)."""
     from sklearn.metrics import roc_curve
 
     figure = _figure(5.4, 5)
@@ -144,7 +145,7 @@ def _plain(axes: Axes) -> None:
 
 
 def _text(name: str) -> str:
-    """A class may be named with a dollar sign, which matplotlib would read as the start of a formula."""
+    """Escape the dollar sign in a class name, which matplotlib would read as the start of a formula."""
     return name.replace("$", r"\$")
 
 

@@ -1,14 +1,14 @@
-"""Probabilities and labels in, every number out; training, evaluation, prediction and comparison all ask here.
+"""Classification metrics for all verbs: confusion matrix, accuracy, F1, AUROC, log loss, mask-only baseline.
 
-What is summed over workers and batches is always a count: a confusion matrix, rows the true class, columns the
-predicted one. ``accuracy`` and ``macro_f1`` read that matrix with NumPy alone, so that a training worker does not have
-to import scikit-learn; everything else is scikit-learn's, and the tests hold the two together.
+Sums over workers and batches are always counts: a confusion matrix, rows the true class, columns the predicted one.
+``accuracy`` and ``macro_f1`` read that matrix with NumPy alone, so that a training worker does not have to import
+scikit-learn; everything else is scikit-learn's, and the tests compare the two.
 """
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,14 @@ from overlay.errors import WorkError
 
 @dataclass(frozen=True)
 class ClassScores:
-    """One class against the rest. Precision of a class never predicted and recall of a class never seen are 0."""
+    """Metrics of one class against the rest; a precision without predictions and a recall without images are 0."""
 
     name: str
     precision: float
     recall: float
     f1: float
     support: int
-    """images whose true class it is"""
+    """images of this true class"""
     auroc: float | None
     """area under the ROC curve against all other classes; None where one of the two sides has no image"""
 
@@ -42,7 +42,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Every number about one set of predictions."""
+    """All metrics of one set of predictions."""
 
     classes: tuple[str, ...]
     images: int
@@ -50,7 +50,7 @@ class Evaluation:
     accuracy_interval: tuple[float, float]
     """95 % interval of the accuracy (Wilson 1927, JASA 22:209), as if the images were independent of each other"""
     balanced_accuracy: float
-    """mean recall over the classes that occur"""
+    """mean recall over the classes that occur among the true ones"""
     macro: Mean
     """each class that is seen or predicted counts the same"""
     weighted: Mean
@@ -78,7 +78,7 @@ def accuracy(confusion: NDArray[np.int64]) -> float:
     """Return the share of the counted images on the diagonal of a (C, C) matrix.
 
     Raises:
-        ZeroDivisionError: where nothing was counted.
+        ZeroDivisionError: all counts are 0.
     """
     return int(np.trace(confusion)) / int(confusion.sum())
 
@@ -90,7 +90,7 @@ def macro_f1(confusion: NDArray[np.int64]) -> float:
     it with 0. This is scikit-learn's ``f1_score(average="macro", zero_division=0)``.
 
     Raises:
-        ZeroDivisionError: where nothing was counted.
+        ZeroDivisionError: all counts are 0.
     """
     seen_or_predicted = confusion.sum(axis=0) + confusion.sum(axis=1)
     present = seen_or_predicted > 0
@@ -101,7 +101,7 @@ def macro_f1(confusion: NDArray[np.int64]) -> float:
 def compute_evaluation(
     labels: NDArray[np.int64], probabilities: NDArray[np.float64], classes: Sequence[str]
 ) -> Evaluation:
-    """Compute every metric.
+    """Compute all metrics of a set of predictions.
 
     Args:
         labels: (n,) indices into ``classes``, n at least 1.
@@ -110,20 +110,13 @@ def compute_evaluation(
 
     Raises:
         WorkError: a probability is not a finite number.
-        ValueError: the shapes do not go together.
+        ValueError: n is 0, or the probabilities are not of the shape (n, C).
     """
     from scipy.stats import binomtest
     from sklearn.metrics import accuracy_score, log_loss, precision_recall_fscore_support, recall_score
 
+    _check_probabilities(labels, probabilities, classes)
     n, indices = len(labels), np.arange(len(classes))
-    if n == 0 or probabilities.shape != (n, len(classes)):
-        raise ValueError(f"{n} labels and {len(classes)} classes do not go with probabilities of {probabilities.shape}")
-    if broken := int((~np.isfinite(probabilities)).any(axis=1).sum()):
-        raise WorkError(
-            f"the model's probabilities are not numbers for {broken} of {n} images; its training diverged or its file "
-            "is damaged, so take another checkpoint"
-        )
-
     predicted = probabilities.argmax(axis=1)
     right = int((predicted == labels).sum())
     interval = binomtest(right, n).proportion_ci(0.95, method="wilson")
@@ -151,23 +144,34 @@ def compute_evaluation(
     )
 
 
-def write_classification_report(evaluation: Evaluation, path: Path) -> None:
-    """Write scikit-learn's classification report as CSV: class, precision, recall, f1, support.
+def summary_line(evaluation: Evaluation) -> str:
+    """Return accuracy, its interval and macro-F1 in one line, for the command line."""
+    low, high = evaluation.accuracy_interval
+    return (
+        f"accuracy {evaluation.accuracy:.3f} (95 % interval {low:.3f} to {high:.3f}), macro-F1 "
+        f"{evaluation.macro.f1:.3f} on {evaluation.images} images"
+    )
 
-    A row a class, then ``accuracy`` (in the column of F1, as scikit-learn prints it), ``macro avg``, ``weighted avg``.
+
+def classification_report_csv(evaluation: Evaluation) -> str:
+    """Return scikit-learn's classification report as CSV, with the columns class, precision, recall, f1, support.
+
+    One row for each class, then ``accuracy`` (in the column of F1, as scikit-learn prints it), ``macro avg`` and
+    ``weighted avg``.
     """
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["class", "precision", "recall", "f1", "support"])
-        for scores in evaluation.per_class:
-            writer.writerow([scores.name, scores.precision, scores.recall, scores.f1, scores.support])
-        writer.writerow(["accuracy", "", "", evaluation.accuracy, evaluation.images])
-        for name, mean in (("macro avg", evaluation.macro), ("weighted avg", evaluation.weighted)):
-            writer.writerow([name, mean.precision, mean.recall, mean.f1, evaluation.images])
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["class", "precision", "recall", "f1", "support"])
+    for scores in evaluation.per_class:
+        writer.writerow([scores.name, scores.precision, scores.recall, scores.f1, scores.support])
+    writer.writerow(["accuracy", "", "", evaluation.accuracy, evaluation.images])
+    for name, mean in (("macro avg", evaluation.macro), ("weighted avg", evaluation.weighted)):
+        writer.writerow([name, mean.precision, mean.recall, mean.f1, evaluation.images])
+    return text.getvalue()
 
 
 def worst_mistakes(labels: NDArray[np.int64], probabilities: NDArray[np.float64], limit: int = 12) -> NDArray[np.int64]:
-    """Return the positions of at most ``limit`` misclassified images, the most confident first."""
+    """Return the row numbers of at most ``limit`` misclassified images, the most confident first."""
     mistakes = np.flatnonzero(probabilities.argmax(axis=1) != labels)
     confidence = probabilities[mistakes].max(axis=1)
     return mistakes[np.argsort(-confidence, kind="stable")][:limit]
@@ -179,11 +183,11 @@ def mask_only_scores(
     test_numbers: NDArray[np.float64],
     test_labels: NDArray[np.int64],
 ) -> tuple[float, float]:
-    """Return the accuracy and macro-F1 that the masks' shapes reach without one pixel of the images.
+    """Return accuracy and macro-F1 of the mask-only baseline: a classifier of mask shapes that sees no pixel.
 
-    A lesion's outline gives much of its class away, so a model that is shown the mask must be read beside this number.
-    A random forest of 500 trees (seeded) learns from ``train_numbers`` and is measured on ``test_numbers``: (n, k) with
-    the k numbers of each image's mask, NaN where an image has no mask.
+    The outline of a lesion predicts much of its class, so a model that is shown the mask must be read beside this
+    number. A random forest of 500 trees (seeded) is fitted to ``train_numbers`` and measured on ``test_numbers``:
+    (n, k) with the k numbers of each image's mask, NaN where an image has no mask.
     """
     from sklearn.ensemble import RandomForestClassifier
 
@@ -193,6 +197,17 @@ def mask_only_scores(
     predicted = forest.predict(np.nan_to_num(test_numbers))
     counts = confusion_matrix(test_labels, predicted, int(max(train_labels.max(), test_labels.max())) + 1)
     return accuracy(counts), macro_f1(counts)
+
+
+def _check_probabilities(labels: NDArray[np.int64], probabilities: NDArray[np.float64], classes: Sequence[str]) -> None:
+    n = len(labels)
+    if n == 0 or probabilities.shape != (n, len(classes)):
+        raise ValueError(f"{n} labels and {len(classes)} classes do not go with probabilities of {probabilities.shape}")
+    if broken := int((~np.isfinite(probabilities)).any(axis=1).sum()):
+        raise WorkError(
+            f"the model's probabilities are not numbers for {broken} of {n} images; its training diverged or its file "
+            "is damaged, so take another checkpoint"
+        )
 
 
 def _auroc(is_class: NDArray[np.bool_], probability: NDArray[np.float64]) -> float | None:

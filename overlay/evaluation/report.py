@@ -1,7 +1,7 @@
-"""One evaluation as one page: ``report.html`` holds its style and its pictures, and asks nothing of any network.
+"""Evaluation report as one HTML page, ``report.html``: style and pictures inside, nothing loaded from a network.
 
-The page is for a reader who doubts: it says how the images were divided, how wide the interval is, what a classifier
-reaches that sees the mask alone, and which images the model got wrong with the most confidence.
+The page is for a reader who doubts: it shows how the images were divided, how wide the interval is, what accuracy a
+classifier reaches from the mask alone, and which images the model misclassified with the most confidence.
 """
 
 import base64
@@ -9,7 +9,6 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +16,13 @@ from numpy.typing import NDArray
 
 from overlay.evaluation.metrics import Evaluation
 
-THUMBNAIL_PIXELS = 240  # pixels, the longer side: sharp at the 150 CSS pixels that the page shows
+THUMBNAIL_PIXELS = 240
+"""longer side: sharp at the 150 CSS pixels that the page shows"""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """What was evaluated, on what, and how that was divided."""
+    """Evaluation protocol: the model, the dataset, and its division into splits."""
 
     model_file: str
     model_sha256: str
@@ -38,25 +38,25 @@ class Protocol:
     split: str
     """the split that was evaluated"""
     split_rule: str
-    """how the images were divided, in words, to follow "Divided": at random, near-duplicates kept together; ..."""
+    """rule of division in words, to follow "Divided": "at random, near-duplicates kept together" """
     split_images: Mapping[str, int]
-    """number of images in each split"""
+    """split -> number of images"""
     overlay: str
     """the overlay style in words: "fill, #ff3b30, opacity 0.35"; "none" """
     versions: Mapping[str, str]
     """name of a package -> its version"""
     date: str | None = None
-    """when; a page without it is the same to the byte for the same evaluation"""
+    """date of the evaluation; without it the page is the same to the byte for the same evaluation"""
 
 
 @dataclass(frozen=True)
 class MaskOnly:
-    """What a classifier reaches, on this split, from the numbers of the masks alone (``metrics.mask_only_scores``)."""
+    """Mask-only baseline: scores on this split from the numbers of the masks alone (``metrics.mask_only_scores``)."""
 
     accuracy: float
     macro_f1: float
     numbers: tuple[str, ...]
-    """what each number is, in words: "area share", ..."""
+    """the numbers in words, such as "area share" """
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,7 @@ class Mistake:
 
 @dataclass(frozen=True)
 class ReportData:
-    """All that the page shows. Pictures are PNG bytes from ``overlay.evaluation.figures``; one that is None is left
-    out."""
+    """Content of the page. Pictures are PNG bytes from ``overlay.evaluation.figures``; one that is None is left out."""
 
     title: str
     evaluation: Evaluation
@@ -87,19 +86,14 @@ class ReportData:
     """the most confident first, as ``metrics.worst_mistakes`` orders them"""
 
 
-def write_report(path: Path, data: ReportData) -> None:
-    """Write the page to ``path``."""
-    path.write_text(render_report(data), encoding="utf-8")
-
-
 def render_report(data: ReportData) -> str:
     """Return the page as HTML. Every text in it is escaped."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(number=_number, percent=_percent, png=_png, thumbnail=_thumbnail)
-    template = environment.from_string(files("overlay").joinpath("report.html.j2").read_text(encoding="utf-8"))
-    return template.render(_context(data))
+    template = files("overlay.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(template).render(_context(data))
 
 
 def _context(data: ReportData) -> dict[str, Any]:
@@ -121,7 +115,7 @@ def _context(data: ReportData) -> dict[str, Any]:
 
 
 def _reading(evaluation: Evaluation, mask: MaskOnly, drawn: bool) -> str:
-    """One sentence on how the model stands to the masks alone, where it was shown them (``drawn``) or not."""
+    """Compare the model with the mask-only baseline in one sentence; ``drawn``: masks are drawn on the images."""
     if not drawn:
         return "The masks are not drawn on these images, so this is what the outline would add, not what the model saw."
     low, high = evaluation.accuracy_interval

@@ -1,21 +1,22 @@
 """Data of the evaluation report: protocol, mask-only baseline, worst mistakes."""
 
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset
 from numpy.typing import NDArray
 
 from overlay import __version__
 from overlay.config import SPLITS, Split
 from overlay.dataset.prepared import PreparedDataset
+from overlay.errors import RequestError
 from overlay.evaluation import metrics
+from overlay.evaluation.dataset_images import open_tables, read_encoded
 from overlay.evaluation.report import MaskOnly, Mistake, Protocol
 from overlay.images.codec import decode_image
-from overlay.models import model_file
+from overlay.models.model_file import ModelFile
 
 MASK_NUMBERS = {
     "mask_area_share": "share of the image",
@@ -23,40 +24,54 @@ MASK_NUMBERS = {
     "mask_extent": "fill of its box",
     "mask_compactness": "perimeter² / area",
 }
+"""column of a prepared dataset -> the number of a mask in words"""
 
 
-def _protocol(loaded: model_file.ModelFile, dataset: PreparedDataset, split: str) -> Protocol:
-    card, request = loaded.card, dataset.card.request
-    style = request.overlay
+@dataclass(frozen=True)
+class EvaluationSubject:
+    """A model, and the split of a prepared dataset that it is evaluated on.
+
+    Raises:
+        RequestError: the classes of the model are not those of the dataset, in their order.
+    """
+
+    model: ModelFile
+    dataset: PreparedDataset
+    split: str
+
+    def __post_init__(self) -> None:
+        known, classes = self.model.card.classes, self.dataset.card.classes
+        if tuple(classes) != known:
+            raise RequestError(
+                f"the model knows the classes {', '.join(known)}, and {self.dataset.path} has {', '.join(classes)}; "
+                "evaluate it on a dataset with the same classes"
+            )
+
+
+def create_protocol(subject: EvaluationSubject) -> Protocol:
+    """Describe the model, the dataset and its division into splits."""
+    card, dataset = subject.model.card, subject.dataset.card
+    style = dataset.request.overlay
     drawn = {"fill": f", {style.color}, opacity {style.alpha}", "contour": f", {style.color}, {style.width} px"}
     return Protocol(
-        model_file=Path(loaded.path).name,
-        model_sha256=loaded.sha256,
+        model_file=Path(subject.model.path).name,
+        model_sha256=subject.model.sha256,
         arch=card.arch,
         image_size=card.size,
         resize=card.resize,
-        dataset=dataset.place.name,
-        fingerprint=dataset.card.fingerprint,
-        split=split,
-        split_rule=_split_rule(request.split),
-        split_images={name: sum(counts[name] for counts in dataset.card.counts.values()) for name in SPLITS},
+        dataset=subject.dataset.place.name,
+        fingerprint=dataset.fingerprint,
+        split=subject.split,
+        split_rule=_split_rule(dataset.request.split),
+        split_images={name: sum(counts[name] for counts in dataset.counts.values()) for name in SPLITS},
         overlay=style.style + drawn.get(style.style, ""),
         versions={"overlay": __version__} | {name: version(name) for name in ("torch", "torchvision", "ray")},
     )
 
 
-def _split_rule(split: Split) -> str:
-    if split.column:
-        return f"as given ({split.column})"
-    grouped = f", and groups ({split.group_by})," if split.group_by else ""
-    folds = f" in {split.folds} folds" if split.folds else ""
-    return f"at random{folds}, near-duplicates{grouped} kept together"
-
-
-def _mask_only(dataset: PreparedDataset, split: str) -> MaskOnly | None:
-    """Measure what the masks alone give away on this split; None for the training split, or without any mask."""
-    columns = ["label", "split", *MASK_NUMBERS]
-    table = pyarrow.dataset.dataset(dataset.data_files(), filesystem=dataset.filesystem).to_table(columns=columns)
+def measure_mask_only(dataset: PreparedDataset, split: str) -> MaskOnly | None:
+    """Measure the mask-only baseline on a split; None for the training split, and for a dataset without any mask."""
+    table = open_tables(dataset).to_table(columns=["label", "split", *MASK_NUMBERS])
     if split == "train" or table["mask_area_share"].null_count == len(table):
         return None
     numbers = np.stack([table[name].to_numpy() for name in MASK_NUMBERS], axis=1)
@@ -67,14 +82,26 @@ def _mask_only(dataset: PreparedDataset, split: str) -> MaskOnly | None:
     return MaskOnly(accuracy, macro_f1, tuple(MASK_NUMBERS.values()))
 
 
-def _mistakes(dataset: PreparedDataset, table: pa.Table, worst: NDArray[np.int64]) -> tuple[Mistake, ...]:
-    rows = table.take(worst).to_pylist()
-    names = [row["id"] for row in rows]
-    found = pyarrow.dataset.dataset(dataset.data_files(), filesystem=dataset.filesystem).to_table(
-        columns=["id", "image"], filter=pc.field("id").isin(pa.array(names, pa.string()))
-    )
-    images = {row["id"]: row["image"]["bytes"] for row in found.to_pylist()}
+def read_mistakes(dataset: PreparedDataset, predictions: pa.Table, rows: NDArray[np.int64]) -> tuple[Mistake, ...]:
+    """Read the images of misclassified rows of a table of predictions, in the order of ``rows``."""
+    wrong = predictions.take(rows).to_pylist()
+    encoded = read_encoded(dataset, [row["id"] for row in wrong])
+    max_pixels = dataset.card.request.max_pixels
     return tuple(
-        Mistake(row["id"], row["true_label"], row["label"], row["confidence"], decode_image(images[row["id"]]))
-        for row in rows
+        Mistake(
+            id=row["id"],
+            label=row["true_label"],
+            predicted=row["label"],
+            confidence=row["confidence"],
+            image=decode_image(encoded[row["id"]], max_pixels=max_pixels),
+        )
+        for row in wrong
     )
+
+
+def _split_rule(split: Split) -> str:
+    if split.column:
+        return f"as given ({split.column})"
+    grouped = f", and groups ({split.group_by})," if split.group_by else ""
+    folds = f" in {split.folds} folds" if split.folds else ""
+    return f"at random{folds}, near-duplicates{grouped} kept together"

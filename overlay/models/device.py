@@ -1,4 +1,4 @@
-"""How torch uses the hardware that there is: threads and precision."""
+"""Threads of torch on CPUs, and the precision that a device computes in."""
 
 import joblib
 import torch
@@ -7,7 +7,7 @@ from overlay.config.train import TrainingPrecision
 
 
 def use_all_cores(share: int = 1) -> None:
-    """Let torch use this machine's cores, divided among ``share`` processes, whatever OMP_NUM_THREADS says.
+    """Set torch's threads to this machine's cores, divided among ``share`` processes, whatever OMP_NUM_THREADS is.
 
     Ray sets that variable from a worker's reserved CPUs, which would leave torch on one thread.
     """
@@ -15,14 +15,14 @@ def use_all_cores(share: int = 1) -> None:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Say whether the device computes in bfloat16 by instructions of its own, not by emulation."""
+    """Return whether the device has instructions for bfloat16, so that it need not emulate it."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def autocast(device: torch.device, precision: TrainingPrecision) -> torch.autocast:
-    """Return the context in which the forward pass runs: bf16 or fp16 autocast, or one that changes nothing."""
+    """Return the autocast context of a forward pass: bf16, fp16, or a disabled one for fp32."""
     if precision == "auto":
         precision = "bf16" if has_bf16(device) else "fp32"
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16

@@ -1,4 +1,4 @@
-"""Heads of several layers, as notebooks put them in place of a ResNet's last layer: written as text, and built again.
+"""Custom classification heads: several layers in place of a ResNet's last one, written as text and built from it.
 
 A model card names the layers as torch does, ``Linear(2048, 256)``, ``ReLU()``, ``Dropout(0.4)``, ``Linear(256, 3)``.
 """
@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from overlay.errors import RequestError
+from overlay.errors import RequestError, UnsupportedModel
 
-# The attributes are the arguments with which the layer is made, in their order.
+# The attributes are the arguments of the layer's constructor, in their order.
 _ATTRIBUTES: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Linear: ("in_features", "out_features"),
     nn.BatchNorm1d: ("num_features", "eps"),
@@ -30,26 +30,28 @@ _ATTRIBUTES: dict[type[nn.Module], tuple[str, ...]] = {
 }
 _BY_NAME = {kind.__name__: kind for kind in _ATTRIBUTES}
 LAYERS: tuple[type[nn.Module], ...] = tuple(_ATTRIBUTES)
-"""what a head may be made of"""
+"""layers that a head may have"""
 
 
 def describe_head(kind: type[nn.Module], attributes: Mapping[str, Any]) -> str:
-    """Write a layer of ``LAYERS`` as text; ``attributes`` are what its object holds.
+    """Write a layer of ``LAYERS`` as text; ``attributes`` are those of its object.
 
     Raises:
-        RequestError: one of the attributes is no number or text.
+        UnsupportedModel: an attribute that is an argument of the layer is neither a number nor a text.
     """
     values = [attributes.get(name) for name in _ATTRIBUTES[kind]]
     if not all(isinstance(value, int | float | str) for value in values):
-        raise RequestError(f"a layer {kind.__name__} of the head has the arguments {values}; save a state_dict instead")
+        raise UnsupportedModel(
+            f"has a layer {kind.__name__} in its head with the arguments {values}; save a state_dict instead"
+        )
     return f"{kind.__name__}({', '.join(map(repr, values))})"
 
 
 def build_head(layers: Sequence[str]) -> nn.Sequential:
-    """Build the layers that :func:`describe` wrote.
+    """Build the layers of a head that `describe_head` wrote.
 
     Raises:
-        RequestError: one of them is not known.
+        RequestError: one of them is not in ``LAYERS``.
     """
     built = []
     for text in layers:

@@ -1,9 +1,8 @@
-"""The model file: a network's weights, with all that using them needs.
+"""Model file: weights of a network, and the card with classes, input size, normalisation and provenance.
 
-A model file is what ``torch.save`` makes of a plain state_dict: ``torch.load`` gives it back, and torchvision's
-network of the same name takes it, without this package. The card, an attribute ``overlay`` of the same dictionary,
-says the rest. The same in safetensors has the card as JSON in its metadata. Files of other programs get a card when
-they are read: see ``overlay/models/legacy.py``.
+A model file is a plain state_dict, written by ``torch.save``: ``torch.load`` reads it, and torchvision's network of the
+same name loads it, without this package. The card is an attribute ``overlay`` of the same dictionary; in safetensors
+it is JSON in the metadata. Files of other programs get a card when they are read: see ``overlay/models/legacy.py``.
 """
 
 import hashlib
@@ -18,20 +17,21 @@ import torch
 from torch import nn
 
 from overlay.config import MAX_PIXELS, Input, Legacy, OverlayStyle, ResizeRule
-from overlay.errors import RequestError, one_line
+from overlay.errors import RequestError, UnsupportedModel, one_line
 from overlay.models import heads, legacy
-from overlay.models.network import StateDict, create_network
+from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, StateDict, create_network
 from overlay.models.safe_load import download_weights, is_state_dict, no_weights, read_safetensors, read_weights
 from overlay.storage.atomic import write_atomically
 
 MODEL_FILE = "Resnet_fineTuning.pth"
 """the file's name in the folder of a run"""
 MODEL_FORMAT = 3
+"""format that this version writes, and the newest that it reads"""
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """All that using a model needs besides its weights."""
+    """Model card: all that a prediction needs besides the weights, and where they come from."""
 
     arch: str
     classes: tuple[str, ...]
@@ -44,9 +44,9 @@ class ModelCard:
     dataset: str
     """fingerprint of the prepared dataset"""
     weights: str
-    """what the training started from"""
+    """pretrained weights that the training started from"""
     version: str
-    """of Overlay, which wrote the file"""
+    """version of Overlay that wrote the file"""
     code: str = "unknown"
     """fingerprint of the code that wrote the file, see `overlay.version`"""
     max_pixels: int = MAX_PIXELS
@@ -59,13 +59,13 @@ class ModelCard:
 
     @property
     def input(self) -> Input:
-        """What the model sees of an image."""
+        """Size and resize rule of the model's input."""
         return Input(size=self.size, resize=self.resize)
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A model as it was read."""
+    """Model file in memory: weights, card and checksum."""
 
     path: str
     state: StateDict
@@ -75,7 +75,7 @@ class ModelFile:
 
 
 def save_model_file(path: Path, state: StateDict, card: ModelCard) -> None:
-    """Write a model file, whole or not at all."""
+    """Write a model file atomically."""
     plain: StateDict = OrderedDict((name, tensor.detach().cpu().contiguous()) for name, tensor in state.items())
     # load_state_dict looks at the keys only, and weights_only unpickling restores the attributes of an OrderedDict.
     described = card_metadata(card)
@@ -87,12 +87,12 @@ def save_model_file(path: Path, state: StateDict, card: ModelCard) -> None:
 def load_model_file(path: str | Path, options: Legacy | None = None) -> ModelFile:
     """Read a model file, given as itself or as the folder of the run that made it.
 
-    A file of another program is read by the rules of ``overlay/models/legacy.py``, and what it doesn't say is taken
-    from ``options``, or as is usual and then said on a printed line.
+    A file of another program is read by the rules of ``overlay/models/legacy.py``; what it lacks comes from
+    ``options``, or is set as usual, which is then printed.
 
     Raises:
-        RequestError: the file isn't there, holds no model that can be read, was written by a newer version, or is
-            damaged; or it has a card, and ``options`` would contradict it.
+        RequestError: the file does not exist, holds no model that can be read, was written by a newer version, or is
+            damaged; or it has a card, and ``options`` are given, too.
     """
     file = Path(path) / MODEL_FILE if Path(path).is_dir() else Path(path)
     content = read_safetensors(file) if file.suffix == ".safetensors" else read_weights(file, str(file))
@@ -122,12 +122,12 @@ def build_network(file: ModelFile) -> nn.Module:
 
 
 def card_metadata(card: ModelCard) -> dict[str, Any]:
-    """Return a card with its format, as JSON can hold it."""
+    """Return a card with its format, as values of JSON."""
     return {"format": MODEL_FORMAT, **asdict(card)}
 
 
 def write_safetensors(file: Path, model: ModelFile) -> None:
-    """Write a model with its card as safetensors, which lists tensors by their size; the card keeps their order."""
+    """Write a model with its card as safetensors, which sorts tensors by their size; the card keeps their order."""
     from safetensors.torch import save
 
     described = card_metadata(model.card)
@@ -149,7 +149,8 @@ def read_state(where: str) -> StateDict:
     """Read a state_dict from a path or URL.
 
     Raises:
-        RequestError: it can't be reached, is none, or is a damaged or newer model file.
+        RequestError: the download fails, the file does not exist, holds no state_dict, or is a damaged or newer model
+            file.
     """
     remote = urlparse(where).scheme in ("http", "https")
     file = download_weights(where) if remote else Path(where)
@@ -159,7 +160,7 @@ def read_state(where: str) -> StateDict:
             raise no_weights(where)
     except RequestError:
         if remote:
-            file.unlink()  # else a page that says "not found" would stay for ever
+            file.unlink()  # else a page that says "not found" would stay in the cache
         raise
     state: StateDict = content if isinstance(content, OrderedDict) else OrderedDict(content.items())
     _check_card(state, where)
@@ -175,22 +176,20 @@ def _card(stored: dict[str, Any]) -> ModelCard:
 
 def _legacy(content: object, options: Legacy, where: str) -> tuple[StateDict, ModelCard]:
     try:
-        found = legacy.read_legacy(content, where)
-    except RequestError:
-        raise
+        found = legacy.read_legacy(content)
+        described = None if found is None else legacy.complete_legacy(found, options)
+    except UnsupportedModel as error:
+        raise RequestError(f"{where} {error}") from error
     except Exception as error:  # objects put together by hand lack what every module has
         raise RequestError(f"{where} holds no model that can be read: {one_line(error)}") from error
-    if found is None:
+    if found is None or described is None:
         raise no_weights(where)
-    from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD  # which imports this module
-
-    classes, seen, note = legacy.complete_legacy(found, options, where)
-    print(note)
+    print(f"{where} {described.note}")
     return found.state, ModelCard(
         arch=found.arch,
-        classes=classes,
-        size=seen.size,
-        resize=seen.resize,
+        classes=described.classes,
+        size=described.input.size,
+        resize=described.input.resize,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
         overlay=None,

@@ -1,4 +1,4 @@
-"""The network: torchvision's, with a head for our classes, and pixels as it takes them."""
+"""Networks of torchvision with a classification head, their stages, and the normalisation of their input."""
 
 import difflib
 from collections import OrderedDict
@@ -14,8 +14,12 @@ from overlay.errors import RequestError, one_line
 
 StateDict = OrderedDict[str, Tensor]
 
-# Those with more outputs than one in training, without a linear head, or that can't be built without memory; and one
-# whose weights are for another image size than its network.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""mean and standard deviation of ImageNet's pixels, RGB in 0..1, as torchvision's weights expect them"""
+
+# Networks with several outputs in training, without a linear head, or that can't be built without memory; and one whose
+# weights are for another image size than its network.
 _LEFT_OUT = ("googlenet", "inception", "squeezenet", "regnet", "vit_h_14")
 
 
@@ -32,7 +36,7 @@ def create_network(arch: str, classes: int, dropout: float = 0.0) -> nn.Module:
     dropped with the probability ``dropout``; the names in the state_dict stay torchvision's.
 
     Raises:
-        RequestError: no network of torchvision that we can use has this name.
+        RequestError: `architectures` has no network of this name.
     """
     known = architectures()
     if arch not in known:
@@ -48,16 +52,16 @@ def create_network(arch: str, classes: int, dropout: float = 0.0) -> nn.Module:
 
 
 def check_input_size(arch: str, size: int) -> None:
-    """Send two images without memory through a network.
+    """Check that a network takes images of ``size`` pixels, by a forward pass without memory.
 
     Raises:
-        RequestError: there is no such network, or it takes no images of ``size`` pixels.
+        RequestError: there is no such network, or its forward pass fails.
     """
     with torch.device("meta"):
         network = create_network(arch, classes=2)
         try:
             network(torch.empty(2, 3, size, size))
-        except Exception as error:  # each network has its own way to say so
+        except Exception as error:  # each network raises a type of its own
             raise RequestError(
                 f"input.size is {size}, which {arch} can't take ({one_line(error)}); 224 fits every network"
             ) from error
@@ -88,7 +92,7 @@ def parameter_stages(network: nn.Module) -> dict[str, list[str]]:
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Turn pixels uint8 (n, height, width, 3) into normalised float32 (n, 3, height, width), channels last in memory.
+    """Normalise pixels uint8 (n, height, width, 3) to float32 (n, 3, height, width), channels last in memory.
 
     ``mean`` and ``std``, (3,) in 0..1, lie on the device of the images.
     """
@@ -97,9 +101,3 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 def _drop(probability: float, head: nn.Module, inputs: tuple[Tensor]) -> Tensor:
     return drop(inputs[0], probability, training=head.training)
-
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-
-
-IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -1,4 +1,4 @@
-"""Weights that a training starts from: torchvision's, a file's or a URL's."""
+"""Pretrained weights that training starts from: torchvision's, of a file, or of a URL."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -23,12 +23,13 @@ class Weights:
 
 
 def load_pretrained(arch: str, weights: str) -> Weights:
-    """Fetch the weights that training starts from.
+    """Load pretrained weights for a network.
 
     ``weights`` is "imagenet" (torchvision's default for this network), "none", or the path or URL of a state_dict.
 
     Raises:
-        RequestError: they can't be reached, are no state_dict, or don't fit the network.
+        RequestError: the download fails, the file does not exist or holds no state_dict, or names or shapes are not
+            those of the network.
     """
     with torch.device("meta"):  # only names and shapes are needed
         skeleton = create_network(arch, classes=1000)
@@ -52,7 +53,7 @@ def load_pretrained(arch: str, weights: str) -> Weights:
 
 
 def initialise_backbone(network: nn.Module, weights: Weights) -> None:
-    """Load pretrained weights into a network, all but its head, whose outputs are other classes."""
+    """Load pretrained weights into a network, except into its head, whose outputs are other classes."""
     if weights.state is not None:
         head = f"{head_name(network)}."
         body = {name: tensor for name, tensor in weights.state.items() if not name.startswith(head)}
@@ -60,7 +61,7 @@ def initialise_backbone(network: nn.Module, weights: Weights) -> None:
 
 
 def _check_fit(network: nn.Module, state: StateDict, arch: str, where: str) -> None:
-    """Refuse weights with other names or shapes than the network's, the head aside."""
+    """Refuse weights whose names or shapes, the head aside, are not those of the network."""
     head = f"{head_name(network)}."
     expected = {n: tuple(t.shape) for n, t in network.state_dict().items() if not n.startswith(head)}
     given = {n: tuple(t.shape) for n, t in state.items() if not n.startswith(head)}

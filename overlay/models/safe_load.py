@@ -1,4 +1,4 @@
-"""Files of weights as they lie on a disk or behind a URL: read without running anything that is in them."""
+"""Safe loading of weights from a pickle, safetensors or a URL, without running code that is in them."""
 
 import hashlib
 import json
@@ -22,11 +22,11 @@ ALLOWED: list[Any] = [
     *heads.LAYERS,
     *(nn.Softmax, nn.LogSoftmax),
 ]
-"""classes that may be in a file: what ResNets, and the heads that people give them, are made of"""
+"""classes that may be in a file: those of ResNets, and of the heads that people give them"""
 
 
 def is_state_dict(content: object) -> TypeGuard[dict[str, Tensor]]:
-    """Say whether this is a dictionary of tensors by their names, and not an empty one."""
+    """Return whether an object is a dictionary of tensors by their names, and not an empty one."""
     return (
         isinstance(content, dict)
         and len(content) > 0
@@ -35,10 +35,10 @@ def is_state_dict(content: object) -> TypeGuard[dict[str, Tensor]]:
 
 
 def read_weights(file: Path, where: str) -> object:
-    """Read what ``torch.save`` wrote, as tensors on the CPU, letting no class through but those of a ResNet.
+    """Read a file of ``torch.save`` to the CPU, with tensors and the classes in `ALLOWED` only.
 
     Raises:
-        RequestError: it is not there, damaged, or holds anything else.
+        RequestError: the file does not exist, is damaged, or holds another class.
     """
     try:
         with torch.serialization.safe_globals(ALLOWED):
@@ -48,7 +48,7 @@ def read_weights(file: Path, where: str) -> object:
     except OSError as error:
         raise RequestError(f"the weights at {where} can't be read: {one_line(error)}") from error
     except Exception as error:  # damaged files raise whatever the unpickler meets
-        # What torch.load says here is how to switch its protection off, which is no advice to pass on.
+        # torch.load's message tells how to switch its protection off, which is no advice to pass on.
         if refused := _refused(error):
             raise RequestError(
                 f"{where} holds {refused}, which no ResNet of torchvision is made of and which might run anything, so "
@@ -61,7 +61,7 @@ def read_safetensors(file: Path) -> StateDict:
     """Read a state_dict with its card from a file that ``overlay export`` wrote.
 
     Raises:
-        RequestError: it is not there, damaged, or without a card.
+        RequestError: the file does not exist, or is damaged.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -80,17 +80,17 @@ def read_safetensors(file: Path) -> StateDict:
 
 
 def no_weights(where: str) -> RequestError:
-    """Return the refusal of a file that holds something else."""
+    """Return the error for a file that holds no state_dict."""
     return RequestError(
         f"{where} holds no state_dict, or a damaged one; give a file that torch.save made of model.state_dict()"
     )
 
 
 def download_weights(url: str) -> Path:
-    """Download into torch's cache, once; a cached file is known by its whole URL, since many end in `model.pth`.
+    """Download weights to torch's cache, once; the cache key is the whole URL, since many end in `model.pth`.
 
     Raises:
-        RequestError: it can't be.
+        RequestError: the download fails.
     """
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     file = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}.pth"
@@ -111,6 +111,6 @@ def download_failure(error: Exception) -> str:
 
 
 def _refused(error: Exception) -> str | None:
-    """Return the name of what the weights_only unpickler did not let through, such as ``posix.system``."""
+    """Return the name of the object that the weights_only unpickler refused, such as ``posix.system``."""
     found = re.search(r"GLOBAL (\S+) (?:was not an allowed global|whose module \S+ is blocked)", str(error))
     return found[1] if found else None

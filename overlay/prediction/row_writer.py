@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from overlay.engines.base import Columns
+from overlay.engines.base import ScoredBatch
 from overlay.prediction.output_folder import PredictionFolder
 from overlay.prediction.schema import PredictionColumns
 from overlay.sources.manifest import Manifest
@@ -69,7 +69,7 @@ class PredictionWriter:
                 found.append(ReadUnit(tuple(groups), unit.in_order, partly))
         return found
 
-    def add(self, block: Columns) -> None:
+    def add(self, block: ScoredBatch) -> None:
         """Take the rows of one batch; one that is there already, since a task ran twice, is dropped."""
         for reason in block["reason"][block["reason"] != ""].tolist():
             self.errors[error_reason(reason)] += 1

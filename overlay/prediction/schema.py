@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from overlay.engines.base import Columns
+from overlay.engines.base import ScoredBatch
 
 
 def prediction_schema(classes: Sequence[str]) -> pa.Schema:
@@ -45,7 +45,7 @@ class PredictionColumns:
     uncertain_below: float | None = None
     """confidence below which a row is ``uncertain``; None: no such column"""
 
-    def tabulate(self, block: Columns) -> pa.Table:
+    def tabulate(self, block: ScoredBatch) -> pa.Table:
         """Convert a scored batch to a table of the output's columns, and ``row`` for joining with the inputs.
 
         The batch has ``row`` and ``reason`` (n,), ``probabilities`` (n, classes), and perhaps ``embedding`` (n, d) and

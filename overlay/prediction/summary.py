@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from overlay.engines.base import Columns
+from overlay.engines.base import ScoredBatch
 from overlay.evaluation import metrics
 from overlay.prediction.output_folder import PredictionFolder
 from overlay.prediction.row_writer import error_reason
@@ -41,11 +41,11 @@ class StageTimes:
     last_at: float = 0.0
     """arrival of the last scored batch, in seconds of `time.monotonic`"""
 
-    def add(self, block: Columns, writing: float) -> None:
+    def add(self, block: ScoredBatch, writing: float) -> None:
         """Count a scored batch; ``writing`` is the time of writing it, in seconds."""
-        for stage in ("read", "decode", "forward"):
-            if f"seconds_{stage}" in block:
-                self.seconds[stage] += float(block[f"seconds_{stage}"].sum())
+        stages = {"read": block["seconds_read"], "decode": block["seconds_decode"], "forward": block["seconds_forward"]}
+        for stage, seconds in stages.items():
+            self.seconds[stage] += float(seconds.sum())
         self.seconds["write"] += writing
         self.last_at = time.monotonic()
         if not self.images:

@@ -12,7 +12,7 @@ import joblib
 import torch
 
 from overlay.config import Predict
-from overlay.engines.base import Columns, Pixels, score_rows
+from overlay.engines.base import Pixels, ScoredBatch, score_rows
 from overlay.engines.factory import open_engine, prepare_engine
 from overlay.errors import RequestError
 from overlay.models.model_file import ModelFile
@@ -41,7 +41,7 @@ class LocalBackend:
         self.processes: Mapping[str, float] = {"read": self._cores, "decode": self._cores}
         """stage -> number of threads"""
 
-    def classify(self, decoder: GroupDecoder, units: Sequence[ReadUnit]) -> Iterator[Columns]:
+    def classify(self, decoder: GroupDecoder, units: Sequence[ReadUnit]) -> Iterator[ScoredBatch]:
         """Yield the scored rows of all units, one group at a time."""
         with ThreadPoolExecutor(self._cores) as threads:
             ahead = deque[Future[DecodedBatch]]()
@@ -53,5 +53,5 @@ class LocalBackend:
             while ahead:
                 yield self._score(ahead.popleft().result())
 
-    def _score(self, batch: DecodedBatch) -> Columns:
-        return score_rows(self._engine, dict(batch), self._embeddings)  # type: ignore[arg-type]
+    def _score(self, batch: DecodedBatch) -> ScoredBatch:
+        return score_rows(self._engine, batch, self._embeddings)

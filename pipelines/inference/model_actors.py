@@ -1,16 +1,15 @@
-"""From decoded images to probabilities: the pool of model actors behind evaluation and prediction."""
+"""Pool of model actors on Ray Data: decoded batches to scored batches, for evaluation and prediction."""
 
 import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy
 
 from cluster.session import Resources
-from overlay.config import EngineKind, Precision
-from overlay.engines.base import Columns, EnginePlan, Pixels, score_rows
+from overlay.config import InferenceOptions
+from overlay.engines.base import BatchScores, EnginePlan, ImageBatch, Pixels, score_rows
 from overlay.engines.factory import open_engine, prepare_engine
 from pipelines.runtime.placement import actor_cpus
 
@@ -18,86 +17,56 @@ if TYPE_CHECKING:
     from overlay.models.model_file import ModelFile  # which imports torch, and an actor with OpenVINO needs none
 
 BATCHES_IN_FLIGHT = 2
-"""one that is computed, and one that waits in the actor"""
+"""batches at one actor: one that is computed, and one that waits there"""
 
 
-@dataclass(frozen=True)
-class InferenceOptions:
-    """How the model runs."""
+def create_engine_plan(loaded: "ModelFile", options: InferenceOptions, calibration: Pixels | None = None) -> EnginePlan:
+    """Convert a model for the engine, in this process and once, before anything is written.
 
-    device: Literal["cpu", "cuda"]
-    precision: Precision
-    batch_size: int
-    actors: int | None = None
-    """processes that hold the model; where it is None, one for each GPU, or for each node on CPUs"""
-    kind: EngineKind = "torch"
-    flips: bool = False
-    """average the probabilities of an image and of its mirror image"""
-    embeddings: bool = False
-    """add the column ``embedding``"""
-    calibration: Pixels | None = None
-    """images (n, size, size, 3) for int8"""
-
-
-def score_rows_with(
-    rows: ray.data.Dataset, loaded: "ModelFile", engine: InferenceOptions, cluster: Resources
-) -> ray.data.Dataset:
-    """Replace the column ``pixels`` by those of :func:`overlay.engines.base.score_rows`; all other columns stay.
-
-    The model is converted here, once, and reaches the actors through the object store.
+    ``calibration``: images (n, size, size, 3) for int8.
 
     Raises:
         RequestError: the engine is not installed, or doesn't fit the device or the precision.
     """
-    return score_with_plan(create_engine_plan(loaded, engine), rows, engine, cluster)
-
-
-def create_engine_plan(loaded: "ModelFile", engine: InferenceOptions) -> EnginePlan:
-    """Convert a model for an engine, before anything is written.
-
-    Raises:
-        RequestError: as `score`.
-    """
-    return prepare_engine(loaded, engine.kind, engine.device, engine.precision, engine.calibration)
+    return prepare_engine(loaded, options.kind, options.device, options.precision, calibration)
 
 
 def score_with_plan(
-    plan: EnginePlan, rows: ray.data.Dataset, engine: InferenceOptions, cluster: Resources
+    plan: EnginePlan, rows: ray.data.Dataset, options: InferenceOptions, cluster: Resources
 ) -> ray.data.Dataset:
-    """Do what `score` does, with a model that is converted already."""
-    actors = actor_count(engine, cluster)
+    """Replace the column ``pixels`` by those of `overlay.engines.base.BatchScores`; all other columns stay.
+
+    The plan reaches the actors through the object store.
+    """
+    actors = actor_count(options, cluster)
     return rows.map_batches(
         ModelActor,
-        fn_constructor_args=(
-            ray.put(plan),
-            replace(engine, calibration=None),
-            actors_per_node(actors, engine, cluster),
-        ),
-        batch_size=engine.batch_size,
+        fn_constructor_args=(ray.put(plan), options, actors_per_node(actors, options, cluster)),
+        batch_size=options.batch_size,
         compute=ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=BATCHES_IN_FLIGHT),
         # Less than a whole CPU: where actors ask for as much as the tasks before them, Ray Data fuses the two.
         num_cpus=0.9 * actor_cpus(actors, cluster),
-        num_gpus=int(engine.device == "cuda"),
+        num_gpus=int(options.device == "cuda"),
     )
 
 
-def actor_count(engine: InferenceOptions, cluster: Resources) -> int:
-    """Return how many processes hold the model."""
-    return engine.actors or (max(1, int(cluster.gpus)) if engine.device == "cuda" else cluster.cpu_nodes)
+def actor_count(options: InferenceOptions, cluster: Resources) -> int:
+    """Return the number of processes that hold the model."""
+    return options.actors or (max(1, int(cluster.gpus)) if options.device == "cuda" else cluster.cpu_nodes)
 
 
-def actors_per_node(actors: int, engine: InferenceOptions, cluster: Resources) -> int:
-    """Return among how many actors the cores of a node are divided; Ray Data spreads actors over the nodes."""
-    return 1 if engine.device == "cuda" else math.ceil(actors / cluster.cpu_nodes)
+def actors_per_node(actors: int, options: InferenceOptions, cluster: Resources) -> int:
+    """Return the number of actors that share the cores of a node; Ray Data spreads actors over the nodes."""
+    return 1 if options.device == "cuda" else math.ceil(actors / cluster.cpu_nodes)
 
 
 class ModelActor:
-    """An actor that holds the model."""
+    """Actor that holds the model."""
 
-    def __init__(self, plan: "ray.ObjectRef[EnginePlan]", engine: InferenceOptions, share: int) -> None:
-        self._engine = open_engine(ray.get(plan), batch_size=engine.batch_size, share=share, flips=engine.flips)
-        self._embeddings = engine.embeddings
+    def __init__(self, plan: "ray.ObjectRef[EnginePlan]", options: InferenceOptions, share: int) -> None:
+        self._engine = open_engine(ray.get(plan), batch_size=options.batch_size, share=share, flips=options.flips)
+        self._embeddings = options.embeddings
 
-    def __call__(self, rows: Columns) -> Columns:
+    def __call__(self, rows: ImageBatch) -> BatchScores:
         """Score one batch; rows with a reason take no part in the forward pass."""
         return score_rows(self._engine, rows, self._embeddings)

@@ -1,6 +1,7 @@
 """Ray backend of a prediction: tasks that read and decode, and a pool of model actors."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
 
 import pyarrow as pa
 import ray
@@ -8,14 +9,14 @@ import ray.data
 from ray.exceptions import RayError
 
 from cluster import session
-from overlay.config import Predict
-from overlay.engines.base import Columns, Pixels
+from overlay.config import InferenceOptions, Predict
+from overlay.engines.base import Pixels, ScoredBatch
 from overlay.errors import WorkError
 from overlay.models.model_file import ModelFile
 from overlay.sources.decode import DecodedBatch, GroupDecoder
 from overlay.sources.read_plan import ReadUnit, join_units
 from overlay.sources.reader import GroupRequest
-from pipelines.inference.model_actors import InferenceOptions, actor_count, create_engine_plan, score_with_plan
+from pipelines.inference.model_actors import actor_count, create_engine_plan, score_with_plan
 from pipelines.inference.read_groups import read_groups
 from pipelines.runtime.placement import choose_device
 
@@ -41,9 +42,8 @@ class RayBackend:
             kind=config.engine,
             flips=config.flips,
             embeddings=config.embeddings,
-            calibration=calibration,
         )
-        self._plan = create_engine_plan(loaded, self._engine)
+        self._plan = create_engine_plan(loaded, self._engine, calibration)
         self.computed = str(self._plan)
         self.processes: Mapping[str, float] = {
             "read": self._cluster.cpus,
@@ -52,7 +52,7 @@ class RayBackend:
         }
         """stage -> number of processes"""
 
-    def classify(self, decoder: GroupDecoder, units: Sequence[ReadUnit]) -> Iterator[Columns]:
+    def classify(self, decoder: GroupDecoder, units: Sequence[ReadUnit]) -> Iterator[ScoredBatch]:
         """Yield the scored rows of all units, one batch at a time, in any order.
 
         Raises:
@@ -69,8 +69,7 @@ class RayBackend:
         )
         try:
             for block in score_with_plan(self._plan, rows, self._engine, self._cluster).iter_batches(batch_size=None):
-                assert isinstance(block, dict)  # NumPy columns, as the default format is
-                yield block
+                yield cast(ScoredBatch, block)  # NumPy columns, as the default format is
         except RayError as error:
             said = [line for line in str(error).splitlines() if line.strip()]
             raise WorkError(f"prediction stopped: {said[-1].strip()}; the same command goes on from here") from error

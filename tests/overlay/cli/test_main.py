@@ -1,4 +1,4 @@
-"""The door: exit statuses, one line for a wrong request, nothing heavy imported before it is needed."""
+"""Command-line entry point: exit statuses, one line for a wrong request, nothing heavy imported before it is needed."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from unittest.mock import Mock
 import pytest
 
 from overlay.cli import main
-from overlay.cli.parser import VERBS
+from overlay.cli.verbs import VERBS
 from overlay.config import Demo
 from overlay.errors import RequestError, WorkError
 
@@ -46,6 +46,17 @@ def test_nothing_heavy_is_imported_before_the_work(words: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "set()"
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["trian"], []])
+def test_the_parser_is_imported_for_a_verb_only(words: list[str]) -> None:
+    """jsonargparse, YAML and what they import take longer than all else that --help needs."""
+    program = (
+        "import sys; from overlay.cli.main import main; main(sys.argv[1:]);"
+        "print({'jsonargparse', 'yaml', 'socket', 'urllib', 'overlay.cli.parser'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
 
 
 def test_the_module_runs_as_a_program() -> None:

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -15,12 +16,13 @@ import torchvision
 from numpy.typing import NDArray
 
 from overlay.config import EngineKind, Precision
-from overlay.engines.base import Columns, Engine, OpenVinoModel, score_rows
-from overlay.engines.factory import open_engine, prepare_engine
+from overlay.engines.base import Engine, EnginePlan, OpenVinoModel, ScoredBatch, ThreadLayout, score_rows
+from overlay.engines.factory import open_engine, prepare_engine, thread_layout
 from overlay.errors import RequestError
 from overlay.models import model_file
 from overlay.models.model_file import ModelFile
 from overlay.models.network import normalise
+from overlay.sources.decode import DecodedBatch
 
 SIZE = 32
 MEAN, STD = (0.5, 0.25, 0.125), (0.25, 0.5, 0.75)
@@ -29,6 +31,18 @@ PIXELS: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, (13, SIZE,
 
 def card(arch: str = "resnet18") -> model_file.ModelCard:
     return model_file.ModelCard(arch, ("a", "b", "c"), SIZE, "squash", MEAN, STD, None, "", "", "")
+
+
+def decoded(reasons: list[str]) -> DecodedBatch:
+    n = len(reasons)
+    return {
+        "row": np.arange(n),
+        "pixels": PIXELS[:n],
+        "reason": np.array(reasons),
+        "bytes": np.full(n, 7),
+        "seconds_read": np.zeros(n),
+        "seconds_decode": np.zeros(n),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +171,23 @@ def test_what_is_not_installed_is_named(file: ModelFile, monkeypatch: pytest.Mon
         prepare_engine(file, "openvino")
 
 
+@pytest.mark.parametrize(
+    ("device", "batch_size", "cores", "layout"),
+    [
+        ("cpu", 32, 4, ThreadLayout(chunk=4, streams=4, cores=4)),
+        ("cpu", 8, 4, ThreadLayout(chunk=2, streams=4, cores=4)),
+        ("cpu", 1, 4, ThreadLayout(chunk=1, streams=1, cores=4)),
+        ("cpu", 32, 16, ThreadLayout(chunk=2, streams=16, cores=16)),
+        ("cuda", 32, 4, ThreadLayout(chunk=32, streams=1, cores=4)),
+    ],
+)
+def test_a_batch_is_divided_over_the_cores(
+    device: Literal["cpu", "cuda"], batch_size: int, cores: int, layout: ThreadLayout
+) -> None:
+    plan = EnginePlan("openvino", device, "auto", OpenVinoModel(b"", b""), 3)
+    assert thread_layout(plan, batch_size, cores) == layout
+
+
 @pytest.mark.parametrize("arch", ["swin_t", "maxvit_t", "mnasnet0_5", "convnext_tiny", "densenet121"])
 @pytest.mark.slow
 def test_networks_that_are_no_resnets_have_an_engine_too(arch: str) -> None:
@@ -173,9 +204,9 @@ def test_networks_that_are_no_resnets_have_an_engine_too(arch: str) -> None:
 
 def test_rows_with_a_reason_are_not_scored(opened: Callable[..., Engine]) -> None:
     engine = opened("torch", "fp32")
-    rows: Columns = {"row": np.arange(3), "pixels": PIXELS[:3], "reason": np.array(["", "broken", ""])}
+    rows = decoded(["", "broken", ""])
     scored = score_rows(engine, rows, embeddings=True)
-    assert list(scored) == ["row", "reason", "probabilities", "seconds_forward", "precision", "embedding"]
+    assert set(scored) == {*DecodedBatch.__annotations__, *ScoredBatch.__annotations__} - {"pixels"}
     alone = engine(PIXELS[[0, 2]])
     np.testing.assert_array_equal(scored["probabilities"][[0, 2]], alone.probabilities)
     np.testing.assert_array_equal(scored["embedding"][[0, 2]], alone.embeddings)
@@ -184,7 +215,7 @@ def test_rows_with_a_reason_are_not_scored(opened: Callable[..., Engine]) -> Non
     assert scored["precision"].tolist() == ["fp32"] * 3
     seconds = scored["seconds_forward"]
     assert seconds[0] == seconds[2] > seconds[1] == 0
-    none = score_rows(engine, {**rows, "reason": np.array(["broken"] * 3)})
+    none = score_rows(engine, decoded(["broken"] * 3))
     assert np.isnan(none["probabilities"]).all()
     assert "embedding" not in none
 
@@ -192,8 +223,7 @@ def test_rows_with_a_reason_are_not_scored(opened: Callable[..., Engine]) -> Non
 def test_no_number_is_a_reason(file: ModelFile) -> None:
     state = OrderedDict(file.state) | {"fc.bias": torch.tensor([0, torch.nan, 0])}
     engine = open_engine(prepare_engine(replace(file, state=state), "torch", precision="fp32"))
-    rows: Columns = {"row": np.arange(2), "pixels": PIXELS[:2], "reason": np.array(["", "no"])}
-    assert score_rows(engine, rows)["reason"].tolist() == ["the model gave no number", "no"]
+    assert score_rows(engine, decoded(["", "no"]))["reason"].tolist() == ["the model gave no number", "no"]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="an extra")
@@ -206,9 +236,10 @@ def test_openvino_is_imported_without_telemetry_and_computes_without_torch(file:
 import sys
 from pathlib import Path
 import numpy as np
-from overlay.engines import OpenVinoModel, Plan, open_engine
+from overlay.engines.base import EnginePlan, OpenVinoModel
+from overlay.engines.factory import open_engine
 model = OpenVinoModel(Path(sys.argv[1], "m.xml").read_bytes(), Path(sys.argv[1], "m.bin").read_bytes())
-engine = open_engine(Plan("openvino", "cpu", "fp32", model, 3))
+engine = open_engine(EnginePlan("openvino", "cpu", "fp32", model, 3))
 print(engine(np.zeros((1, 32, 32, 3), np.uint8)).probabilities.shape)
 print([name for name, module in sys.modules.items() if name in ("torch", "openvino_telemetry") and module])
 """

@@ -1,7 +1,6 @@
 import csv
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -195,11 +194,9 @@ def test_shapes_that_do_not_go_together_are_refused(n: int, columns: int) -> Non
         metrics.compute_evaluation(LABELS[:n] if n == 0 else LABELS, np.full((n, columns), 1 / columns), CLASSES)
 
 
-def test_classification_report_is_scikit_learns(tmp_path: Path) -> None:
-    path = tmp_path / "classification_report.csv"
-    metrics.write_classification_report(metrics.compute_evaluation(LABELS, PROBABILITIES, CLASSES), path)
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = {row["class"]: row for row in csv.DictReader(file)}
+def test_classification_report_is_scikit_learns() -> None:
+    text = metrics.classification_report_csv(metrics.compute_evaluation(LABELS, PROBABILITIES, CLASSES))
+    rows = {row["class"]: row for row in csv.DictReader(text.splitlines())}
     assert list(rows) == [*CLASSES, "accuracy", "macro avg", "weighted avg"]
     assert list(rows["benign"]) == ["class", "precision", "recall", "f1", "support"]
     expected = classification_report(
@@ -209,6 +206,11 @@ def test_classification_report_is_scikit_learns(tmp_path: Path) -> None:
     for name in (*CLASSES, "macro avg", "weighted avg"):
         for column, sklearn_name in (("precision",) * 2, ("recall",) * 2, ("f1", "f1-score"), ("support",) * 2):
             assert float(rows[name][column]) == pytest.approx(expected[name][sklearn_name], abs=1e-12)
+
+
+def test_summary_line() -> None:
+    line = metrics.summary_line(metrics.compute_evaluation(LABELS, PROBABILITIES, CLASSES))
+    assert line == "accuracy 0.667 (95 % interval 0.300 to 0.903), macro-F1 0.656 on 6 images"
 
 
 def test_worst_mistakes_come_in_order_of_confidence() -> None:

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from overlay.config import Limits, Predict
-from overlay.engines.base import Columns
+from overlay.engines.base import ScoredBatch
 from overlay.prediction import row_writer
 from overlay.prediction.output_folder import PredictionFolder, PredictionRequest
 from overlay.prediction.row_writer import PredictionWriter
@@ -37,13 +37,23 @@ def begun(tmp_path: Path) -> tuple[PredictionFolder, ManifestListing, Manifest]:
     return folder, listing, folder.begin(PredictionRequest.create(config, "m1", listing), listing, anew=True)
 
 
-def block(*rows: int, reason: str = "") -> Columns:
+def block(*rows: int, reason: str = "") -> ScoredBatch:
     """Score rows: the probability of malignant is a twentieth of the row's number."""
     chance = np.array(rows, np.float32) / 20
-    probabilities = np.stack([1 - chance, chance], axis=1)
+    probabilities = np.stack([1 - chance, chance], axis=1).astype(np.float32)
     if reason:
         probabilities[:] = np.nan
-    return {"row": np.array(rows), "reason": np.array([reason] * len(rows)), "probabilities": probabilities}
+    seconds = np.zeros(len(rows))
+    return {
+        "row": np.array(rows),
+        "reason": np.array([reason] * len(rows)),
+        "probabilities": probabilities,
+        "precision": np.array(["fp32"] * len(rows)),
+        "bytes": np.zeros(len(rows), np.int64),
+        "seconds_read": seconds,
+        "seconds_decode": seconds,
+        "seconds_forward": seconds,
+    }
 
 
 def rows(folder: PredictionFolder) -> list[dict[str, Any]]:
@@ -119,12 +129,9 @@ def test_columns_that_were_asked_for() -> None:
     layout = PredictionColumns(("a", "b", "c"), "m1", top_k=2, entropy=True, uncertain_below=0.6)
     probabilities = np.array([[0.25, 0.5, 0.25], [np.nan] * 3, [0, 1, 0]], np.float32)
     embedding = np.arange(6, dtype=np.float32).reshape(3, 2)
-    scored = {
-        "row": np.arange(3),
-        "reason": np.array(["", "broken", ""]),
-        "probabilities": probabilities,
-        "embedding": embedding,
-    }
+    scored = block(0, 1, 2)
+    scored["reason"] = np.array(["", "broken", ""])
+    scored |= {"probabilities": probabilities, "embedding": embedding}
     table = layout.tabulate(scored).to_pydict()
     assert table["top_labels"] == [["b", "a"], None, ["b", "a"]]
     assert table["top_probabilities"] == [[0.5, 0.25], None, [1.0, 0.0]]
@@ -139,10 +146,10 @@ def test_the_speed_once_started_leaves_the_first_batch_out(monkeypatch: pytest.M
     clock = iter([100.0, 101.0, 104.0])
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
     stages = StageTimes()
-    stages.add(block(0, 1, 2) | {"bytes": np.ones(3)}, writing=0.0)
+    stages.add(block(0, 1, 2), writing=0.0)
     assert stages.steady_rate() is None
-    stages.add(block(3, 4) | {"bytes": np.ones(2)}, writing=0.0)
-    stages.add(block(5, 6, 7, 8) | {"bytes": np.ones(4)}, writing=0.0)
+    stages.add(block(3, 4), writing=0.0)
+    stages.add(block(5, 6, 7, 8), writing=0.0)
     assert stages.steady_rate() == 6 / 4
 
 

@@ -1,7 +1,8 @@
 import pytest
 
 from cluster.session import Resources
-from pipelines.inference.model_actors import InferenceOptions, actor_count, actors_per_node
+from overlay.config import InferenceOptions
+from pipelines.inference.model_actors import actor_count, actors_per_node
 
 
 @pytest.mark.parametrize(
@@ -16,10 +17,10 @@ from pipelines.inference.model_actors import InferenceOptions, actor_count, acto
 def test_on_cpus_each_node_has_an_actor_with_all_its_cores(
     asked: int | None, cluster: Resources, actors: int, share: int
 ) -> None:
-    engine = InferenceOptions("cpu", "auto", batch_size=32, actors=asked)
-    assert (actor_count(engine, cluster), actors_per_node(actors, engine, cluster)) == (actors, share)
+    options = InferenceOptions("cpu", "auto", batch_size=32, actors=asked)
+    assert (actor_count(options, cluster), actors_per_node(actors, options, cluster)) == (actors, share)
 
 
 def test_each_gpu_has_an_actor_with_all_of_it() -> None:
-    engine, cluster = InferenceOptions("cuda", "auto", batch_size=32), Resources(cpus=64, gpus=8, cpu_nodes=2)
-    assert (actor_count(engine, cluster), actors_per_node(8, engine, cluster)) == (8, 1)
+    options, cluster = InferenceOptions("cuda", "auto", batch_size=32), Resources(cpus=64, gpus=8, cpu_nodes=2)
+    assert (actor_count(options, cluster), actors_per_node(8, options, cluster)) == (8, 1)

@@ -1,0 +1,66 @@
+import io
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from overlay.dataset.prepared import PreparedDataset, part_path
+from overlay.dataset.schema import DATASET_SCHEMA
+from overlay.evaluation.report_data import EvaluationSubject
+from overlay.models.model_file import ModelCard, ModelFile
+from overlay.storage.parquet import write_rows
+from tests.overlay.dataset.test_card import CARD, REQUEST
+
+CLASSES = ("benign", "normal")
+
+
+def png(grey: int, side: int = 20, mode: str = "L") -> bytes:
+    """A square picture of one grey."""
+    buffer = io.BytesIO()
+    Image.new(mode, (side, side), grey).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def new_dataset(tmp_path: Path) -> Callable[..., PreparedDataset]:
+    """Make a dataset from rows, which need `id`, `label`, `split` and `bytes`; the shape of a mask where `area` is."""
+
+    def make(rows: list[Mapping[str, object]], max_pixels: int = 1000) -> PreparedDataset:
+        part = part_path(tmp_path / "dataset", 0)
+        part.parent.mkdir(parents=True)
+        with write_rows(part, DATASET_SCHEMA) as written:
+            for row in rows:
+                shape = {f"mask_{name}": row.get("area") for name in ("area_share", "aspect", "extent", "compactness")}
+                image = {"bytes": row["bytes"], "path": row["id"]}
+                written.write({"id": row["id"], "label": row["label"], "split": row["split"], "image": image, **shape})
+        request = replace(REQUEST, max_pixels=max_pixels)
+        return PreparedDataset(str(tmp_path / "dataset"), replace(CARD, request=request))
+
+    return make
+
+
+@pytest.fixture
+def small_dataset(new_dataset: Callable[..., PreparedDataset]) -> PreparedDataset:
+    """Ten training images and four test images of 400 pixels; benign masks are twice as large as normal ones."""
+    return new_dataset(
+        [
+            {
+                "id": f"{split}{i}",
+                "label": CLASSES[i % 2],
+                "split": split,
+                "bytes": png(10 * i),
+                "area": 0.2 - 0.1 * (i % 2),
+            }
+            for split, n in (("train", 10), ("test", 4))
+            for i in range(n)
+        ]
+    )
+
+
+@pytest.fixture
+def subject(small_dataset: PreparedDataset) -> EvaluationSubject:
+    card = ModelCard("resnet18", CLASSES, 32, "squash", (0.5,) * 3, (0.5,) * 3, None, "", "", "")
+    return EvaluationSubject(ModelFile("run/m.pth", OrderedDict(), card, "ab" * 32), small_dataset, "test")

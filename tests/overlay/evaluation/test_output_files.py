@@ -1,0 +1,98 @@
+import csv
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from overlay.errors import RequestError, WorkError
+from overlay.evaluation import output_files
+from overlay.evaluation.output_files import EVALUATION_FILES, check_evaluation_folder, write_evaluation
+from overlay.evaluation.report_data import EvaluationSubject
+
+
+def predictions(benign: float = 0.25) -> pa.Table:
+    """Four images; the third, which is benign, is classified wrongly."""
+    return pa.table(
+        {
+            "id": [f"test{i}" for i in range(4)],
+            "true_label": ["benign", "normal", "benign", "normal"],
+            "label": ["benign", "normal", "normal", "normal"],
+            "confidence": [0.9, 0.8, 0.75, 0.6],
+            "prob_benign": [0.9, 0.2, benign, 0.4],
+            "prob_normal": [0.1, 0.8, 0.75, 0.6],
+        }
+    )
+
+
+def test_all_files_say_the_same(subject: EvaluationSubject, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "evaluation"
+    result = write_evaluation(subject, predictions(), out, curves=b"png")
+    assert (result.labels, result.predicted) == ([0, 1, 0, 1], [0, 1, 1, 1])
+    assert {file.name for file in out.iterdir()} == set(EVALUATION_FILES)
+    assert pq.read_table(out / "predictions.parquet") == predictions()
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics == json.loads(json.dumps(result.metrics.to_json()))
+    assert (metrics["accuracy"], metrics["confusion"]) == (0.75, [[1, 1], [0, 2]])
+    with (out / "classification_report.csv").open(newline="") as file:
+        assert [row["support"] for row in csv.DictReader(file)] == ["2", "2", "4", "4", "4"]
+    assert (out / "confusion_matrix.png").read_bytes().startswith(b"\x89PNG")
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "resnet18 on dataset, test" in page
+    assert "test2" in page
+
+
+def test_files_are_written_atomically_and_metrics_last(
+    subject: EvaluationSubject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at any file, an evaluation leaves no metrics.json, not even that of an earlier one."""
+    written: list[str] = []
+
+    @contextmanager
+    def stopping(place: Path) -> Iterator[Path]:
+        assert not (tmp_path / "metrics.json").exists()
+        if len(written) == stop:
+            raise OSError("no space left on device")
+        written.append(place.name)
+        yield place
+
+    monkeypatch.setattr(output_files, "write_atomically", stopping)
+    for stop in range(len(EVALUATION_FILES)):
+        written.clear()
+        (tmp_path / "metrics.json").write_text("{}")
+        with pytest.raises(OSError, match="no space left"):
+            write_evaluation(subject, predictions(), tmp_path)
+        assert tuple(written) == EVALUATION_FILES[:stop]
+    stop = -1
+    written.clear()
+    write_evaluation(subject, predictions(), tmp_path)
+    assert tuple(written) == EVALUATION_FILES
+
+
+def test_probabilities_that_are_no_numbers_write_nothing(subject: EvaluationSubject, tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text("{}")
+    with pytest.raises(WorkError, match="not numbers for 1 of 4 images"):
+        write_evaluation(subject, predictions(float("nan")), tmp_path)
+    assert (tmp_path / "metrics.json").read_text() == "{}"
+
+
+def test_a_folder_of_an_evaluation_can_be_used_again(subject: EvaluationSubject, tmp_path: Path) -> None:
+    check_evaluation_folder(tmp_path / "new", "new")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".report.html.0123.tmp").touch()  # as a process leaves it that was killed
+    check_evaluation_folder(out, "out")
+    write_evaluation(subject, predictions(), out)
+    assert {file.name for file in out.iterdir()} == set(EVALUATION_FILES)
+    check_evaluation_folder(out, "out")
+
+
+@pytest.mark.parametrize("name", ["thesis.pdf", ".thesis.pdf.0123.tmp", ".report.html"])
+def test_a_folder_with_other_files_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(RequestError) as refused:
+        check_evaluation_folder(tmp_path, "../out")
+    assert str(refused.value) == f"--out ../out holds something else ({name}); choose an empty folder"
