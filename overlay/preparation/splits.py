@@ -26,6 +26,15 @@ Texts: TypeAlias = Sequence[str] | pa.ChunkedArray
 """texts, (n,)"""
 
 
+def assign(labels: Texts, groups: Texts, split: Split) -> list[str]:
+    """Return the split of each image, (n,): train, val or test; for use from Python, by the rules of `assign_sides`.
+
+    Raises:
+        RequestError: a class has fewer than three groups, or groups of several classes leave one out of a split.
+    """
+    return [SPLITS[side] for side in assign_sides(labels, groups, split)]
+
+
 def assign_sides(labels: Texts, groups: Texts, split: Split) -> NDArray[np.int32]:
     """Return the split of each image as positions in ``SPLITS``, int32 (n,).
 
