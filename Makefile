@@ -3,7 +3,7 @@ UV ?= $(shell command -v uv >/dev/null && echo uv || echo python3 -m uv)
 BENCH ?= predict
 
 .DEFAULT_GOAL := help
-.PHONY: help install format lint type test test-all demo bench
+.PHONY: help install format lint type test test-all coverage demo bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,10 @@ test: ## run the ordinary tests, on one Ray session
 
 test-all: test ## run the ordinary tests, then the long ones: whole jobs, killed processes, several Ray nodes
 	$(UV) run pytest --durations=25 -m "slow or fault or nodes"
+
+coverage: ## run what test-all runs, and print which lines of the test's own process it reached
+	$(UV) run pytest --cov --cov-report= --durations=10
+	$(UV) run pytest --cov --cov-append --durations=25 -m "slow or fault or nodes"
 
 demo: ## prepare, train, evaluate and predict on phantoms
 	$(UV) run overlay demo

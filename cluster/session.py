@@ -1,4 +1,4 @@
-"""Where a job runs: on the cluster that RAY_ADDRESS names, or else in a session of its own on this machine.
+"""Ray session of a job: the cluster in RAY_ADDRESS, or else a local session of its own on this machine.
 
 Ray reads some of its settings while it is imported, so import this module before ray.
 """
@@ -15,7 +15,7 @@ from typing import Any
 from overlay.errors import RequestError
 
 _SETTINGS = {
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else `uv run` makes every worker build the environment anew
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else `uv run` makes every worker build the environment again
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same in a training worker as in the command
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # the verbs show their own progress
@@ -35,25 +35,25 @@ _LOGGERS = {
 
 @dataclass(frozen=True)
 class Resources:
-    """What the joined cluster has in all, whether it is busy or not, and how much of it no job holds."""
+    """CPUs, GPUs and object store of the joined cluster: in all, and free of other jobs."""
 
     cpus: float
     gpus: float
     free_cpus: float = 0.0
     free_gpus: float = 0.0
     node_cpus: float = 0.0
-    """of the node that has the fewest, those without any left out"""
+    """CPUs of the smallest node that has any"""
     store_bytes: float = 0.0
-    """size of the smallest of the nodes' object stores"""
+    """size in bytes of the smallest of the nodes' object stores"""
     cpu_nodes: int = 1
     """nodes that have CPUs"""
 
 
 def connect() -> None:
-    """Join the cluster in RAY_ADDRESS, or start a local session; do nothing where this process has joined one.
+    """Join the cluster in RAY_ADDRESS, or start a local session; do nothing where this process has a session.
 
-    A local session never attaches to another Ray of this machine. Worker output is not copied to the terminal: what
-    goes wrong in a worker reaches the caller as an exception, and its log lies in Ray's session folder.
+    A local session never attaches to another Ray of this machine. Worker output is not copied to the terminal: errors
+    of a worker reach the caller as exceptions, and its log is in Ray's session folder.
 
     Raises:
         RequestError: the cluster can't be reached, refuses the token, or this machine is none of its nodes.
@@ -72,7 +72,7 @@ def connect() -> None:
 
 
 def resources() -> Resources:
-    """Count the CPUs and GPUs of the joined cluster."""
+    """Return the resources of the joined cluster, now."""
     import ray
 
     free = ray.available_resources()  # type: ignore[no-untyped-call]
@@ -90,7 +90,7 @@ def resources() -> Resources:
 
 
 def is_queued(bundle: dict[str, float]) -> bool:
-    """Say whether actors that need ``bundle`` each are waiting for room in the joined cluster."""
+    """Whether placement groups with bundles of these resources are pending in the joined cluster."""
     from ray.util import placement_group_table
 
     groups: list[dict[str, Any]] = list(placement_group_table().values())
@@ -98,10 +98,10 @@ def is_queued(bundle: dict[str, float]) -> bool:
 
 
 def check_address(address: str) -> None:
-    """Try the port of host:port once; Ray itself would try for minutes and print every try.
+    """Check that a Ray address, host:port or "auto", accepts connections; Ray itself retries for minutes, and prints.
 
     Raises:
-        RequestError: the address is of another kind, or nothing answers there.
+        RequestError: the address is of another kind, or nothing answers there within 10 seconds.
     """
     if "://" in address:
         raise RequestError(
@@ -127,13 +127,13 @@ def _start() -> None:
     import ray
 
     _protect_token()
-    # An actor that watches whether a node is about to go; this one is not, and every actor wakes a hundred times a
-    # second, which takes half a percent of two cores.
+    # An actor that watches for the preemption of nodes; this one is not preempted, and every actor wakes a hundred
+    # times a second, which takes half a percent of two cores.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    os.environ.setdefault("RAY_enable_metrics_collection", "0")  # no dashboard shows them here
+    os.environ.setdefault("RAY_enable_metrics_collection", "0")  # there is no dashboard that shows them
     ray.init(
         address="local",
-        num_cpus=max(2, joblib.cpu_count()),  # with 1, training and the tasks that feed it wait for each other for ever
+        num_cpus=max(2, joblib.cpu_count()),  # with 1, training and the tasks that feed it would deadlock
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.WARNING,
@@ -154,7 +154,7 @@ def _join(address: str) -> None:
 
     check_address(address)
     try:
-        with _no_stderr():  # Ray's C++ part writes each of its twenty tries there
+        with _silenced_stderr():  # Ray's C++ part writes each of its twenty tries there
             ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except AuthenticationError:
         raise RequestError(
@@ -169,14 +169,14 @@ def _join(address: str) -> None:
 
 
 @contextmanager
-def _no_stderr() -> Iterator[None]:
-    """Drop what is written to file descriptor 2, whichever language writes it."""
+def _silenced_stderr() -> Iterator[None]:
+    """Redirect file descriptor 2 to the null device, for Python and C++ alike."""
     kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
     try:
         yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-        os.close(nowhere)
+        os.close(null)

@@ -1,4 +1,4 @@
-"""A verb as a Ray job: send it, follow its log, end with its exit status."""
+"""Submission of a verb as a Ray job: send it, stream its log, return its exit status."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 PACKAGES = ("overlay", "pipelines", "cluster")
-_CHATTY = (  # a line for each package that is sent, and one for the end of the log
+_NOISY_LOGGERS = (  # a line for each package that is sent, and one for the end of the log
     "ray._private.runtime_env.packaging",
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
@@ -31,7 +31,7 @@ def submit(address: str, words: Sequence[str]) -> int:
 
     Raises:
         RequestError: no job server answers at the address, or it refuses the token.
-        WorkError: the job could not be sent or started, or the connection was lost while it ran.
+        WorkError: the job could not be sent or started, was stopped, or the connection was lost while it ran.
     """
     address = address if "://" in address else f"http://{address}"
     client = _client(address)
@@ -57,6 +57,11 @@ def submit(address: str, words: Sequence[str]) -> int:
 
 
 def _client(address: str) -> "JobSubmissionClient":
+    """Connect to a job server, http://host:port.
+
+    Raises:
+        RequestError: nothing answers there, or it refuses the token.
+    """
     if not address.startswith(("http://", "https://")):
         raise RequestError(f"address is {address}; give the job server's, for example http://head:8265")
     for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
@@ -64,7 +69,7 @@ def _client(address: str) -> "JobSubmissionClient":
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    for name in _CHATTY:
+    for name in _NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
         return JobSubmissionClient(address)
@@ -78,6 +83,11 @@ def _client(address: str) -> "JobSubmissionClient":
 
 
 def _folder(package: str) -> str:
+    """Return the folder of an installed package.
+
+    Raises:
+        WorkError: the package is not installed.
+    """
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise WorkError(f"the package {package} is not installed beside overlay; install the project again")
@@ -89,7 +99,7 @@ def _follow(client: "JobSubmissionClient", job: str) -> int:
 
     Raises:
         OSError: the connection was lost.
-        WorkError: the job did not come to run, or was stopped.
+        WorkError: the job ended without an exit status: it did not start, or was stopped.
     """
     import aiohttp
 

@@ -34,6 +34,7 @@ def load_model(
     Raises:
         RequestError: there is no such model, or the engine doesn't fit the device.
     """
-    from overlay.prediction.predictor import Predictor  # torch takes seconds to import
+    from overlay.models.model_file import load_model_file  # torch takes seconds to import
+    from overlay.prediction.predictor import Predictor
 
-    return Predictor(path, device, engine, precision, batch_size, legacy)
+    return Predictor(load_model_file(path, legacy), device, engine, precision, batch_size)

@@ -1,7 +1,7 @@
-"""Weights & Biases: one run, whatever happens to the processes that make it.
+"""Experiment tracking with Weights & Biases (W&B): one W&B run for a training, also when it is killed and resumed.
 
-The key stays where W&B itself keeps it (WANDB_API_KEY, or the netrc file that `wandb login` writes); no option takes
-one, so none can reach a file or a log.
+The API key stays where W&B itself keeps it (WANDB_API_KEY, or the netrc file that `wandb login` writes); no option
+takes one, so none can reach a file or a log.
 """
 
 import json
@@ -25,10 +25,10 @@ TrackingMode = Literal["online", "offline", "disabled"]
 
 
 def resolve_mode(config: Tracking) -> TrackingMode:
-    """Turn ``auto`` into online where a key is known and disabled where none is; only looks, and asks nobody.
+    """Resolve ``auto`` to online where an API key is stored and to disabled where none is; without network access.
 
     Raises:
-        RequestError: online is asked for and there is no key.
+        RequestError: the mode is online and there is no key.
     """
     if config.mode == "auto":
         return "online" if _has_key() else "disabled"
@@ -38,17 +38,17 @@ def resolve_mode(config: Tracking) -> TrackingMode:
 
 
 def describe_mode(config: Tracking, mode: TrackingMode) -> str:
-    """Say in one line whether the run is tracked, and why."""
+    """Return one line for the terminal: the tracking mode and the reason for it."""
     if mode == "disabled":
         return "tracking: disabled" + (", since there is no key of Weights & Biases" if config.mode == "auto" else "")
     return f"tracking: Weights & Biases, {mode}, project {config.project}"
 
 
 class WandbRun:
-    """A run of W&B, from one command's start to its end; a later command with the same id goes on in it.
+    """W&B run of a training, from one command's start to its end; a later command with the same id resumes it.
 
-    What an earlier command logged shortly before it was killed may never have reached W&B, which keeps rows in the
-    memory of a process of its own for a while. So what is there already is found out, and not what was sent.
+    Rows that an earlier command logged shortly before it was killed may never have reached W&B, which buffers them in
+    the memory of a process of its own. So a resumed run asks which epochs W&B has, and logs all others again.
 
     Raises:
         WorkError: W&B can't be reached, or refuses the key.
@@ -81,18 +81,18 @@ class WandbRun:
             raise WorkError(
                 f"Weights & Biases: {reason}; mend that, or go on with --tracking.mode offline or disabled"
             ) from error
-        # A server says at which step it goes on.
+        # Online, the server returns the step at which the run resumes.
         self._logged = logged | set(range(self._run.starting_step))
 
     def log(self, epochs: Sequence[Epoch]) -> None:
-        """Add the rows of those epochs that are not there yet; W&B's step is the epoch."""
+        """Log the epochs that W&B does not have yet; W&B's step is the epoch."""
         for epoch in epochs:
             if epoch.epoch not in self._logged:
                 self._run.log(asdict(epoch), step=epoch.epoch, commit=True)
                 self._logged.add(epoch.epoch)
 
     def finish(self, evaluation: Evaluation, labels: Sequence[int], predicted: Sequence[int], model: Path) -> None:
-        """Add the test's numbers and confusion matrix, and the model as an artifact.
+        """Log the test metrics and confusion matrix, and the model as an artifact.
 
         ``labels`` and ``predicted``, (n,) each, are positions in the classes.
         """
@@ -115,12 +115,12 @@ class WandbRun:
         self._run.log_artifact(artifact)
 
     def close(self, *, failed: bool) -> None:
-        """End this process's part in the run."""
+        """Flush what was logged, and end this process's part in the run."""
         self._run.finish(exit_code=int(failed))
 
 
 def log_prediction(config: Predict, mode: TrackingMode, folder: Path, values: Mapping[str, float]) -> None:
-    """Make a run of W&B that holds the options and the numbers of a finished prediction.
+    """Log a finished prediction as a W&B run: its options, and ``values`` as the summary.
 
     Raises:
         WorkError: W&B can't be reached, or refuses the key.
@@ -147,7 +147,7 @@ def log_prediction(config: Predict, mode: TrackingMode, folder: Path, values: Ma
 
 
 def _epochs_on_disk(folder: Path, run_id: str) -> set[int]:
-    """Return the epochs in the files of earlier commands' offline runs, which may be torn at their end."""
+    """Return the epochs in the files of earlier commands' offline runs, which may be incomplete at their end."""
     found = set()
     for file in folder.glob(f"wandb/offline-run-*-{run_id}/run-{run_id}.wandb"):
         words = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
@@ -159,9 +159,10 @@ def _epochs_on_disk(folder: Path, run_id: str) -> set[int]:
 
 
 def _has_key() -> bool:
+    """Whether W&B would find an API key, in the environment or in a netrc file."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    # The places and the host that W&B itself uses (wandb.sdk.lib.wbauth.wbnetrc).
+    # The paths and the host that W&B itself uses (wandb.sdk.lib.wbauth.wbnetrc).
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
     file = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
     try:

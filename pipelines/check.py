@@ -1,11 +1,12 @@
-"""Check a dataset, ours or made elsewhere, for what makes its test scores untrue; nothing is written.
+"""Leakage check of a dataset, ours or another: near-duplicates, identical images and groups across splits.
 
     overlay prepare --check DATASET
     overlay prepare --check s3://bucket/all.parquet
     overlay prepare --check DATASET --split.group_by 'patient(\\d+)' --duplicates.distance 30
 
-A dataset is a Parquet file, or a folder of them, with the columns image, label and split; id and group are used where
-they are there. Near-duplicates, identical images and groups on two sides of a split are leaks.
+A dataset is a Parquet file, or a folder of them, with the columns image, label and split; the columns id and group are
+optional. Near-duplicates, identical images and groups on two sides of a split are leakage, which makes test scores too
+high. Nothing is written.
 """
 
 from collections import Counter
@@ -22,13 +23,13 @@ from rich.table import Table
 from cluster import session
 from overlay.config import SPLITS, Prepare
 from overlay.dataset.prepared import is_dataset
-from overlay.duplicates.near_duplicates import Leakage, NearDuplicates, find_leakage, find_near_duplicates
+from overlay.duplicates.near_duplicates import Leakage, NearDuplicates, describe_pairs, find_leakage, search_pairs
 from overlay.errors import ImageError, RequestError, WorkError, faults_end_the_work, one_line
 from overlay.images.codec import decode_image
 from overlay.images.hashing import perceptual_hash, pixels_digest
 from overlay.preparation.splits import share_deviation
 from overlay.preparation.staging import DIGEST
-from overlay.preparation.user_columns import read_groups_of
+from overlay.preparation.user_columns import user_groups
 from overlay.sources.resolve import locate_source
 from overlay.storage.parquet import open_parquet
 from overlay.storage.path import StoragePath
@@ -42,35 +43,36 @@ DESCRIBED_SCHEMA = pa.schema(
         ("pixels", DIGEST),
     ]
 )
-"""an image of the dataset; ``place`` names it where the ids don't"""
+"""columns of a hashed image; ``place`` (file:row group:row) replaces ids that are not unique"""
 NEEDED = ("image", "label", "split")
+"""required columns"""
 SHOWN = 5
-"""pairs that are named, of each kind"""
+"""most pairs that are printed, of each kind"""
 
 
 @faults_end_the_work()
 def run(config: Prepare) -> None:
-    """Print what was found in the dataset ``config.check``.
+    """Print class shares, near-duplicates and leakage of the dataset ``config.check``.
 
     Raises:
-        RequestError: there is no such dataset, or it lacks a column.
-        WorkError: something lies on two sides of the split; or the work failed.
+        RequestError: there is no such dataset, it lacks a column, or ``split.group_by`` is wrong.
+        WorkError: the dataset has leakage or no readable image, or a task failed.
     """
     folder = locate_source(config.check or "", "check")
     ours = folder.is_folder() and is_dataset(folder)
     files = _files(folder)
     session.connect()
-    table = _described(files, config.max_pixels, ours)
+    table = _hash_files(files, config.max_pixels, ours)
     broken = table.filter(pc.is_valid(table["reason"]))["reason"].to_pylist()
     table = table.filter(pc.is_null(table["reason"])).sort_by("id").combine_chunks()
     if not table.num_rows:
         raise WorkError(f"{folder} holds no image that can be read; the first: {broken[0] if broken else ''}")
     ids, splits = table["id"].to_pylist(), table["split"].to_pylist()
     if config.split.group_by:
-        groups = read_groups_of(ids, config.split.group_by)
+        groups = user_groups(ids, config.split.group_by)
     else:
         groups = pc.coalesce(table["group"], table["id"]).to_pylist()
-    duplicates = find_near_duplicates(table, config.duplicates.distance)
+    duplicates = describe_pairs(table, search_pairs(table["phash"], config.duplicates.distance))
     if ours:
         duplicates = replace(duplicates, identical=_identical_before_overlays(duplicates, folder))
     found = find_leakage(pa.array(splits, pa.string()), pa.array(groups, pa.string()), duplicates)
@@ -84,10 +86,10 @@ def run(config: Prepare) -> None:
         console.print(f"{len(broken)} images can't be read; the first: {broken[0]}", markup=False)
     if not duplicates.pairs.complete:
         console.print("only some of the millions of pairs were counted; the groups of near-duplicates are whole")
-    for pair in [pair for pair in duplicates.conflicts_first()[:1000] if duplicates.conflicts[pair]][:SHOWN]:
+    for pair in [pair for pair in duplicates.order_by_conflict()[:1000] if duplicates.conflicts[pair]][:SHOWN]:
         console.print(f"different labels: {duplicates.describe(int(pair))}", markup=False)
-    for pair in _torn(duplicates, splits)[:SHOWN]:
-        where = " and ".join(splits[i] for i in duplicates.ends(pair))
+    for pair in _pairs_across_splits(duplicates, splits)[:SHOWN]:
+        where = " and ".join(splits[i] for i in duplicates.endpoints(pair))
         console.print(f"in {where}: {duplicates.describe(pair)}", markup=False)
     if found:
         raise WorkError(
@@ -98,9 +100,12 @@ def run(config: Prepare) -> None:
 
 
 def hash_images(file: StoragePath, name: str, group: int, columns: Sequence[str], max_pixels: int) -> pa.Table:
-    """Hash the images of one row group; runs in a worker.
+    """Hash the images of one row group of a Parquet file (a Ray task).
 
-    Returns the columns of `DESCRIBED_SCHEMA`; a row has a ``reason`` where its image can't be read.
+    Returns the columns of `DESCRIBED_SCHEMA`; a row has a ``reason`` where its image can't be decoded.
+
+    Raises:
+        OSError: the file can't be read.
     """
     described = []
     number = 0
@@ -130,7 +135,7 @@ def hash_images(file: StoragePath, name: str, group: int, columns: Sequence[str]
 
 
 def _files(folder: StoragePath) -> list[tuple[StoragePath, str]]:
-    """Return the Parquet files of a dataset, with their names in it, after a look at their columns."""
+    """Return the Parquet files of a dataset and their names in it, after a check of their columns."""
     if folder.is_file():
         files = [(folder, folder.name)]
     else:
@@ -155,8 +160,8 @@ def _files(folder: StoragePath) -> list[tuple[StoragePath, str]]:
     return files
 
 
-def _described(files: Sequence[tuple[StoragePath, str]], max_pixels: int, ours: bool) -> pa.Table:
-    # Our own perceptual hash is that of the image before its overlay was drawn.
+def _hash_files(files: Sequence[tuple[StoragePath, str]], max_pixels: int, ours: bool) -> pa.Table:
+    # In our datasets phash is that of the image before its overlay was drawn.
     wanted = [*NEEDED, "id", "group", *(["phash"] if ours else [])]
     calls = []
     total = 0
@@ -177,16 +182,16 @@ def _described(files: Sequence[tuple[StoragePath, str]], max_pixels: int, ours: 
 
 
 def _identical_before_overlays(duplicates: NearDuplicates, folder: StoragePath) -> NDArray[np.bool_]:
-    """Return which pairs `prepare` found identical, since two masks on one image make two images of it."""
+    """Return which pairs were identical before overlays were drawn, (pairs,), from ``duplicates.parquet``."""
     listed = open_parquet(folder / "duplicates.parquet").read(columns=["id_a", "id_b", "identical_pixels"])
     listed = listed.filter(listed["identical_pixels"])
     known = set(zip(listed["id_a"].to_pylist(), listed["id_b"].to_pylist(), strict=True))
-    ends = (duplicates.ends(pair) for pair in range(len(duplicates.pairs)))
+    ends = (duplicates.endpoints(pair) for pair in range(len(duplicates.pairs)))
     return np.array([(str(duplicates.ids[a]), str(duplicates.ids[b])) in known for a, b in ends], bool)
 
 
 def _shares(labels: Sequence[str], splits: Sequence[str]) -> Table:
-    """Return the images, and the share, of each class in each split."""
+    """Return a table of the number and the share of images of each class in each split."""
     counts, sizes = Counter(zip(labels, splits, strict=True)), Counter(splits)
     names = sorted(sizes, key=lambda name: (SPLITS.index(name) if name in SPLITS else len(SPLITS), name))
     table = Table("class", *names, "all")
@@ -212,7 +217,7 @@ def _counts(duplicates: NearDuplicates, found: Leakage, groups: int) -> Table:
     return table
 
 
-def _torn(duplicates: NearDuplicates, splits: Sequence[str]) -> list[int]:
-    """Return the pairs on two sides, the nearest first."""
+def _pairs_across_splits(duplicates: NearDuplicates, splits: Sequence[str]) -> list[int]:
+    """Return the pairs on two sides of the split, by ascending distance."""
     order = (int(pair) for pair in duplicates.pairs.distance.argsort(kind="stable"))
-    return [pair for pair in order if len({splits[i] for i in duplicates.ends(pair)}) > 1]
+    return [pair for pair in order if len({splits[i] for i in duplicates.endpoints(pair)}) > 1]

@@ -1,12 +1,12 @@
-"""Classify images in bulk: a row of Parquet for each input, whatever happened to it.
+"""Batch prediction (inference): one Parquet row for each input, with a label or an error.
 
     overlay predict run/Resnet_fineTuning.pth images/ --out predictions
     overlay predict run 'scans/**/*.png' images.zip table.parquet --out predictions --top_k 2 --entropy
     find scans -name '*.png' | overlay predict run - s3://bucket/shards --out s3://bucket/predictions
 
 The inputs are listed first, as a manifest. They are read, decoded and drawn in groups, scored in batches, and committed
-in parts, each by a rename; last comes _SUCCESS.json: where it stands, every input has exactly one row. The same command
-goes on where it was stopped. A few images are classified in this process, more of them on Ray, by the same functions.
+in parts, each by a rename; _SUCCESS.json comes last: with it, every input has exactly one row. The same command resumes
+an interrupted run. Up to 1,000 images are classified in this process, more of them on Ray, by the same functions.
 """
 
 import os
@@ -34,38 +34,38 @@ from overlay.storage.path import StoragePath
 from pipelines.runtime.progress import progress_meter
 
 SMALL_JOB_IMAGES = 1000
-"""most images for which Ray is not started: it takes as long to start as a CPU takes for several hundred images"""
+"""most images for which Ray is not started: its start takes as long as several hundred images on a CPU"""
 
 
 class PredictionBackend(Protocol):
-    """What does the work: this process, or Ray."""
+    """Backend of a prediction: this process, or Ray."""
 
     @property
     def computed(self) -> str:
-        """The engine and the device."""
+        """Engine and device, such as "torch on cpu"."""
 
     @property
     def processes(self) -> Mapping[str, float]:
         """Stage -> processes or threads that work at it, where these are more than one."""
 
     def classify(self, decoder: GroupDecoder, units: Sequence[ReadUnit]) -> Iterator[ScoredBatch]:
-        """Yield the scored rows of all units, some at a time, in whatever order."""
+        """Yield the scored rows of all units in batches, in any order."""
 
 
 @faults_end_the_work()
 def run(config: Predict) -> None:
-    """Predict into ``config.out``.
+    """Predict all inputs into the folder ``config.out``.
 
     Raises:
-        RequestError: the request was wrong; nothing was written.
-        WorkError: the work failed; the same command goes on where it stopped.
+        RequestError: an option, the model or an input is wrong; nothing was written.
+        WorkError: a task or the storage failed; the same command resumes.
     """
     tracked = tracking.resolve_mode(config.tracking)
     loaded = model_file.load_model_file(config.model, config.legacy)
     folder, stages = PredictionFolder(StoragePath.of(config.out)), StageTimes()
     with tempfile.TemporaryDirectory(prefix="overlay-") as temporary:
-        listing = _freeze(config, loaded, Path(temporary), stages)
-        request = PredictionRequest.of(config, loaded.sha256, listing)
+        listing = _list_inputs(config, loaded, Path(temporary), stages)
+        request = PredictionRequest.create(config, loaded.sha256, listing)
         state = folder.check(request, listing.manifest, overwrite=config.overwrite, retry_errors=config.retry_errors)
         if state == "complete" and not config.retry_errors:
             print(f"{folder.path} holds these predictions already; nothing to do")
@@ -74,22 +74,22 @@ def run(config: Predict) -> None:
         calibration = None
         if config.precision == "int8":
             calibration = sample_pixels(GroupDecoder(listing.manifest, loaded.card, limits), listing.units)
-        classifier = _classifier(config, loaded, calibration, small=_is_small(config, listing))
-        stages.processes |= classifier.processes
-        request = replace(request, computed=classifier.computed)
+        backend = _choose_backend(config, loaded, calibration, small=_is_small(config, listing))
+        stages.processes |= backend.processes
+        request = replace(request, computed=backend.computed)
         manifest = folder.begin(request, listing, anew=state == "new")
-    overlay_missing = _say_what_was_found(listing, loaded.card)
+    overlay_missing = _report_listing(listing, loaded.card)
 
     layout = PredictionColumns(
         loaded.card.classes, loaded.sha256, config.top_k, config.entropy, loaded.card.uncertain_below
     )
     results = PredictionWriter(folder, manifest, layout, retry_errors=config.retry_errors)
-    units = results.left(listing.units)
+    units = results.remaining_units(listing.units)
     if results.done:
         print(f"going on: {results.done} of {manifest.rows} images are done already")
     if units:
         decoder = GroupDecoder(manifest, loaded.card, limits)
-        _work(classifier.classify(decoder, units), results, manifest, stages)
+        _write_predictions(backend.classify(decoder, units), results, manifest, stages)
     if results.done < manifest.rows:
         raise WorkError(f"{manifest.rows - results.done} images have no row; the same command goes on with them")
     summary = summarise_predictions(folder, manifest, loaded.card.classes, overlay_missing)
@@ -102,8 +102,8 @@ def run(config: Predict) -> None:
         tracking.log_prediction(config, tracked, own, {name: value for name, (value, _) in values.items()})
 
 
-def _freeze(config: Predict, loaded: model_file.ModelFile, folder: Path, stages: StageTimes) -> ManifestListing:
-    """List the inputs into a folder, and show how many there are so far."""
+def _list_inputs(config: Predict, loaded: model_file.ModelFile, folder: Path, stages: StageTimes) -> ManifestListing:
+    """List the inputs into a manifest in ``folder``, and show progress."""
     began = time.monotonic()
     portions = resolve_inputs(config.inputs, loaded.card.classes, config.limits)
     with progress_meter("listing", None) as meter:
@@ -112,11 +112,11 @@ def _freeze(config: Predict, loaded: model_file.ModelFile, folder: Path, stages:
     return listing
 
 
-def _say_what_was_found(listing: ManifestListing, card: model_file.ModelCard) -> int:
-    """Print it; returns how many images lack the overlay that the model was trained on."""
+def _report_listing(listing: ManifestListing, card: model_file.ModelCard) -> int:
+    """Print the number of inputs; return how many images lack the overlay that the model was trained on."""
     others = f"; {listing.passed_over} other files passed over" if listing.passed_over else ""
     print(f"{listing.manifest.rows} images to classify{others}")
-    missing = listing.bare if card.overlay is not None and card.overlay.style != "none" else 0
+    missing = listing.without_overlay if card.overlay is not None and card.overlay.style != "none" else 0
     if missing:
         print(
             f"WARNING: the model was trained on images with their masks drawn on them ({missing} of these "
@@ -125,7 +125,9 @@ def _say_what_was_found(listing: ManifestListing, card: model_file.ModelCard) ->
     return missing
 
 
-def _work(blocks: Iterator[ScoredBatch], results: PredictionWriter, manifest: Manifest, stages: StageTimes) -> None:
+def _write_predictions(
+    blocks: Iterator[ScoredBatch], results: PredictionWriter, manifest: Manifest, stages: StageTimes
+) -> None:
     began = time.monotonic()
     with progress_meter("classifying", manifest.rows, done=results.done) as meter:
         for block in blocks:
@@ -141,7 +143,7 @@ def _is_small(config: Predict, listing: ManifestListing) -> bool:
     return listing.manifest.rows <= SMALL_JOB_IMAGES and not wants_a_cluster
 
 
-def _classifier(
+def _choose_backend(
     config: Predict, loaded: model_file.ModelFile, calibration: Pixels | None, *, small: bool
 ) -> PredictionBackend:
     if small:

@@ -1,28 +1,25 @@
-"""Turn images, or images and masks, into a prepared dataset.
+"""Preparation of a dataset: images, or images and masks, to Parquet shards with a group split.
 
     overlay prepare BUSI --out dataset
     overlay prepare BUSI.zip s3://bucket/more --out s3://bucket/dataset
     overlay prepare clinic-a clinic-b --out dataset --overlay.style contour --split.group_by 'patient(\\d+)'
 
-Two rounds of tasks. The first decodes, draws and encodes each image once and stages the rows in small files; the split
-is then made over what survived; the second puts the staged rows into their shards, without decoding again. Each file
-appears whole or not at all and `dataset.json` comes last, so a run that was killed goes on where it stopped.
+Two rounds of tasks. The first decodes, draws and encodes each image once, and stages the rows in small files; then the
+usable images are split; the second round assembles the staged rows to shards, without decoding again. Each file is
+written atomically and `dataset.json` comes last, so that a killed run is resumed by the same command.
 """
 
-import hashlib
-import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster import session
-from overlay.config import SPLITS, Prepare, table_column
+from overlay.config import SPLITS, Prepare
 from overlay.dataset.card import (
     DatasetCard,
     DatasetContents,
@@ -32,24 +29,24 @@ from overlay.dataset.card import (
     write_card,
 )
 from overlay.dataset.prepared import PreparedDataset, open_dataset
-from overlay.dataset.schema import REJECTED_SCHEMA
-from overlay.duplicates.near_duplicates import NearDuplicates, find_near_duplicates, resolve_conflicts
+from overlay.duplicates.near_duplicates import NearDuplicates, describe_pairs, resolve_conflicts, search_pairs
 from overlay.errors import RequestError, WorkError, faults_end_the_work
-from overlay.images.ref import ImageRef
 from overlay.preparation.contact_sheets import draw_classes, draw_duplicates
 from overlay.preparation.division import split_dataset
-from overlay.preparation.output_folder import WORK, already_prepared, begin_dataset, forget_request
-from overlay.preparation.splits import ClassSizes
-from overlay.preparation.staging import assemble_shard, read_staged, stage_part, staged_path, staged_rows, write_index
+from overlay.preparation.listing import ListedSources, create_request, list_sources
+from overlay.preparation.output_folder import WORK, already_prepared, begin_dataset, forget_request, write_rejected
+from overlay.preparation.staging import (
+    assemble_shard,
+    read_sha256,
+    read_staged,
+    stage_part,
+    staged_path,
+    write_index,
+)
 from overlay.preparation.summary import count_reasons, describe_sources, print_summary
-from overlay.preparation.user_columns import GroupRule, SplitRule
-from overlay.sources.inputs import Portion
-from overlay.sources.labelled import ClassCounts, LabelledListing, list_labelled
-from overlay.sources.manifest import Manifest, ManifestListing, publish_file, write_manifest
-from overlay.sources.read_plan import archive_passes, remove_done
-from overlay.sources.spool import RefSorter
+from overlay.sources.manifest import Manifest, publish_file
+from overlay.sources.read_plan import remove_done
 from overlay.storage.atomic import write_atomically
-from overlay.storage.parquet import open_parquet
 from overlay.storage.path import StoragePath
 from pipelines.runtime.progress import progress_meter
 from pipelines.runtime.tasks import ThroughputMeter, read_inputs, run_in_parallel
@@ -60,13 +57,14 @@ def run(config: Prepare) -> PreparedDataset:
     """Prepare a dataset in ``config.out``, or open it where the same request was prepared already.
 
     Raises:
-        RequestError: the request was wrong; nothing was written.
-        WorkError: the work failed; the same command goes on where it stopped.
+        RequestError: an option or a source is wrong; nothing was written.
+        WorkError: a task, the storage or the split failed; the same command resumes.
     """
     out = StoragePath.of(config.out)
     with tempfile.TemporaryDirectory(prefix="overlay-") as temporary:
-        listed = _list(config, Path(temporary))
-        request = _request(config, listed)
+        with progress_meter("listing", None) as meter:
+            listed = list_sources(config, Path(temporary), meter.advance_to)
+        request = create_request(config, listed)
         if already_prepared(out, request, config.overwrite):
             print(f"{out} is prepared already, from these files with these options; nothing to do")
             return open_dataset(out)
@@ -81,21 +79,10 @@ def run(config: Prepare) -> PreparedDataset:
 
 
 @dataclass(frozen=True)
-class _Listed:
-    """Everything in the sources, before any image is opened."""
-
-    sources: LabelledListing
-    classes: ClassCounts
-    manifest: ManifestListing
-    tables: str
-    """sha256 over the groups and splits of the user's own tables; empty without one"""
-
-
-@dataclass(frozen=True)
 class _Job:
     config: Prepare
     request: DatasetRequest
-    listed: _Listed
+    listed: ListedSources
     out: StoragePath
     staged: StoragePath
     """folder of the staged files"""
@@ -104,7 +91,7 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Split:
-    """Images that take part, with their split, and what does not."""
+    """Usable images with their split, near-duplicates and rejected inputs."""
 
     images: pa.Table
     summary: SplitSummary
@@ -112,69 +99,9 @@ class _Split:
     rejected: pa.Table
 
 
-def _list(config: Prepare, folder: Path) -> _Listed:
-    """List the sources into a manifest in ``folder``, in the order of a hash of their ids.
-
-    Each shard then holds some of every class, as a training needs that reads the shards one after the other.
-
-    Raises:
-        RequestError: a source, or a table of the user's own, can't be used, or a class is too small.
-    """
-    groups = GroupRule(config.split.group_by) if config.split.group_by else None
-    splits = SplitRule(config.split.column) if config.split.column else None
-    tables = hashlib.sha256()
-    with progress_meter("listing", None) as meter:
-        sources = list_labelled(config.sources, config.limits, folder)
-        classes, sizes, sorter = ClassCounts(), ClassSizes(), RefSorter(folder)
-        for ref, path in sources.read():
-            classes.add(ref)
-            group = split = None
-            if ref.reason is None and ref.label is not None:
-                group = groups.group(ref.id, path) if groups else None
-                split = splits.split(ref.id, path) if splits else None
-                sizes.add(ref.label, group)
-            sorter.add(hashlib.sha256(ref.id.encode()).digest(), ref._replace(group=group, split=split))
-        classes.check([str(source.place) for source in sources.sources])
-        for rule in (groups, splits):
-            if rule:
-                rule.check_found()
-        if splits is None:
-            sizes.check(config.split.folds)
-        rows = staged_rows(sum(classes.usable.values()), config.shard_rows)
-
-        def portions() -> Iterator[Portion]:
-            in_order: dict[str, list[ImageRef]] = {}
-            for refs in sorter.read():
-                for ref in refs:
-                    tables.update(json.dumps([ref.id, ref.group, ref.split]).encode() + b"\n")
-                    if ref.spans and ref.spans[0].in_order_only:
-                        in_order.setdefault(ref.uri, []).append(ref)
-                yield Portion([ref for ref in refs if not (ref.spans and ref.spans[0].in_order_only)])
-            for of_one_archive in in_order.values():
-                yield from (Portion(one_pass, in_order=True) for one_pass in archive_passes(of_one_archive))
-
-        place = folder / "manifest.parquet"
-        manifest = write_manifest(portions(), place, None, meter.advance_to, group_rows=rows)
-    from_table = config.split.column or table_column(config.split.group_by or "")
-    return _Listed(sources, classes, manifest, tables.hexdigest() if from_table else "")
-
-
-def _request(config: Prepare, listed: _Listed) -> DatasetRequest:
-    return DatasetRequest(
-        [str(StoragePath.of(source)) for source in config.sources],
-        config.overlay,
-        config.split,
-        config.max_pixels,
-        config.shard_rows,
-        listed.manifest.fingerprint,
-        config.duplicates,
-        listed.tables,
-    )
-
-
 def _stage(job: _Job) -> None:
-    """Decode, draw and encode each image once, a row group of the manifest a task."""
-    sizes = [len(job.manifest.rows_of(part)) for part in range(job.manifest.groups)]
+    """Decode, draw and encode each image once; one task for each row group of the manifest."""
+    sizes = [len(job.manifest.rows_of_group(part)) for part in range(job.manifest.groups)]
     there = set(job.staged.children())
     done = {part for part in range(len(sizes)) if staged_path(job.staged, part).name in there}
     if done:
@@ -182,17 +109,21 @@ def _stage(job: _Job) -> None:
     if todo := remove_done(job.listed.manifest.units, done):
         left = sum(size for part, size in enumerate(sizes) if part not in done)
         calls = ((read, job.manifest, job.staged, job.config) for read in read_inputs(job.manifest, todo))
-        _in_parallel(stage_part, calls, "drawing", left)
+        _run_over_images(stage_part, calls, "drawing", left)
 
 
 def _split(job: _Job) -> _Split:
-    """Find near-duplicates among what was staged, settle conflicts, and split what is left.
+    """Find near-duplicates among the staged images, resolve label conflicts, and split the rest.
 
     Raises:
-        WorkError: conflicts are to stop the work, or a class has too few usable images.
+        WorkError: there are label conflicts and ``duplicates.conflicts`` is stop, or a class has too few usable images.
     """
     usable, broken = read_staged(job.staged, job.manifest)
-    duplicates = find_near_duplicates(usable, job.config.duplicates.distance)
+    # In a task, to keep its memory out of this process.
+    (pairs,) = run_in_parallel(search_pairs, [(usable["phash"], job.config.duplicates.distance)])
+    usable = usable.drop_columns("phash")
+    duplicates = describe_pairs(usable, pairs)
+    usable = usable.drop_columns("pixels")
     with write_atomically(job.out / "duplicates.parquet") as temporary:
         pq.write_table(duplicates.table(), temporary)
     parts = usable["part"].to_numpy()
@@ -200,14 +131,14 @@ def _split(job: _Job) -> _Split:
     try:
         survivors, contradicted = resolve_conflicts(usable, duplicates, job.config.duplicates.conflicts)
     except WorkError:
-        forget_request(job.out)  # the labels may be mended before the next run, by moving files
+        forget_request(job.out)  # the user may correct labels before the next run, by moving files
         raise
     del usable
-    rejected = _write_rejected(job.out, broken, contradicted)
+    rejected = write_rejected(job.out, broken, contradicted)
     try:
         images, summary = split_dataset(survivors, job.listed.classes.classes, job.config, duplicates)
     except RequestError as error:
-        forget_request(job.out)  # the files may be mended before the next run
+        forget_request(job.out)  # the user may correct files before the next run
         kinds = ", ".join(f"{count} {reason}" for reason, count in count_reasons(rejected).items())
         raise WorkError(
             f"{error}; rejected were: {kinds or 'none'}; see {job.out / 'rejected.parquet'}, and duplicates.parquet "
@@ -219,14 +150,15 @@ def _split(job: _Job) -> _Split:
 
 
 def _assemble(job: _Job, split: _Split) -> PreparedDataset:
-    """Write the shards and then the card, and remove what was staged."""
+    """Write the shards and then the card (commit), and delete the staged files."""
     shards = write_index(job.staged, split.images, job.config.shard_rows)
     calls = ((shard, job.staged, job.out) for shard in range(shards))
-    _in_parallel(assemble_shard, calls, "writing", split.images.num_rows)
+    _run_over_images(assemble_shard, calls, "writing", split.images.num_rows)
     counted = split.images.group_by(["label", "split"]).aggregate([([], "count_all")]).to_pylist()
     number = {(row["label"], row["split"]): row["count_all"] for row in counted}
+    hashed = split.images.append_column("sha256", read_sha256(job.staged, split.images))
     contents = DatasetContents(
-        fingerprint=fingerprint(split.images),
+        fingerprint=fingerprint(hashed),
         counts={label: {side: number.get((label, side), 0) for side in SPLITS} for label in job.listed.classes.classes},
         rejected=split.rejected.num_rows,
         parts=shards,
@@ -238,35 +170,22 @@ def _assemble(job: _Job, split: _Split) -> PreparedDataset:
     return dataset
 
 
-def _in_parallel(
+def _run_over_images(
     work: Callable[..., tuple[int, int]], calls: Iterable[tuple[Any, ...]], description: str, total: int
 ) -> None:
-    """Do all calls, each of which tells how many images it did and rejected, and show how far they are.
+    """Run tasks, each of which returns the numbers of images done and rejected, and show progress.
 
     Raises:
-        WorkError: one failed.
+        WorkError: a task failed.
     """
-    rejected, pace = 0, ThroughputMeter()
+    rejected, throughput = 0, ThroughputMeter()
     try:
         with progress_meter(description, total) as meter:
             for done, refused in run_in_parallel(work, calls):
                 rejected += refused
                 fields = {"rejected": str(rejected)} if rejected else {}
-                if rate := pace.rate(done):
+                if rate := throughput.update(done):
                     fields["once started"] = f"{rate:.1f} images/s"
                 meter.advance(done, **fields)
     except WorkError as error:
         raise WorkError(f"{error}; the same command goes on where it stopped") from error
-
-
-def _write_rejected(out: StoragePath, broken: pa.Table, contradicted: pa.Table) -> pa.Table:
-    ids = contradicted["id"]
-    found = [REJECTED_SCHEMA.empty_table()]
-    if len(ids):
-        batches = open_parquet(out / "manifest.parquet").iter_batches(columns=["id", "uri"])
-        places = pa.Table.from_batches([batch.filter(pc.is_in(batch["id"], ids.combine_chunks())) for batch in batches])
-        found.append(contradicted.join(places, "id").select(REJECTED_SCHEMA.names).cast(REJECTED_SCHEMA))
-    rejected = pa.concat_tables([broken.select(REJECTED_SCHEMA.names), *found]).sort_by("id")
-    with write_atomically(out / "rejected.parquet") as temporary:
-        pq.write_table(rejected, temporary)
-    return rejected

@@ -1,20 +1,17 @@
-"""Fine-tune a pretrained network with Ray Train; the same command goes on where it stopped.
+"""Fine-tune a pretrained network with Ray Train; the same command resumes a run that was stopped.
 
     overlay train dataset --out run
     overlay train dataset --out run --train.workers 2 --train.batch_size 64 --augment.rotation 5
     overlay train images/ --out run --model.weights none --input.size 64 --train.epochs 15
     overlay train dataset --out run --train.dry_run 1
 
-This is the driver: it checks the request, has the images decoded, starts the workers (`pipelines.training.worker`) and,
-in the end, writes and evaluates the model.
+This is the driver: it checks the request, has the images decoded, starts the workers (`pipelines.training.worker`), and
+at the end writes and evaluates the model.
 """
 
 import math
-import tempfile
-from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
-
-import ray
 
 from cluster import session
 from overlay import tracking
@@ -22,33 +19,62 @@ from overlay.config import InferenceOptions, Prepare, Train
 from overlay.dataset.prepared import is_dataset, open_dataset
 from overlay.errors import RequestError, WorkError, faults_end_the_work
 from overlay.evaluation.metrics import summary_line
-from overlay.evaluation.output_files import write_evaluation
+from overlay.evaluation.output_files import EvaluationResult, write_evaluation
 from overlay.evaluation.report_data import EvaluationSubject
 from overlay.models import model_file, network
 from overlay.models.pretrained import load_pretrained
 from overlay.training import checkpoint, history
-from overlay.training.losses import class_weights
-from overlay.training.run_folder import open_run
+from overlay.training.checkpoint import TrainingProgress
+from overlay.training.run_folder import RunFolder, open_run
 from pipelines import evaluate, prepare
 from pipelines.runtime.placement import Placement, place_workers
 from pipelines.training import dry_run, image_source
-from pipelines.training.monitor import TrainingMonitor
-from pipelines.training.trainer import class_counts, create_model_card, create_sample_plan, run_trainer
-from pipelines.training.worker import TrainingJob
+from pipelines.training.image_source import TrainingData
+from pipelines.training.monitor import TrainingMonitor, draw_history_curves
+from pipelines.training.setup import TrainingJob, TrainingSetup, open_training_data
+from pipelines.training.trainer import run_trainer
 
 
 @faults_end_the_work()
 def run(config: Train) -> None:
-    """Train, evaluate on the test split, and leave the run's files in ``config.out``.
+    """Train a model, evaluate it on the test split, and write the run's files to ``config.out``.
 
     Raises:
         RequestError: the request was wrong; nothing was written.
-        WorkError: the training failed or was stopped; the same command goes on from the newest checkpoint.
+        WorkError: the training failed or was stopped; the same command resumes from the newest checkpoint.
     """
     folder = open_run(config)
     if folder.finished:
         print(f"{folder.path} holds this run already, finished; nothing to do")
         return
+    setup = _check_request(config, folder)
+    batch_size = folder.batch_size or dry_run.choose_batch_size(setup)
+    if config.train.dry_run:
+        dry_run.run_dry_run(setup, batch_size, folder.path.parent)
+        return
+    folder.begin(config, setup.dataset.card.fingerprint, batch_size)
+    checkpoint.remove_partial_checkpoints(folder.checkpoints)
+    progress = checkpoint.read_progress(folder.checkpoints)
+    data = open_training_data(setup, batch_size)
+    plan = data.plan
+    if progress.step:
+        print(f"going on after epoch {len(progress.history)} of {plan.epochs}, at step {progress.step} of {plan.steps}")
+    with TrainingMonitor(setup, folder, plan, progress.step) as monitor:
+        progress = _train(setup, data, folder, progress, monitor)
+        model = _write_model(setup, folder, progress)
+        result = _evaluate_model(setup, folder, batch_size, progress.history)
+        monitor.finish(result.metrics, result.labels, result.predicted, model)
+    folder.finish()
+    print(f"test: {summary_line(result.metrics)}")
+    print(f"model: {model}\ncurves: {folder.curves_file}\nreport: {folder.evaluation / 'report.html'}")
+
+
+def _check_request(config: Train, folder: RunFolder) -> TrainingSetup:
+    """Check a request and load what it refers to; prepares the dataset where a folder of images is given.
+
+    Raises:
+        RequestError: the request was wrong; nothing was written.
+    """
     tracking.resolve_mode(config.tracking)
     network.check_input_size(config.model.arch, config.input.size)
     weights = load_pretrained(config.model.arch, config.model.weights)
@@ -58,70 +84,66 @@ def run(config: Train) -> None:
     _check_device(config, placement)
     if dataset is None:
         dataset = prepare.run(Prepare(sources=[config.dataset], out=str(folder.dataset)))
-    batch_size = folder.batch_size or dry_run.choose_batch_size(config, dataset, weights, placement)
-    if config.train.dry_run:
-        folder.path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.path.parent) as scratch:
-            dry_run.run_dry_run(config, dataset, weights, placement, Path(scratch), batch_size)
-        return
-    card = create_model_card(config, dataset, weights)
-    folder.begin(config, dataset.card.fingerprint, batch_size)
-    last = checkpoint.newest_checkpoint(folder.checkpoints)
-    epochs, step = checkpoint.checkpoint_history(last), checkpoint.checkpoint_step(last)
-    checkpoint.remove_partial_checkpoints(folder.checkpoints)
-    source, plan = create_sample_plan(config, dataset, batch_size)
-    if step:
-        print(f"going on after epoch {len(epochs)} of {plan.epochs}, at step {step} of {plan.steps}")
-
-    with TrainingMonitor(config, folder, plan, placement, begin=step) as tracker:
-        if step < plan.steps and not history.should_stop(epochs, config.early_stopping):
-            job = TrainingJob(
-                config=config,
-                card=card,
-                weights=ray.put(weights),
-                class_weights=class_weights(config.loss, card.classes, class_counts(dataset, "train")),
-                train=source,
-                validation=image_source.decode_split(dataset, "val", config.input),
-                plan=plan,
-                placement=placement,
-                checkpoints=folder.checkpoints,
-                board=tracker.board,
-            )
-            run_trainer(job)
-        posted = tracker.stop()
-        last = checkpoint.newest_checkpoint(folder.checkpoints)
-        epochs, step = checkpoint.checkpoint_history(last), checkpoint.checkpoint_step(last)
-        if posted.hopeless:
-            raise WorkError(posted.hopeless)
-        if last is None or (step < plan.steps and not history.should_stop(epochs, config.early_stopping)):
-            raise WorkError(f"stopped after step {step} of {plan.steps}, as asked; the same command goes on from there")
-        tracker.show(epochs)
-        if math.isnan(epochs[-1].train_loss):
-            print(f"the run diverged in epoch {len(epochs)}: its loss is no number; lower --optimizer.lr in a new run")
-        best = history.best_epoch(epochs, config.early_stopping)
-        print(f"best epoch: {epochs[best].epoch} of {len(epochs)}, by {config.early_stopping.metric}")
-
-        file = folder.path / model_file.MODEL_FILE
-        model_file.save_model_file(file, OrderedDict(checkpoint.load_checkpoint(last, "best.pt")), card)
-        precision = "auto" if config.train.precision == "fp16" else config.train.precision
-        options = InferenceOptions(placement.device, precision, min(batch_size, 64))
-        curves = history.history_curves(epochs, best)
-        subject = EvaluationSubject(model_file.load_model_file(file), dataset, "test")
-        result = write_evaluation(subject, evaluate.score_split(subject, options), folder.evaluation, curves)
-        tracker.finish(result.metrics, result.labels, result.predicted, file)
-    folder.finish()
-    print(f"test: {summary_line(result.metrics)}")
-    print(f"model: {file}\ncurves: {folder.curves_file}\nreport: {folder.evaluation / 'report.html'}")
+    return TrainingSetup.create(config, dataset, weights, placement)
 
 
 def _check_device(config: Train, placement: Placement) -> None:
-    """Refuse what a CPU can't do.
+    """Check that the device supports the options.
 
     Raises:
-        RequestError: it is asked for.
+        RequestError: train.precision is fp16 or train.sync_batch_norm is set, and the device is a CPU.
     """
     if placement.device == "cpu":
         if config.train.precision == "fp16":
             raise RequestError("train.precision is fp16, which needs a GPU; choose bf16 or fp32")
         if config.train.sync_batch_norm:
             raise RequestError("train.sync_batch_norm needs GPUs; --model.freeze_norm does without statistics")
+
+
+def _train(
+    setup: TrainingSetup, data: TrainingData, folder: RunFolder, progress: TrainingProgress, monitor: TrainingMonitor
+) -> TrainingProgress:
+    """Run the workers until the training is complete, and return its progress.
+
+    Raises:
+        WorkError: the training failed or was stopped.
+    """
+    config, plan = setup.config, data.plan
+    if not progress.is_complete(plan, config.early_stopping):
+        validation = image_source.decode_split(setup.dataset, "val", config.input)
+        run_trainer(TrainingJob.create(setup, data, validation, folder.checkpoints, monitor.board))
+    status = monitor.stop()
+    if status.fatal_error:
+        raise WorkError(status.fatal_error)
+    progress = checkpoint.read_progress(folder.checkpoints)
+    if not progress.is_complete(plan, config.early_stopping):
+        raise WorkError(
+            f"stopped after step {progress.step} of {plan.steps}, as asked; the same command goes on from there"
+        )
+    monitor.report_epochs(progress.history)
+    return progress
+
+
+def _write_model(setup: TrainingSetup, folder: RunFolder, progress: TrainingProgress) -> Path:
+    """Write the model file of the best epoch of a complete training, and return its path."""
+    epochs, config = progress.history, setup.config.early_stopping
+    if math.isnan(epochs[-1].train_loss):
+        print(f"the run diverged in epoch {len(epochs)}: its loss is no number; lower --optimizer.lr in a new run")
+    print(f"best epoch: {epochs[history.best_epoch(epochs, config)].epoch} of {len(epochs)}, by {config.metric}")
+    newest = checkpoint.newest_checkpoint(folder.checkpoints)
+    assert newest is not None  # the training is complete
+    file = folder.path / model_file.MODEL_FILE
+    model_file.save_model_file(file, checkpoint.load_best_weights(newest), setup.card)
+    return file
+
+
+def _evaluate_model(
+    setup: TrainingSetup, folder: RunFolder, batch_size: int, epochs: Sequence[history.Epoch]
+) -> EvaluationResult:
+    """Evaluate the model file on the test split, and write the evaluation's files."""
+    precision = "auto" if setup.config.train.precision == "fp16" else setup.config.train.precision
+    options = InferenceOptions(setup.placement.device, precision, min(batch_size, 64))
+    curves = draw_history_curves(epochs, history.best_epoch(epochs, setup.config.early_stopping))
+    model = model_file.load_model_file(folder.path / model_file.MODEL_FILE)
+    subject = EvaluationSubject(model, setup.dataset, "test")
+    return write_evaluation(subject, evaluate.score_split(subject, options), folder.evaluation, curves)

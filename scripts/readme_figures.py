@@ -1,6 +1,6 @@
-"""The README's pictures: ``uv run overlay demo && uv run python scripts/readme_figures.py overlay-demo``.
+"""Figures of the README: ``uv run overlay demo && uv run python scripts/readme_figures.py overlay-demo``.
 
-docs/overlay.png shows phantoms, their masks and the overlays; docs/report.png is the demo's report, photographed by
+docs/overlay.png shows phantoms, their masks and the overlays; docs/report.png is a screenshot of the demo's report by
 headless Chromium (Debian's package chromium).
 """
 
@@ -41,7 +41,7 @@ def overlay_figure(path: Path) -> None:
 
 
 def report_figure(report: Path, path: Path) -> None:
-    """Photograph the top of a report."""
+    """Write a screenshot of the top of a report."""
     with tempfile.TemporaryDirectory() as profile:
         flags = [
             "--headless",
@@ -56,7 +56,7 @@ def report_figure(report: Path, path: Path) -> None:
 
 
 def main() -> None:
-    """Write both pictures."""
+    """Write both figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("demo", type=Path, help="folder of a demo")
     options = parser.parse_args()

@@ -1,7 +1,7 @@
-"""The members of zip and tar archives as they come, with nothing trusted that an archive says of itself.
+"""Members of untrusted zip and tar archives, in their order.
 
-zipfile and tarfile read the headers. What they would believe is checked here: how much is unpacked, how long it takes,
-that a tar goes forwards and has its end.
+zipfile and tarfile parse the headers. This module checks what they would accept: unpacked size, compression ratio and
+time, and for a tar that offsets only increase and that the end-of-archive blocks are there.
 """
 
 import json
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, BinaryIO, cast
 
-from overlay.archives.stream import ArchiveError, Method, Stream, Watched, check_time, check_unpacked_size
+from overlay.archives.stream import ArchiveError, CountingFile, Method, UnpackedStream, check_time, check_unpacked_size
 from overlay.config import Limits
 from overlay.errors import one_line
 from overlay.storage.filenames import escape_name
@@ -21,7 +21,7 @@ from overlay.storage.filenames import escape_name
 _STEP = 2**20
 _BLOCK = 512
 _LABEL_BYTES = {".cls": 1024, ".json": 64 * 1024}
-"""of the members of a WebDataset that tell a label; larger ones are something else"""
+"""largest members of a WebDataset that are parsed for a label, in bytes, by extension"""
 _ENCRYPTED = 1
 _LINK = 0o120000
 _ZIP_METHODS: Mapping[int, Method] = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
@@ -30,41 +30,46 @@ _REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 
 @dataclass(frozen=True)
 class Span:
-    """Where a member's bytes lie."""
+    """Position of a member's bytes in an archive."""
 
     method: Method
     offset: int
-    """of its first byte in the tar, or of its local header in the zip"""
+    """byte offset of its data in the (decompressed) tar, or of its local header in the zip"""
     packed: int
-    """bytes it takes up"""
+    """compressed size in bytes"""
     size: int
-    """bytes it unpacks to"""
+    """uncompressed size in bytes"""
     crc: int | None
-    """CRC-32 of these, which a tar does not have"""
+    """CRC-32 of the uncompressed bytes; None in a tar, which has none"""
 
     @property
     def in_order_only(self) -> bool:
-        """Whether all bytes before it have to be read first."""
+        """Whether all bytes before the member have to be decompressed first."""
         return self.method in ("gzip", "zstd")
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One member, before anything is judged."""
+class ArchiveEntry:
+    """One member of an archive as its headers describe it."""
 
     name: str
+    """as stored: it may be absolute, or lead out of the archive"""
     span: Span
     folder: bool = False
     link: bool = False
+    """symbolic or hard link, device, pipe or sparse file"""
     problem: str | None = None
+    """reason why its bytes can't be read"""
     label: str | None = None
+    """label in a member of a WebDataset that holds one"""
 
 
-def entries(file: BinaryIO, limits: Limits) -> Iterator[Entry]:
-    """Go through an archive of any kind.
+def read_entries(file: BinaryIO, limits: Limits) -> Iterator[ArchiveEntry]:
+    """Iterate over the members of a zip, tar, tar.gz or tar.zst; the first bytes decide the kind.
 
     Raises:
-        ArchiveError: it breaks off, or exceeds a limit.
+        ArchiveError: the archive is empty, damaged or truncated, or exceeds one of ``limits``.
+        OSError: the file can't be read.
     """
     head = file.read(4)
     file.seek(0)
@@ -76,17 +81,17 @@ def entries(file: BinaryIO, limits: Limits) -> Iterator[Entry]:
     return _tar_entries(file, cast(Method, compression), limits)
 
 
-def _zip_entries(file: BinaryIO, limits: Limits) -> Iterator[Entry]:
+def _zip_entries(file: BinaryIO, limits: Limits) -> Iterator[ArchiveEntry]:
     packed = file.seek(0, 2)
     deadline = time.monotonic() + limits.seconds
     try:
-        archive = zipfile.ZipFile(cast(IO[bytes], Watched(file)))
+        archive = zipfile.ZipFile(cast(IO[bytes], CountingFile(file)))
     except UnicodeDecodeError:
         raise ArchiveError("damaged archive: a name is marked as UTF-8 and is not") from None
     except (zipfile.BadZipFile, NotImplementedError, struct.error, EOFError, ValueError, OverflowError) as error:
         raise ArchiveError(f"damaged or cut off zip: {one_line(error)}") from error
     total = 0
-    for info in archive.infolist():  # not the names: each member of the same name counts
+    for info in archive.infolist():  # not namelist(): members with equal names all count
         total += info.file_size
         check_unpacked_size(total, packed, limits)
         check_time(deadline, limits)
@@ -98,7 +103,7 @@ def _zip_entries(file: BinaryIO, limits: Limits) -> Iterator[Entry]:
             problem = f"compression that is not read: {zipfile.compressor_names.get(info.compress_type, '?')}"  # type: ignore[attr-defined]
         elif not 0 <= info.header_offset < packed:
             problem = "damaged archive: the member is not where the zip's directory says"
-        yield Entry(
+        yield ArchiveEntry(
             info.filename.replace("\\", "/"),
             Span(method or "stored", info.header_offset, info.compress_size, info.file_size, info.CRC),
             folder=info.is_dir(),
@@ -107,10 +112,10 @@ def _zip_entries(file: BinaryIO, limits: Limits) -> Iterator[Entry]:
         )
 
 
-def told_label(ending: str, data: bytes) -> str | None:
-    """Return the label that a member of a WebDataset tells; None where it is about something else.
+def parse_label(ending: str, data: bytes) -> str | None:
+    """Return the label in a member of a WebDataset; None where it holds none.
 
-    A .cls holds it as text, a .json as ``label`` or ``cls`` of an object, which is a text or a whole number.
+    A .cls file is the label as text; a .json file has it as ``label`` or ``cls`` of an object, a string or an integer.
     """
     text = data.decode("utf-8", "replace").strip()
     if ending == ".cls":
@@ -120,40 +125,42 @@ def told_label(ending: str, data: bytes) -> str | None:
     except (ValueError, RecursionError):
         return None
     label = values.get("label", values.get("cls")) if isinstance(values, dict) else None
-    told = isinstance(label, str | int) and not isinstance(label, bool)
-    return str(label).strip() or None if told else None
+    usable = isinstance(label, str | int) and not isinstance(label, bool)
+    return str(label).strip() or None if usable else None
 
 
-def _tar_entries(file: BinaryIO, method: Method, limits: Limits) -> Iterator[Entry]:
-    stream = Stream(file, method, limits)
+def _tar_entries(file: BinaryIO, method: Method, limits: Limits) -> Iterator[ArchiveEntry]:
+    stream = UnpackedStream(file, method, limits)
     try:
         archive = tarfile.TarFile(fileobj=cast(IO[bytes], stream), encoding="utf-8")
         while member := archive.next():
             if member.size < 0:
                 raise ArchiveError("damaged archive: a member of negative size")
-            archive.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
+            archive.members = []  # type: ignore[attr-defined]  # tarfile would keep all of them in memory
             span = Span(method, member.offset_data, member.size, member.size, None)
             regular = member.type in _REGULAR and not member.issparse()
             label = None
             ending = member.name[member.name.rfind(".") :]
             if regular and member.size <= _LABEL_BYTES.get(ending, -1):
                 stream.seek(member.offset_data)
-                label = told_label(ending, stream.take(member.size))
-            if regular and member.size:  # is all of it there?
+                label = parse_label(ending, stream.take(member.size))
+            if regular and member.size:  # truncated within the member?
                 stream.seek(max(stream.tell(), member.offset_data + member.size - 1))
                 if stream.tell() < member.offset_data + member.size and not stream.take(1):
                     raise ArchiveError(f"cut off archive: within {escape_name(member.name)}")
-            yield Entry(member.name, span, folder=member.isdir(), link=not regular and not member.isdir(), label=label)
+            yield ArchiveEntry(
+                member.name, span, folder=member.isdir(), link=not regular and not member.isdir(), label=label
+            )
     except (tarfile.TarError, ValueError, OverflowError, RecursionError, struct.error) as error:
         if isinstance(error, ArchiveError):
             raise
-        if not stream.began:
+        if not stream.past_first_header:
             raise ArchiveError("no archive that can be read (zip, tar, tar.gz, tar.zst)") from error
         raise ArchiveError(f"damaged or cut off archive: {one_line(error)}") from error
-    if not stream.last:
+    if not stream.last_header:
         raise ArchiveError("cut off archive: the blocks that mark its end are missing")
-    if len(stream.last) < _BLOCK or any(stream.last):
+    if len(stream.last_header) < _BLOCK or any(stream.last_header):
         raise ArchiveError("damaged or cut off archive: what follows is no header of a member")
     if method != "tar":
-        while stream.take(_STEP):  # to its very end, where the checksum is
+        while stream.take(_STEP):  # up to the end, where the checksum of the compression is
             pass

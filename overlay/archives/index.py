@@ -1,11 +1,11 @@
-"""Images in archives, read where they are: .zip, .tar, .tar.gz and .tar.zst, on a disk or in a bucket.
+"""Index of images in archives (.zip, .tar, .tar.gz, .tar.zst), on a disk or in a bucket, and readers of their members.
 
-An archive is read twice. `list_archive` goes through it once and notes where each image lies (a `Span`); nothing is
-ever written to a disk, so no name can lead out of a folder. Then a zip's and a plain tar's members are read by
-position, in parallel; what is compressed as a whole is read once more from its start (`read_members_in_order`).
+An archive is read twice. `list_archive` scans it once and records the position of each image (a `Span`); nothing is
+extracted to a disk, so path traversal is impossible. Then members of a zip or a plain tar are read by position, in
+parallel; a tar that is compressed as a whole is read once more from its start (`read_members_in_order`).
 
-Whatever is wrong with an archive or a member becomes a reason in the listing. The members before the place where an
-archive breaks, or exceeds a limit, are used.
+A problem of an archive or a member becomes a reason in the listing. Members before the position where an archive is
+damaged, or exceeds a limit, are used.
 """
 
 import struct
@@ -16,14 +16,14 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-from overlay.archives.entries import Entry, Span, entries
-from overlay.archives.stream import ArchiveError, Stream
+from overlay.archives.entries import ArchiveEntry, Span, read_entries
+from overlay.archives.stream import ArchiveError, UnpackedStream
 from overlay.config import Limits
 from overlay.errors import ImageError
 from overlay.storage.filenames import OTHER_ARCHIVES, is_archive, is_hidden, is_image, safe_name, sample_key
 from overlay.storage.path import StoragePath
 
-_STREAM_BUFFER = 8 * 2**20  # bytes of one request to a bucket, where all of an archive is read
+_STREAM_BUFFER = 8 * 2**20  # bytes of one request to a bucket, where the whole archive is read
 
 SPAN_TYPE = pa.struct(
     [
@@ -34,40 +34,41 @@ SPAN_TYPE = pa.struct(
         ("crc", pa.int64()),
     ]
 )
+"""Arrow type of a `Span`"""
 
 
 @dataclass(frozen=True)
 class ArchiveListing:
-    """What an archive holds."""
+    """Images, labels and problems found in an archive."""
 
     members: dict[str, Span] = field(default_factory=dict)
     """images and masks by their relative names, in the archive's order"""
-    troubles: list[tuple[str | None, str]] = field(default_factory=list)
-    """(name, reason) of what can't be used; the name is None for the archive as a whole"""
+    problems: list[tuple[str | None, str]] = field(default_factory=list)
+    """(name, reason) of each member that can't be used; the name is None for the archive as a whole"""
     labels: dict[str, str] = field(default_factory=dict)
-    """WebDataset: key -> what its .cls says, or else its .json"""
+    """WebDataset key -> label from its .cls, or else from its .json"""
     passed_over: int = 0
-    """members that are no images by their names"""
+    """number of members whose names are not those of images"""
 
 
 def list_archive(place: StoragePath, limits: Limits) -> ArchiveListing:
     """List the images of an archive; the content decides its kind, not the name.
 
     Raises:
-        OSError: the file itself can't be read.
+        OSError: the archive's file can't be read.
     """
     members: dict[str, Span] = {}
-    troubles: list[tuple[str | None, str]] = []
+    problems: list[tuple[str | None, str]] = []
     labels: dict[str, str] = {}
     passed_over = 0
     try:
         with place.open(_STREAM_BUFFER) as file:
-            for count, entry in enumerate(entries(file, limits), start=1):
+            for count, entry in enumerate(read_entries(file, limits), start=1):
                 if count > limits.members:
                     raise ArchiveError(f"more than {limits.members} members (limits.members)")
                 name = safe_name(entry.name)
                 if name is None:
-                    troubles.append((entry.name, "unsafe name: absolute, or leading out of the archive"))
+                    problems.append((entry.name, "unsafe name: absolute, or leading out of the archive"))
                 elif entry.label is not None:
                     if name.endswith(".cls") or sample_key(name) not in labels:
                         labels[sample_key(name)] = entry.label
@@ -76,21 +77,21 @@ def list_archive(place: StoragePath, limits: Limits) -> ArchiveListing:
                 elif is_hidden(name):
                     passed_over += 1
                 elif reason := _reason(name, entry, limits, members):
-                    troubles.append((name, reason))
+                    problems.append((name, reason))
                 elif is_image(name):
                     members[name] = entry.span
                 else:
                     passed_over += 1
     except ArchiveError as error:
-        troubles.append((None, str(error)))
-    return ArchiveListing(members, troubles, labels, passed_over)
+        problems.append((None, str(error)))
+    return ArchiveListing(members, problems, labels, passed_over)
 
 
 def read_member(file: BinaryIO, span: Span) -> bytes:
-    """Read one member of a zip or a plain tar.
+    """Read one member of a zip or a plain tar, and check its size and CRC-32.
 
     Raises:
-        ImageError: the archive is damaged there; the message is the reason.
+        ImageError: the archive is damaged at this member; the message is the reason.
         OSError: the file can't be read.
     """
     file.seek(span.offset)
@@ -105,7 +106,7 @@ def read_member(file: BinaryIO, span: Span) -> bytes:
         data = file.read(span.packed)
         if span.method == "deflated":
             try:
-                # One byte more than it should be, and no more, tells a size that lies.
+                # At most one byte more than declared: enough to detect a wrong size, and no decompression bomb.
                 data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, span.size + 1)
             except zlib.error as error:
                 raise ImageError(f"damaged archive: {error}") from error
@@ -119,11 +120,11 @@ def read_member(file: BinaryIO, span: Span) -> bytes:
 def read_members_in_order(place: StoragePath, records: Sequence[Sequence[Span]]) -> Iterator[tuple[int, list[bytes]]]:
     """Read members of a tar that is compressed as a whole, in one pass.
 
-    Yields the index of a record, and its members' bytes, as soon as the last of them has come; so what is held in
-    memory is what `overlay.sources.read_plan.plan_reads` lets wait at one time.
+    Yields the index of a record and the bytes of its members as soon as the last of them is read. So memory holds the
+    incomplete records only, which `overlay.sources.read_plan.archive_passes` limits.
 
     Raises:
-        OSError: the archive can't be read, or is not what was listed.
+        OSError: the archive can't be read, or has changed since it was listed.
     """
     wanted: dict[Span, list[int]] = {}
     for index, spans in enumerate(records):
@@ -132,7 +133,7 @@ def read_members_in_order(place: StoragePath, records: Sequence[Sequence[Span]])
     arrived: dict[int, dict[Span, bytes]] = {index: {} for index in range(len(records))}
     with place.open(_STREAM_BUFFER) as file:
         try:
-            stream = Stream(file, next(iter(wanted)).method)
+            stream = UnpackedStream(file, next(iter(wanted)).method)
             for span in sorted(wanted, key=lambda span: span.offset):
                 stream.seek(span.offset)
                 data = stream.take(span.size)
@@ -147,8 +148,8 @@ def read_members_in_order(place: StoragePath, records: Sequence[Sequence[Span]])
             raise OSError(f"{place} has changed since it was listed: {error}") from error
 
 
-def _reason(name: str, entry: Entry, limits: Limits, members: Mapping[str, Span]) -> str | None:
-    """Say why a member can't be used; None where it can, or is nothing that is looked for."""
+def _reason(name: str, entry: ArchiveEntry, limits: Limits, members: Mapping[str, Span]) -> str | None:
+    """Return the reason why a member can't be used; None where it can, or is neither an image nor an archive."""
     if entry.link:
         return "link or device within an archive: only regular files are read"
     if is_archive(name) or name.lower().endswith(OTHER_ARCHIVES):

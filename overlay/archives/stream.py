@@ -1,4 +1,4 @@
-"""What an archive unpacks to, read forwards and within the limits, whatever it says of itself."""
+"""Forward-only stream of a decompressed archive, with limits on size, compression ratio and time."""
 
 import errno
 import math
@@ -11,27 +11,27 @@ from overlay.config import Limits
 from overlay.errors import one_line
 
 Method = Literal["tar", "gzip", "zstd", "stored", "deflated"]
-"""tar: bytes of a plain tar; gzip, zstd: of a tar that is compressed as a whole; stored, deflated: of a zip"""
+"""tar: member of a plain tar; gzip, zstd: of a tar that is compressed as a whole; stored, deflated: of a zip"""
 
 RATIO_FLOOR = 16 * 2**20
-"""bytes that any archive may unpack to, whatever the ratio: a few black masks shrink a thousandfold"""
-_HEADER_BYTES = 2**20  # a long name is a few hundred; tarfile would take whatever a header asks for
+"""unpacked bytes below which the ratio is not checked: a few black masks compress a thousandfold"""
+_HEADER_BYTES = 2**20  # a long name has a few hundred bytes; tarfile would read any size that a header declares
 _STEP = 2**20
 _BLOCK = 512
 
 
 class ArchiveError(ValueError):
-    """An archive can't be read further; the message is the reason."""
+    """The archive is damaged or exceeds a limit; the message is the reason."""
 
 
-class Stream:
-    """What an archive unpacks to, read forwards and within the limits; to tarfile, a file."""
+class UnpackedStream:
+    """Decompressed bytes of an archive, read forwards and within the limits; a file object for tarfile."""
 
     def __init__(self, file: BinaryIO, method: Method, limits: Limits | None = None) -> None:
-        self.last = b""
-        """what tarfile read last"""
-        self._file = Watched(file)
-        self._data: Watched | pa.NativeFile = self._file
+        self.last_header = b""
+        """bytes that tarfile read last"""
+        self._file = CountingFile(file)
+        self._data: CountingFile | pa.NativeFile = self._file
         if method != "tar":
             self._data = pa.CompressedInputStream(pa.PythonFile(self._file, mode="r"), method)
         self._seekable = method == "tar"
@@ -40,30 +40,31 @@ class Stream:
         self._deadline = time.monotonic() + (limits.seconds if limits else math.inf)
 
     @property
-    def began(self) -> bool:
-        """Whether more than the first header was read."""
+    def past_first_header(self) -> bool:
+        """Whether the position is behind the first header."""
         return self._position > _BLOCK
 
     def tell(self) -> int:
-        """Return the position in what is unpacked."""
+        """Return the position in the decompressed stream, in bytes."""
         return self._position
 
     def read(self, size: int) -> bytes:
-        """Read a header, for tarfile.
+        """Read a header; called by tarfile.
 
         Raises:
-            ArchiveError: the data are damaged, a limit is exceeded, or the header is larger than any should be.
+            ArchiveError: the data are damaged, a limit is exceeded, or the header has more than 1 MiB.
         """
         if not 0 <= size <= _HEADER_BYTES:
             raise ArchiveError(f"damaged archive: a header of {size} bytes")
-        self.last = self.take(size)
-        return self.last
+        self.last_header = self.take(size)
+        return self.last_header
 
     def take(self, size: int) -> bytes:
-        """Read up to ``size`` bytes, fewer only at the end.
+        """Read ``size`` bytes, fewer only at the end.
 
         Raises:
             ArchiveError: the data are damaged, or a limit is exceeded.
+            OSError: the file can't be read.
         """
         try:
             data: bytes = self._data.read(size)
@@ -79,10 +80,11 @@ class Stream:
         return data
 
     def seek(self, position: int) -> None:
-        """Go forwards.
+        """Skip forwards to a position.
 
         Raises:
-            ArchiveError: it is backwards, which is how a damaged header makes a reader go round for ever; or as `take`.
+            ArchiveError: the position is before the current one, by which a damaged header would cause an infinite
+                loop; or the data are damaged, or a limit is exceeded.
         """
         if position < self._position:
             raise ArchiveError("damaged archive: a member of negative size")
@@ -93,10 +95,11 @@ class Stream:
             pass
 
 
-class Watched:
-    """A file that counts what is read, and keeps its own error apart from those of the data."""
+class CountingFile:
+    """File that counts the bytes read, and keeps its own OSError apart from errors in the data."""
 
     closed = False
+    """read by pyarrow"""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -104,7 +107,11 @@ class Watched:
         self.fault: OSError | None = None
 
     def read(self, size: int = -1) -> bytes:
-        """Read as a file does; the ``fault`` is kept."""
+        """Read as a file does; an OSError is also stored in ``fault``.
+
+        Raises:
+            OSError: the file can't be read.
+        """
         try:
             data = self._file.read(size)
         except OSError as error:
@@ -114,10 +121,11 @@ class Watched:
         return data
 
     def seek(self, position: int, whence: int = 0) -> int:
-        """Go to a position.
+        """Set the position in the file.
 
         Raises:
-            ArchiveError: there is none such.
+            ArchiveError: the position is negative or too large.
+            OSError: the file can't be read.
         """
         try:
             return self._file.seek(position, whence)
@@ -127,18 +135,18 @@ class Watched:
             raise ArchiveError("damaged archive: it points out of the file") from error
 
     def tell(self) -> int:
-        """Return the position."""
+        """Return the position in the file, in bytes."""
         return self._file.tell()
 
     def close(self) -> None:
-        """Leave the file open, for it belongs to the caller."""
+        """Do nothing: the file belongs to the caller."""
 
 
 def check_unpacked_size(unpacked: int, packed: int, limits: Limits) -> None:
-    """Stop an archive that unpacks to too much.
+    """Check the unpacked size of an archive and its compression ratio, both in bytes (decompression bomb).
 
     Raises:
-        ArchiveError: it does.
+        ArchiveError: ``limits.archive_bytes`` or ``limits.ratio`` is exceeded.
     """
     if unpacked > limits.archive_bytes:
         raise ArchiveError(f"unpacks to more than {limits.archive_bytes} bytes (limits.archive_bytes)")
@@ -147,10 +155,10 @@ def check_unpacked_size(unpacked: int, packed: int, limits: Limits) -> None:
 
 
 def check_time(deadline: float, limits: Limits) -> None:
-    """Stop an archive that takes too long.
+    """Check the time that listing an archive takes.
 
     Raises:
-        ArchiveError: it does.
+        ArchiveError: ``deadline``, in seconds of `time.monotonic`, has passed.
     """
     if time.monotonic() > deadline:
         raise ArchiveError(f"took more than {limits.seconds:g} seconds to list (limits.seconds)")

@@ -1,4 +1,4 @@
-"""The card of a prepared dataset, ``dataset.json``: what it was made from, what it holds, and by what it is known."""
+"""Dataset card, ``dataset.json``: request, contents, split, near-duplicates and fingerprint of a prepared dataset."""
 
 import hashlib
 import json
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from overlay import __version__
 from overlay.config import Duplicates, OverlayStyle, Split, dotted
@@ -18,14 +19,14 @@ from overlay.storage.path import StoragePath
 from overlay.version import code_fingerprint
 
 DATASET_FORMAT = 2
-"""format of the dataset that this version writes, and the newest that it reads"""
+"""version of the dataset format that this code writes, and the newest that it reads"""
 CARD_FILE = "dataset.json"
 _BATCH = 10_000
 
 
 @dataclass(frozen=True)
 class DatasetRequest:
-    """What a dataset was made from, and how; the same request gives the same dataset."""
+    """Sources and options of a prepared dataset; the same request gives the same dataset."""
 
     sources: list[str]
     overlay: OverlayStyle
@@ -33,13 +34,16 @@ class DatasetRequest:
     max_pixels: int
     shard_rows: int
     listing: str
-    """sha256 over the ids, masks, sizes and times of change of what the sources hold"""
+    """SHA-256 of the ids, masks, sizes and times of modification of the inputs"""
     duplicates: Duplicates = field(default_factory=Duplicates)
     tables: str = ""
-    """sha256 over what the tables of split.group_by and split.column said; empty without one"""
+    """SHA-256 of the values from the tables of split.group_by and split.column; empty without a table"""
 
     def difference(self, other: "DatasetRequest") -> str | None:
-        """Say how another request differs, in the words of the options; None where it doesn't."""
+        """Return the first difference to another request as text, by the names of options; None where they are equal.
+
+        The values of this request are called "there", those of the other "here".
+        """
         mine, others = dotted(asdict(self)), dotted(asdict(other))
         for option, value in mine.items():
             if value != others[option]:
@@ -53,71 +57,72 @@ class DatasetRequest:
 
 @dataclass(frozen=True)
 class DatasetContents:
-    """Images of a finished dataset, in numbers."""
+    """Fingerprint and image counts of a finished dataset."""
 
     fingerprint: str
     """see `fingerprint`"""
     counts: dict[str, dict[str, int]]
-    """class -> split -> images"""
+    """class -> split -> number of images"""
     rejected: int
+    """number of rows of ``rejected.parquet``"""
     parts: int
     """Parquet files of ``data/``"""
 
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """Groups of a dataset, and how well its split keeps groups and class shares."""
+    """Groups of a dataset, deviation of class shares, and leakage of its split."""
 
     groups: int
     largest_group: int
     """images"""
     deviation: dict[str, float]
-    """split, or fold -> largest difference, in points, of a class's share there from its share of the whole"""
+    """split, or fold -> largest deviation of a class's share from its share of the whole, in percentage points"""
     leaks: Leakage
-    """what a split of the user's own leaks; nothing where the split is ours"""
+    """leakage of a split by ``split.column``; zero for a group split of our own"""
 
 
 @dataclass(frozen=True)
 class DatasetCard:
-    """What ``dataset.json`` says."""
+    """Contents of ``dataset.json``."""
 
     format: int
     overlay_version: str
     code: str
-    """fingerprint of the code that ran, see `overlay.version`"""
+    """fingerprint of the code that wrote the dataset, see `overlay.version`"""
     fingerprint: str
     """see `fingerprint`"""
     classes: list[str]
     """sorted"""
     counts: dict[str, dict[str, int]]
-    """class -> split -> images"""
+    """class -> split -> number of images"""
     groups: int
-    """groups of near-duplicates joined with the user's own, a single image among them"""
+    """groups of near-duplicates joined with the user's own groups, including single images"""
     largest_group: int
     """images"""
     near_duplicates: int
-    """pairs in ``duplicates.parquet``, the identical ones among them"""
+    """pairs in ``duplicates.parquet``, including identical ones"""
     all_pairs: bool
-    """whether these are all; where there are millions, only those that link the groups are listed"""
+    """whether these are all pairs; beyond 5 million, only a spanning forest of the groups is listed"""
     identical: int
     """pairs with equal pixels"""
     conflicts: int
     """pairs with different labels"""
     deviation: dict[str, float]
-    """split, or fold -> largest difference, in points, of a class's share there from its share of the whole"""
+    """split, or fold -> largest deviation of a class's share from its share of the whole, in percentage points"""
     leaks: dict[str, int]
-    """pairs, identical pairs and groups that a split of the user's own tears apart"""
+    """pairs, identical pairs and groups on more than one side of a split by ``split.column``"""
     rejected: int
     parts: int
     request: DatasetRequest
     versions: dict[str, str]
-    """the packages that read, drew and wrote the images"""
+    """see `package_versions`"""
 
     @classmethod
     def create(
         cls, request: DatasetRequest, contents: DatasetContents, split: SplitSummary, duplicates: NearDuplicates
     ) -> "DatasetCard":
-        """Sum up a dataset that this process made."""
+        """Create the card of a dataset that this process prepared."""
         return cls(
             format=DATASET_FORMAT,
             overlay_version=__version__,
@@ -141,10 +146,11 @@ class DatasetCard:
 
 
 def read_card(path: str | Path | StoragePath) -> DatasetCard:
-    """Read the card of a dataset.
+    """Read the card of a prepared dataset, on a disk or in a bucket.
 
     Raises:
-        RequestError: as `open_dataset`, except that no other file is looked at.
+        RequestError: there is no such folder, it has no card, the card is damaged, or a newer version wrote it.
+        OSError: the card can't be read.
     """
     file = StoragePath.of(path) / CARD_FILE
     if not StoragePath.of(path).exists():
@@ -156,7 +162,7 @@ def read_card(path: str | Path | StoragePath) -> DatasetCard:
         newer = values["format"] > DATASET_FORMAT
         written_by = values["overlay_version"]
         if not newer:
-            request = request_from(values["request"])
+            request = parse_request(values["request"])
             return DatasetCard(
                 **{field.name: values[field.name] for field in fields(DatasetCard)} | {"request": request}
             )
@@ -169,13 +175,21 @@ def read_card(path: str | Path | StoragePath) -> DatasetCard:
 
 
 def write_card(folder: Path | StoragePath, card: DatasetCard) -> None:
-    """Write ``dataset.json``, which makes the folder a dataset."""
+    """Write ``dataset.json`` atomically, which marks the dataset as complete.
+
+    Raises:
+        OSError: the file can't be written.
+    """
     with write_atomically(folder / CARD_FILE) as temporary:
         temporary.write_text(json.dumps(asdict(card), indent=2) + "\n")
 
 
-def request_from(fields_of_request: dict[str, Any]) -> DatasetRequest:
-    """Build a request from its JSON."""
+def parse_request(fields_of_request: dict[str, Any]) -> DatasetRequest:
+    """Build a request from its JSON object.
+
+    Raises:
+        KeyError, TypeError, ValueError: a field is missing, unknown or out of range.
+    """
     values = dict(fields_of_request)
     values["overlay"] = OverlayStyle(**values["overlay"])
     values["split"] = Split(**values["split"])
@@ -190,15 +204,18 @@ def package_versions() -> dict[str, str]:
 
 
 def fingerprint(table: pa.Table) -> str:
-    """Return the sha256 of a dataset's contents, from the columns id, label, side, group and sha256 of each row.
+    """Return the SHA-256 of a dataset's contents, from the columns id, label, side, group and sha256 of each row.
 
     ``side`` is the split, or "fold 3". The image's sha256 is that of the stored bytes where they are the source's own,
     and of height, width and RGB pixels where an overlay was drawn, since two versions of a PNG encoder may write the
-    same pixels differently. So it depends on what a model sees and how it was divided, and not on the machine, the
-    order of listing or the size of the shards.
+    same pixels differently. So the fingerprint depends on the images that a model sees and on their split, not on the
+    machine, the order of listing or the size of the shards.
     """
     digest = hashlib.sha256()
-    for batch in table.select(["id", "label", "side", "group", "sha256"]).sort_by("id").to_batches(_BATCH):
+    columns = table.select(["id", "label", "side", "group", "sha256"])
+    order = pc.sort_indices(table["id"])
+    for start in range(0, len(order), _BATCH):  # a sorted copy of the whole would be as large again
+        batch = columns.take(order.slice(start, _BATCH))
         for *words, image in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             digest.update(json.dumps([*words, image.hex()]).encode() + b"\n")
     return digest.hexdigest()

@@ -1,8 +1,8 @@
-"""What a prepared dataset is: the columns of its tables, and how it is opened.
+"""Prepared dataset: its files, and how it is opened.
 
-A dataset is a folder: ``data/part-*.parquet`` with the images' bytes in it, ``manifest.parquet`` with what was found
-in the sources, ``rejected.parquet`` with what takes no part, ``duplicates.parquet`` with the near-duplicates, two
-pictures to look at, and ``dataset.json``, the card. The card is written last: a folder without it is no dataset yet.
+A dataset is a folder: ``data/part-*.parquet`` with the images, ``manifest.parquet`` with all inputs,
+``rejected.parquet`` with the rejected ones, ``duplicates.parquet`` with the near-duplicates, two contact sheets, and
+``dataset.json``, the card. The card is written last (commit): a folder without it is not a dataset yet.
 """
 
 from dataclasses import dataclass
@@ -20,36 +20,37 @@ _Folder = TypeVar("_Folder", Path, StoragePath)
 
 @dataclass(frozen=True)
 class PreparedDataset:
-    """A dataset that is complete."""
+    """Complete prepared dataset."""
 
     path: str
     card: DatasetCard
 
     @property
     def place(self) -> StoragePath:
-        """The folder."""
+        """Folder of the dataset."""
         return StoragePath.of(self.path)
 
     @property
     def filesystem(self) -> FileSystem | None:
-        """What reads ``data_files``; None for local paths."""
+        """File system that reads ``data_files``; None for local paths."""
         return self.place.filesystem
 
     def data_files(self) -> list[str]:
-        """Return the paths, within ``filesystem``, of the Parquet files that hold the images."""
+        """Return the paths of the Parquet files with the images, within ``filesystem``."""
         return [part_path(self.place, part).path for part in range(self.card.parts)]
 
 
 def is_dataset(path: str | Path | StoragePath) -> bool:
-    """Whether a folder holds a dataset that is complete, of whatever version."""
+    """Whether a folder holds a complete dataset, of any version."""
     return (StoragePath.of(path) / CARD_FILE).is_file()
 
 
 def open_dataset(path: str | Path | StoragePath) -> PreparedDataset:
-    """Open a prepared dataset; reads the card only.
+    """Open a prepared dataset; reads the card, and checks that every file of images exists.
 
     Raises:
-        RequestError: there is none, it is incomplete, or a newer version wrote it.
+        RequestError: there is no dataset, its card is damaged, a file is missing, or a newer version wrote it.
+        OSError: the card can't be read.
     """
     dataset = PreparedDataset(str(path), read_card(path))
     there = set((dataset.place / "data").children())
@@ -60,5 +61,5 @@ def open_dataset(path: str | Path | StoragePath) -> PreparedDataset:
 
 
 def part_path(folder: _Folder, part: int) -> _Folder:
-    """Return the path of one Parquet file of a dataset."""
+    """Return the path of one Parquet file of images, counted from 0."""
     return folder / "data" / f"part-{part:05d}.parquet"

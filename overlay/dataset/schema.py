@@ -1,4 +1,4 @@
-"""Arrow schemas of a prepared dataset: rows, rejected inputs."""
+"""Arrow schemas of a prepared dataset: rows and rejected inputs."""
 
 import json
 from typing import Any
@@ -7,7 +7,7 @@ import pyarrow as pa
 
 _STORED_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 IMAGE_COLUMNS = ("image", "mask")
-"""columns that hold image files"""
+"""columns of image files"""
 
 _COLUMNS = [
     ("id", pa.string()),
@@ -33,7 +33,7 @@ _COLUMNS = [
 
 
 def _hugging_face() -> dict[str, str]:
-    """Return the metadata by which Hugging Face `datasets` knows an image column (its arrow_writer writes the same)."""
+    """Return the schema metadata by which Hugging Face datasets recognises image columns (as its ArrowWriter does)."""
     features: dict[str, dict[str, Any]] = {
         name: {"_type": "Image"}
         if name in IMAGE_COLUMNS
@@ -44,13 +44,13 @@ def _hugging_face() -> dict[str, str]:
 
 
 DATASET_SCHEMA = pa.schema(_COLUMNS, metadata=_hugging_face())
-"""a row of ``data/``
+"""columns of ``data/``
 
-image: what a model sees, with its masks drawn on it; mask: their union as a 1-bit PNG of the image's size, null without
-    masks
+image: image file with its masks drawn on it; mask: their union as a 1-bit PNG of the image's size, null without masks
 fold: null without folds; frame: number of the frame in a multi-frame file, counted from 0, null for others
 encoding: format of ``image``, such as png or jpeg
-mask_*: numbers of the united mask, null where it is empty or there is none
+mask_*: shape measurements of the united mask (`overlay.images.masks.MaskNumbers`), null for an empty or missing mask
 """
 
 REJECTED_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "uri", "label", "reason")])
+"""columns of ``rejected.parquet``"""

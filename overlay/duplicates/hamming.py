@@ -1,7 +1,7 @@
-"""All pairs of 256-bit hashes within a Hamming distance, exactly, without comparing all with all.
+"""Exact search for all pairs of 256-bit hashes within a Hamming distance.
 
-Many hashes are searched by an index of parts of their bits; small sets, and sets in which most pairs would be
-candidates, are compared outright.
+Many hashes are searched by multi-index hashing; small sets, and sets in which most pairs would be candidates, by
+comparison of all pairs (brute force).
 """
 
 from collections.abc import Iterator
@@ -11,17 +11,17 @@ import numpy as np
 import pyarrow as pa
 
 from overlay.duplicates.multi_index import Hashes, expected_candidates, hash_chunks, sample_hashes, search_chunks
-from overlay.duplicates.pairs import Gathered, Pairs, expand_to_all, join_pairs, select_pairs
+from overlay.duplicates.pairs import PairCollector, Pairs, expand_to_all, join_pairs, select_pairs
 
 WORDS = 4
 _SMALL = 10_000
-"""hashes up to which all are compared with all, which takes a quarter of a second"""
+"""largest number of hashes that are compared by brute force without an estimate, which takes a quarter of a second"""
 _DENSE = 8
-"""a candidate costs as much as this many comparisons of contiguous hashes"""
+"""cost of one candidate, in comparisons of contiguous hashes"""
 
 
 def parse_hashes(digests: pa.ChunkedArray) -> Hashes:
-    """Return hashes, a column of 32 bytes each, as 64-bit words, (n, 4)."""
+    """Return a column of hashes, 32 bytes each, as 64-bit words, uint64 (n, 4)."""
     words = [np.empty((0, WORDS), np.uint64)]
     for chunk in digests.cast(pa.binary(8 * WORDS)).chunks:
         assert chunk.null_count == 0  # each image has a hash
@@ -31,22 +31,22 @@ def parse_hashes(digests: pa.ChunkedArray) -> Hashes:
 
 
 def near_pairs(hashes: Hashes, distance: int) -> Pairs:
-    """Return all pairs of hashes, (n, 4), that differ in at most ``distance`` bits; each once, in ascending order."""
+    """Return all pairs of hashes, uint64 (n, 4), that differ in at most ``distance`` bits; each once, ascending."""
     distinct, kind = np.unique(hashes, axis=0, return_inverse=True)
-    dealt = hash_chunks(distance)
-    gathered = Gathered(len(distinct))
+    chunks = hash_chunks(distance)
+    collector = PairCollector(len(distinct))
     sample = sample_hashes(distinct, distance) if len(distinct) > _SMALL else None
-    if sample and expected_candidates(distinct, dealt, sample) * _DENSE < len(distinct) ** 2 / 2:
-        search_chunks(distinct, distance, dealt, sample, gathered)
+    if sample and expected_candidates(distinct, chunks, sample) * _DENSE < len(distinct) ** 2 / 2:
+        search_chunks(distinct, distance, chunks, sample, collector)
     else:
         for part in compare_all(distinct, distance):
-            gathered.add(part)
-    pairs = expand_to_all(gathered.pairs(), kind, len(distinct))
+            collector.add(part)
+    pairs = expand_to_all(collector.collect(), kind, len(distinct))
     return select_pairs(pairs, np.lexsort((pairs.second, pairs.first)))
 
 
 def compare_all(hashes: Hashes, distance: int) -> Iterator[Pairs]:
-    """Yield the pairs of hashes, (n, 4), within a distance, from a comparison of all with all."""
+    """Yield the pairs of hashes, uint64 (n, 4), within a distance in bits, by comparison of all pairs."""
     rows, columns = 16, 4096
     words = [np.ascontiguousarray(hashes[:, word]) for word in range(WORDS)]
 
@@ -62,7 +62,7 @@ def compare_all(hashes: Hashes, distance: int) -> Iterator[Pairs]:
             found.append(Pairs(first[later], second[later], block.ravel()[near][later].astype(np.uint8)))
         return join_pairs(found)
 
-    # NumPy lets go of the interpreter's lock while it counts.
+    # NumPy releases the GIL while it counts bits.
     with ThreadPoolExecutor() as pool:
-        for top in range(0, len(hashes), 64 * rows):  # so that little waits for whoever takes the pairs
+        for top in range(0, len(hashes), 64 * rows):  # bounds the results that wait for the consumer
             yield from pool.map(compare, range(top, min(top + 64 * rows, len(hashes)), rows))

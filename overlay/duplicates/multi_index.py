@@ -1,11 +1,11 @@
-"""A table of hashes by parts of their bits, which gives the few candidates for being near: multi-index hashing.
+"""Multi-index hashing: exact search for pairs of hashes within a Hamming distance.
 
 Norouzi, Punjani, Fleet, "Fast exact search in Hamming space with multi-index hashing", 2014, arXiv:1307.2982: the bits
-are dealt out to m chunks, and two hashes within the distance must be within a small radius of each other in at least
-one chunk. So a table by the chunk's value, asked for every value within the radius, has all pairs among its candidates.
+are divided into m chunks, and two hashes within the distance are within a small radius of each other in at least one
+chunk. So an index by the chunk's value, queried for every value within the radius, has all pairs among its candidates.
 
 Thousands of frames of one video are all near each other, and have more pairs than anybody reads. Once only links
-between groups are looked for, what is linked already is left out before it becomes a candidate.
+between groups are searched (see `PairCollector`), pairs within one group are skipped before they become candidates.
 """
 
 import math
@@ -16,7 +16,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from overlay.duplicates.pairs import MOST_PAIRS, Gathered, Indices, Pairs, join_pairs, order_pairs
+from overlay.duplicates.pairs import MOST_PAIRS, Indices, PairCollector, Pairs, join_pairs, order_pairs
 
 Hashes = NDArray[np.uint64]
 Keys = NDArray[np.int32]
@@ -27,19 +27,20 @@ _KEY_BITS = 20
 _CANDIDATES = 500_000
 """candidates in memory at one time"""
 _CROWD = 16
-"""candidates of one hash from which on it is worth a look which of them it is linked with already"""
+"""number of candidates of one hash from which it pays to skip those of its own group"""
 _SAMPLE = 200
+"""hashes that are compared with all others to estimate the number of candidates"""
 
 
 @dataclass(frozen=True)
 class HashChunk:
-    """Some of the bits, and how far two hashes may be apart in them to be candidates."""
+    """Chunk of the bits, and the largest distance in it at which two hashes are candidates."""
 
     bits: NDArray[np.int64]
     radius: int
 
     def keys(self, hashes: Hashes) -> Keys:
-        """Return the value of the chunk in each hash, (n,)."""
+        """Return the value of the chunk in each hash of (n, 4), int32 (n,)."""
         keys = np.zeros(len(hashes), np.int32)
         for place, bit in enumerate(self.bits):
             value = (hashes[:, bit // 64] >> np.uint64(bit % 64)) & np.uint64(1)
@@ -47,59 +48,60 @@ class HashChunk:
         return keys
 
     def masks(self) -> list[int]:
-        """List what two values within the radius can differ by."""
+        """Return all XOR differences of two chunk values within the radius."""
         places = range(len(self.bits))
         return [sum(1 << place for place in flips) for n in range(self.radius + 1) for flips in combinations(places, n)]
 
 
 def hash_chunks(distance: int) -> list[HashChunk]:
-    """Deal the bits out.
+    """Divide the 256 bits into chunks for a search within ``distance`` bits.
 
-    Two hashes that are further apart than its radius in every chunk differ in at least the sum of (radius + 1) bits,
-    so that sum is made distance + 1. A chunk longer than the key is cut, which only adds candidates. The bits are
-    dealt at random, since neighbours in a pHash are frequencies that go together.
+    Two hashes that are further apart than the radius in every chunk differ in at least the sum of (radius + 1) bits,
+    so that sum is distance + 1 (pigeonhole principle). A chunk longer than the key is truncated, which only adds
+    candidates. The bits are permuted at random, since neighbouring bits of a pHash are correlated frequencies.
     """
     number = math.ceil((distance + 1) / (_RADIUS + 1))
     spare = number * (_RADIUS + 1) - (distance + 1)
-    dealt = np.array_split(np.random.default_rng(0).permutation(BITS), number)
+    bits_of_chunks = np.array_split(np.random.default_rng(0).permutation(BITS), number)
     return [
         HashChunk(bits[:_KEY_BITS], _RADIUS - spare // number - (place < spare % number))
-        for place, bits in enumerate(dealt)
+        for place, bits in enumerate(bits_of_chunks)
     ]
 
 
 @dataclass(frozen=True)
 class HashSample:
-    """Some of the hashes, compared with all."""
+    """Random sample of the hashes, compared with all."""
 
     places: Indices
+    """ascending indices of the sampled hashes"""
     near: Pairs
-    """the pairs that they are in"""
+    """pairs of which one hash is in the sample"""
 
-    def in_crowds(self) -> NDArray[np.bool_]:
-        """Return which of the places are in so many pairs that these can't all be listed."""
+    def in_dense_groups(self) -> NDArray[np.bool_]:
+        """Return for each sampled hash whether it is in at least ``_CROWD`` pairs, bool (samples,)."""
         ends = np.concatenate([self.near.first, self.near.second])
         counts = np.bincount(ends, minlength=self.places.max() + 1)[self.places]
         return counts >= _CROWD
 
 
 def sample_hashes(hashes: Hashes, distance: int) -> HashSample:
-    """Compare a few of the hashes, (n, 4), with all."""
+    """Compare 200 random hashes of (n, 4) with all, within ``distance`` bits."""
     places = np.sort(np.random.default_rng(0).choice(len(hashes), min(_SAMPLE, len(hashes)), replace=False))
     found = []
     for place in places:
         apart = np.bitwise_count(hashes ^ hashes[place]).sum(axis=1, dtype=np.uint16)
-        apart[places[places <= place]] = BITS + 1  # itself, and what was compared with it
+        apart[places[places <= place]] = BITS + 1  # itself, and samples that were compared with it
         near = np.flatnonzero(apart <= distance)
         found.append(order_pairs(np.full(len(near), place), near, apart[near].astype(np.uint8)))
     return HashSample(places, join_pairs(found))
 
 
 def expected_candidates(hashes: Hashes, chunks: list[HashChunk], sample: HashSample) -> float:
-    """Estimate how many candidates the index would give."""
+    """Estimate from a sample how many candidates the index gives for hashes, (n, 4)."""
     places = sample.places
     if len(sample.near) / len(places) * len(hashes) / 2 > MOST_PAIRS:
-        places = places[~sample.in_crowds()]  # the others will soon be linked with what they are near to
+        places = places[~sample.in_dense_groups()]  # pairs within the groups of the others will soon be skipped
     found = 0
     for chunk in chunks:
         keys = chunk.keys(hashes)
@@ -109,17 +111,17 @@ def expected_candidates(hashes: Hashes, chunks: list[HashChunk], sample: HashSam
 
 
 def search_chunks(
-    hashes: Hashes, distance: int, chunks: list[HashChunk], sample: HashSample, gathered: Gathered
+    hashes: Hashes, distance: int, chunks: list[HashChunk], sample: HashSample, collector: PairCollector
 ) -> None:
-    """Find the pairs of hashes, (n, 4), within a distance."""
+    """Find the pairs of distinct hashes, (n, 4), within a distance in bits, and add each once to ``collector``."""
     keys = [chunk.keys(hashes) for chunk in chunks]
     for number, chunk in enumerate(chunks):
         masks = chunk.masks()
         while masks:
-            groups = gathered.groups
-            table = _Table(keys[number], len(chunk.bits), groups)
+            groups = collector.groups
+            table = _ChunkTable(keys[number], len(chunk.bits), groups)
             halves = np.ascontiguousarray(hashes[table.order, :2]), np.ascontiguousarray(hashes[table.order, 2:])
-            while masks and gathered.groups is groups:
+            while masks and collector.groups is groups:
                 mask = masks.pop()
                 for left, right in table.neighbours(mask):
                     # Half of the bits rule out nearly all candidates, for half of the memory traffic.
@@ -133,16 +135,16 @@ def search_chunks(
                     for earlier in range(number):
                         apart = np.bitwise_count(keys[earlier][first] ^ keys[earlier][second])
                         new &= apart > chunks[earlier].radius
-                    gathered.add(order_pairs(first[new], second[new], distances[kept][new]))
-                    if gathered.groups is not groups:
+                    collector.add(order_pairs(first[new], second[new], distances[kept][new]))
+                    if collector.groups is not groups:
                         if groups is None:
-                            gathered.link(sample.near)  # each of a crowd with all others, at one stroke
-                        masks.append(mask)  # once more, without what is linked by now
+                            collector.add_links(sample.near)  # links whole dense groups at once
+                        masks.append(mask)  # search again, without pairs of one group
                         break
 
 
-class _Table:
-    """The hashes by the key of one chunk, and among equal keys by their group."""
+class _ChunkTable:
+    """Index of the hashes, sorted by the key of one chunk and, among equal keys, by group."""
 
     def __init__(self, key: Keys, bits: int, groups: NDArray[np.int32] | None) -> None:
         codes = key if groups is None else key.astype(np.int64) * (int(groups.max()) + 1) + groups
@@ -153,9 +155,9 @@ class _Table:
         self._step = 0 if groups is None else int(groups.max()) + 1
 
     def neighbours(self, mask: int) -> Iterator[tuple[Indices, Indices]]:
-        """Yield the places in ``order`` of all pairs whose keys differ by exactly ``mask``, each pair once.
+        """Yield the positions in ``order`` of all pairs whose keys differ by exactly ``mask``, each pair once.
 
-        Some of those of one group are left out, and all where there are many.
+        Some pairs of one group are skipped; of hashes with at least ``_CROWD`` candidates, all are.
         """
         if mask:
             left = np.flatnonzero(self._key & (1 << (mask.bit_length() - 1)) == 0)
@@ -172,11 +174,11 @@ class _Table:
             end = np.concatenate([end, end[many]])
             end[many] = np.maximum(begin[many], own[0])
         some = end > begin
-        yield from _unfolded(left[some], begin[some], (end - begin)[some])
+        yield from _expand_ranges(left[some], begin[some], (end - begin)[some])
 
 
-def _unfolded(left: Indices, begin: Indices, counts: Indices) -> Iterator[tuple[Indices, Indices]]:
-    """Yield each of ``left`` with the ``counts`` places from ``begin`` on, some at a time."""
+def _expand_ranges(left: Indices, begin: Indices, counts: Indices) -> Iterator[tuple[Indices, Indices]]:
+    """Yield each of ``left`` with its range of ``counts`` positions from ``begin``, in batches."""
     if not len(left):
         return
     totals = np.cumsum(counts)

@@ -1,8 +1,8 @@
-"""Near-duplicates: which pairs there are, which of them carry different labels, and the groups that they make.
+"""Near-duplicates by perceptual hash: pairs, label conflicts, groups for a group split, and leakage.
 
 Two images are near-duplicates where their perceptual hashes differ in few bits, and identical where their decoded
-pixels are equal, both before an overlay is drawn. A group is all that is linked by near-duplicates, or belongs to one
-group of the user's own; it lies on one side of a split.
+pixels are equal, both before an overlay is drawn. A group is a connected component of images that are near-duplicates
+or have the same group by ``split.group_by``; a group split keeps it on one side.
 """
 
 from dataclasses import dataclass
@@ -27,21 +27,21 @@ DUPLICATES_SCHEMA = pa.schema(
         ("label_b", pa.string()),
     ]
 )
-"""a row of ``duplicates.parquet``, one a pair; sorted by the ids, of which ``id_a`` comes first"""
+"""columns of ``duplicates.parquet``: one row a pair, sorted by ``id_a`` and ``id_b``, with ``id_a < id_b``"""
 
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """The near-duplicates among the images of a table."""
+    """Near-duplicates among the images of a table."""
 
     ids: pa.StringArray
     labels: pa.StringArray
     pairs: Pairs
-    """of places in the table"""
+    """of row indices of the table"""
     identical: NDArray[np.bool_]
-    """of each pair: whether the pixels are equal"""
+    """(pairs,) whether the pixels are equal"""
     conflicts: NDArray[np.bool_]
-    """of each pair: whether the labels differ"""
+    """(pairs,) whether the labels differ"""
 
     def table(self) -> pa.Table:
         """Return the pairs with the columns of ``DUPLICATES_SCHEMA``."""
@@ -51,57 +51,73 @@ class NearDuplicates:
         columns = [ids.take(first), ids.take(second), distance, self.identical, labels.take(first), labels.take(second)]
         return pa.table(columns, schema=DUPLICATES_SCHEMA)
 
-    def conflicts_first(self) -> NDArray[np.int64]:
-        """Return the places of the pairs: those with different labels first, identical pixels and near ones first."""
+    def order_by_conflict(self) -> NDArray[np.int64]:
+        """Return the order of the pairs, (pairs,): by label conflict, then by identical pixels, then by distance."""
         return np.lexsort((self.pairs.second, self.pairs.first, self.pairs.distance, ~self.identical, ~self.conflicts))
 
     def describe(self, pair: int) -> str:
-        """Say in words which images a pair is, by its place, and how far apart they are."""
-        a, b = (f"{self.ids[i]} ({self.labels[i]})" for i in self.ends(pair))
-        return f"{a} and {b}: {self.apart(pair)}"
+        """Return the ids, the labels and the distance of a pair as one line of text."""
+        a, b = (f"{self.ids[i]} ({self.labels[i]})" for i in self.endpoints(pair))
+        return f"{a} and {b}: {self.describe_distance(pair)}"
 
-    def ends(self, pair: int) -> tuple[int, int]:
-        """Return the places of the two images of a pair."""
+    def endpoints(self, pair: int) -> tuple[int, int]:
+        """Return the row indices of the two images of a pair."""
         return int(self.pairs.first[pair]), int(self.pairs.second[pair])
 
-    def apart(self, pair: int) -> str:
-        """Say how far apart a pair is."""
+    def describe_distance(self, pair: int) -> str:
+        """Return the distance of a pair as text: "identical pixels" or its Hamming distance."""
         return "identical pixels" if self.identical[pair] else f"distance {self.pairs.distance[pair]}"
 
-    def contradicted(self) -> dict[str, str]:
-        """Return the id of each image that has a near-duplicate with another label -> the reason to reject it."""
+    def conflict_reasons(self) -> dict[str, str]:
+        """Return id -> reason for each image that has a near-duplicate with another label."""
         reasons: dict[str, str] = {}
-        for pair in self.conflicts_first()[: int(self.conflicts.sum())]:
-            a, b = self.ends(int(pair))
+        for pair in self.order_by_conflict()[: int(self.conflicts.sum())]:
+            a, b = self.endpoints(int(pair))
             for this, other in ((a, b), (b, a)):
-                reason = f"label conflict: {self.ids[other]} is {self.labels[other]} ({self.apart(pair)})"
+                reason = f"label conflict: {self.ids[other]} is {self.labels[other]} ({self.describe_distance(pair)})"
                 reasons.setdefault(str(self.ids[this]), reason)
         return reasons
 
 
-def find_near_duplicates(images: pa.Table, distance: int) -> NearDuplicates:
-    """Find the near-duplicates in a table, sorted by ``id``, with ``label``, ``phash`` and ``pixels``, digests both.
+def search_pairs(phash: pa.ChunkedArray, distance: int) -> Pairs:
+    """Return the pairs of perceptual hashes, 32 bytes each, that differ in at most ``distance`` bits.
 
-    Every pair within the distance is found. Beyond 5 million pairs only some are listed, which link the same groups
-    (``pairs.complete`` is false then).
+    The search is exact. Beyond 5 million pairs only a spanning forest is listed, which links the same groups
+    (``complete`` is false then). The peak memory is about 150 bytes a hash.
     """
-    pairs = near_pairs(parse_hashes(images["phash"]), distance)
-    labels, pixels = category_codes(images["label"]), category_codes(images["pixels"])
-    identical, agree = (code[pairs.first] == code[pairs.second] for code in (pixels, labels))
-    ids, names = (pa.concat_arrays(images[name].chunks or [pa.array([], pa.string())]) for name in ("id", "label"))
+    return near_pairs(parse_hashes(phash), distance)
+
+
+def describe_pairs(images: pa.Table, pairs: Pairs) -> NearDuplicates:
+    """Return the near-duplicates of a table with ``id``, ``label`` and ``pixels`` (a digest), sorted by ``id``.
+
+    ``pairs``: of the table's rows, by `search_pairs`.
+    """
+    identical, agree = (
+        pc.equal(images[name].take(pairs.first), images[name].take(pairs.second)).to_numpy()
+        for name in ("pixels", "label")
+    )
+    ids, names = images["id"].combine_chunks(), images["label"].combine_chunks()
     return NearDuplicates(ids, names, pairs, identical, ~agree)
 
 
-def join_groups(own: pa.ChunkedArray, pairs: Pairs) -> pa.Array:
-    """Return the group of each image: linked near-duplicates joined with the user's ``own`` groups.
+def join_groups(own: pa.ChunkedArray, ids: pa.ChunkedArray, pairs: Pairs) -> pa.Array:
+    """Return the group of each image: near-duplicates joined with the user's ``own`` groups, string (n,).
 
-    A group is called by the first name, in the order of the alphabet, of the own groups in it.
+    Where ``own`` is null, the image is a group of its own, named by its id; ``ids`` are sorted. A joined group has the
+    alphabetically first name of the own groups in it.
     """
     if not len(own):
         return pa.array([], pa.string())
+    if own.null_count == len(own):  # the common case, in a third of the memory
+        components = connected_components([(pairs.first, pairs.second)], len(own))
+        first = np.full(components.max() + 1, len(own))
+        np.minimum.at(first, components, np.arange(len(own)))
+        return ids.combine_chunks().take(pa.array(first[components]))
+    own = pc.coalesce(own, ids)
     names = pc.unique(own).sort()
     code = pc.index_in(own, names).to_numpy()
-    # Each own group is a node beside the images, to which its images are linked.
+    # Nodes are the images and then the own groups; each image is linked to its own group.
     links = [(pairs.first, pairs.second), (np.arange(len(own)), len(own) + code)]
     components = connected_components(links, len(own) + len(names))
     first = np.full(components.max() + 1, len(names))
@@ -111,33 +127,35 @@ def join_groups(own: pa.ChunkedArray, pairs: Pairs) -> pa.Array:
 
 @dataclass(frozen=True)
 class Leakage:
-    """What lies on two sides of a split and should not."""
+    """Leakage of a split: near-duplicates and groups that are on more than one side."""
 
     pairs: int
-    """near-duplicates, the identical ones among them"""
+    """near-duplicates across sides, including identical ones"""
     identical: int
+    """identical pairs across sides"""
     groups: int
+    """groups with images on more than one side"""
 
     def __bool__(self) -> bool:
         return self.pairs + self.groups > 0
 
 
 def find_leakage(sides: pa.Array, groups: pa.Array, duplicates: NearDuplicates) -> Leakage:
-    """Count what a split tears apart, given the side and the group of each image of ``duplicates``, texts (n,).
+    """Count the leakage of a split, given the side and the group of each image of ``duplicates``, string (n,).
 
-    An image whose side is null takes no part; it needs no group.
+    Images whose side is null are ignored; their group may be null.
     """
     side, group = category_codes(sides), category_codes(groups)
     first, second = duplicates.pairs.first, duplicates.pairs.second
-    torn = (side[first] != side[second]) & (side[first] >= 0) & (side[second] >= 0)
+    across = (side[first] != side[second]) & (side[first] >= 0) & (side[second] >= 0)
     present = side >= 0
     both = np.unique(np.stack([group[present], side[present]]), axis=1)
     several = int((np.bincount(both[0]) > 1).sum()) if both.size else 0
-    return Leakage(int(torn.sum()), int((torn & duplicates.identical).sum()), several)
+    return Leakage(int(across.sum()), int((across & duplicates.identical).sum()), several)
 
 
 def category_codes(values: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
-    """Return a number for each value, the same for equal ones; -1 where it is null."""
+    """Return the integer code of each value, (n,), equal for equal values; -1 for null."""
     found: NDArray[np.int64] = pc.fill_null(pc.index_in(values, pc.drop_null(pc.unique(values))), -1).to_numpy(
         zero_copy_only=False
     )
@@ -147,23 +165,23 @@ def category_codes(values: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
 def resolve_conflicts(
     images: pa.Table, duplicates: NearDuplicates, conflicts: Literal["keep", "drop", "stop"]
 ) -> tuple[pa.Table, pa.Table]:
-    """Join the groups of a table with its near-duplicates; return the rows that stay and those that are dropped.
+    """Join the groups of a table with its near-duplicates; return the kept rows and the dropped rows.
 
-    A row whose ``group`` is null is a group of its own, called by its ``id``.
-    Those that stay have their ``place`` in ``duplicates``, and those that are dropped the ``reason``.
+    ``images`` has ``id``, ``label`` and ``group``; a row whose ``group`` is null is a group of its own. The kept rows
+    have their row index in ``duplicates`` as ``place``, the dropped rows also a ``reason``.
 
     Raises:
-        WorkError: there are conflicts, and they are to stop the work.
+        WorkError: near-duplicates have different labels, and ``conflicts`` is stop.
     """
-    contradicted = duplicates.contradicted() if conflicts != "keep" else {}
+    contradicted = duplicates.conflict_reasons() if conflicts != "keep" else {}
     if contradicted and conflicts == "stop":
         number = int(duplicates.conflicts.sum())
-        shown = "; ".join(duplicates.describe(int(pair)) for pair in duplicates.conflicts_first()[: min(3, number)])
+        shown = "; ".join(duplicates.describe(int(pair)) for pair in duplicates.order_by_conflict()[: min(3, number)])
         raise WorkError(
             f"{number} pairs of near-duplicates have different labels: {shown}{'; ...' if number > 3 else ''}; mend "
             "the labels, or choose duplicates.conflicts keep or drop"
         )
-    groups = join_groups(pc.coalesce(images["group"], images["id"]), duplicates.pairs)
+    groups = join_groups(images["group"], images["id"], duplicates.pairs)
     grouped = images.set_column(images.schema.get_field_index("group"), "group", groups)
     grouped = grouped.append_column("place", pa.array(np.arange(images.num_rows)))
     dropped = pc.is_in(images["id"], pa.array(list(contradicted), pa.string()))

@@ -1,4 +1,4 @@
-"""Pairs among many things, and the groups that they link; of far too many pairs, only what links the groups."""
+"""Pairs of indices and their connected components; beyond 5 million pairs, only a spanning forest."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,62 +9,66 @@ from numpy.typing import NDArray
 Indices = NDArray[np.int64]
 
 MOST_PAIRS = 5_000_000
-"""pairs that are listed; of more, only those that hold the groups together"""
+"""most pairs that are listed; of more, only a spanning forest of the groups"""
 _RELINK = 500_000
-"""links after which the groups are made anew"""
+"""number of new links after which the groups are computed again"""
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of indices, ``first < second``."""
+    """Pairs of indices, ``first < second``, each array (pairs,)."""
 
     first: Indices
     second: Indices
     distance: NDArray[np.uint8]
+    """Hamming distance in bits"""
     complete: bool = True
-    """false where there were more than ``MOST_PAIRS``: these link the same groups then, but are not all pairs"""
+    """false where there were more than ``MOST_PAIRS``: these pairs then link the same groups, but are not all"""
 
     def __len__(self) -> int:
         return len(self.first)
 
 
-class Gathered:
-    """The pairs found so far; of more than ``MOST_PAIRS`` what links the same groups."""
+class PairCollector:
+    """Collector of pairs; beyond ``MOST_PAIRS`` it keeps a spanning forest, which links the same groups."""
 
     def __init__(self, number: int) -> None:
         self.groups: NDArray[np.int32] | None = None
-        """of each hash, once there were more than ``MOST_PAIRS``"""
+        """group of each hash, int32 (n,), once there were more than ``MOST_PAIRS``; else None"""
         self._number = number
         self._parts: list[Pairs] = []
         self._count, self._most = 0, MOST_PAIRS
 
     def add(self, part: Pairs) -> None:
-        """Add pairs that were not added yet."""
+        """Add pairs, of which none was added before."""
         if self.groups is not None:
             part = select_pairs(part, np.flatnonzero(self.groups[part.first] != self.groups[part.second]))
         self._parts.append(part)
         self._count += len(part)
         if self._count > self._most:
-            self._link()
+            self._reduce()
 
-    def link(self, more: Pairs) -> None:
-        """Add pairs, of which some may have been added before, now that only links count."""
+    def add_links(self, more: Pairs) -> None:
+        """Add pairs, of which some may have been added before; only once a spanning forest is kept."""
         self.add(more)
-        self._link()
+        self._reduce()
 
-    def _link(self) -> None:
+    def _reduce(self) -> None:
         links = _forest(join_pairs(self._parts), self._number)
         self.groups = connected_components([(links.first, links.second)], self._number)
         self._parts, self._count = [links], len(links)
         self._most = len(links) + min(_RELINK, MOST_PAIRS)
 
-    def pairs(self) -> Pairs:
-        """Return what was found."""
+    def collect(self) -> Pairs:
+        """Return the collected pairs."""
         return replace(join_pairs(self._parts), complete=self.groups is None)
 
 
 def connected_components(links: Sequence[tuple[Indices, Indices]], number: int) -> NDArray[np.int32]:
-    """Return the component, counted from 0, of each of ``number`` things that are linked in pairs."""
+    """Return the connected component, counted from 0, of each of ``number`` nodes, int32 (number,).
+
+    ``links``: arrays of edges, each as the indices of their two ends.
+    """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -84,7 +88,10 @@ def _forest(pairs: Pairs, hashes: int) -> Pairs:
 
 
 def expand_to_all(pairs: Pairs, kind: Indices, distinct: int) -> Pairs:
-    """From pairs of distinct hashes to pairs of all: ``kind`` says which distinct hash each one is."""
+    """Expand pairs of ``distinct`` hashes to pairs of all hashes.
+
+    ``kind`` is the index of the distinct hash of each hash, (n,). Equal hashes are pairs of distance 0.
+    """
     members = np.argsort(kind, kind="stable")
     starts = np.searchsorted(kind[members], np.arange(distinct + 1))
     sizes = np.diff(starts)
@@ -116,17 +123,17 @@ def expand_to_all(pairs: Pairs, kind: Indices, distinct: int) -> Pairs:
 
 
 def order_pairs(left: Indices, right: Indices, distance: NDArray[np.uint8]) -> Pairs:
-    """Make pairs of ends in whatever order."""
+    """Return pairs with their ends in ascending order, from ends in any order."""
     return Pairs(np.minimum(left, right), np.maximum(left, right), distance)
 
 
 def select_pairs(pairs: Pairs, places: Indices) -> Pairs:
-    """Return the pairs at some places."""
+    """Return the pairs at the given positions."""
     return Pairs(pairs.first[places], pairs.second[places], pairs.distance[places], pairs.complete)
 
 
 def join_pairs(parts: Sequence[Pairs]) -> Pairs:
-    """Return the pairs of all parts."""
+    """Concatenate pairs."""
     if not parts:
         return Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.uint8))
     return Pairs(

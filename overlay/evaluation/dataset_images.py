@@ -9,7 +9,8 @@ import pyarrow.dataset
 from numpy.typing import NDArray
 
 from overlay.dataset.prepared import PreparedDataset
-from overlay.images.codec import decode_image, decode_target, resize_image
+from overlay.images.codec import decode_image
+from overlay.images.resize import decode_target, resize_image
 from overlay.models.model_file import ModelCard
 
 CALIBRATION_IMAGES = 128

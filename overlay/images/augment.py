@@ -1,7 +1,7 @@
-"""Random changes to a training image: rotation, flip, zoom, brightness and contrast.
+"""Data augmentation of training images: random rotation, flip, zoom, brightness and contrast.
 
-Pillow does the pixels, so that data tasks start without torch. What is drawn depends on (seed, epoch, sample) alone:
-not on the process, nor on what was drawn before.
+Implemented with Pillow, so that data tasks start without torch. The random numbers depend on (seed, epoch, sample)
+alone, not on the process or on earlier draws.
 """
 
 import math
@@ -14,17 +14,20 @@ from overlay.config import Augment
 
 
 def augmentation_generator(seed: int, epoch: int, sample: int, repeat: int = 0) -> np.random.Generator:
-    """Return the random numbers of one sample in one epoch; ``repeat`` is how often it came before in that epoch."""
+    """Return the random generator of one sample in one epoch.
+
+    ``repeat`` counts earlier occurrences of the sample in the epoch, which weighted sampling may draw several times.
+    """
     return np.random.default_rng((seed, epoch, sample, repeat))
 
 
 def augment(image: NDArray[np.uint8], config: Augment, random: np.random.Generator) -> NDArray[np.uint8]:
-    """Return a randomly changed copy of an image, (height, width, 3), of the same shape.
+    """Return an augmented copy of an image, uint8 (height, width, 3), of the same shape.
 
-    Rotation, flip and zoom are one affine map about the centre, so that pixels are interpolated once (bilinear); what
-    comes from outside the image is black, as is the frame of an ultrasound image.
+    Rotation, flip and zoom are one affine transform about the centre, so that pixels are interpolated once (bilinear);
+    pixels from outside the image are black, as is the frame of an ultrasound image.
     """
-    # All numbers are drawn whatever the options, so that switching one off leaves the others as they were.
+    # All numbers are drawn whatever the options, so that disabling one doesn't change the others.
     angle, zoom, brightness, contrast = random.uniform(-1, 1, size=4)
     mirrored, upside_down = random.uniform(size=2) < (config.flip, config.vertical_flip)
     picture = Image.fromarray(image)
@@ -46,9 +49,9 @@ def augment(image: NDArray[np.uint8], config: Augment, random: np.random.Generat
 def _inverse_affine(
     width: int, height: int, *, angle: float, scale_x: float, scale_y: float
 ) -> tuple[float, float, float, float, float, float]:
-    """Return Pillow's six numbers: the point of the source image for each point of the result.
+    """Return Pillow's six coefficients of the inverse affine transform, from points of the result to the source.
 
-    The result is the source scaled, then turned by ``angle`` (radians, clockwise on the screen), about the centre.
+    The result is the source scaled, then rotated by ``angle`` (radians, clockwise on the screen), about the centre.
     """
     a, b = math.cos(angle) / scale_x, math.sin(angle) / scale_x
     d, e = -math.sin(angle) / scale_y, math.cos(angle) / scale_y

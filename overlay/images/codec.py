@@ -1,7 +1,7 @@
-"""From bytes to pixels: every image becomes an RGB uint8 array, or a reason why it can't.
+"""Image codec: decoding of image files to RGB uint8 arrays or to an error reason, and encoding as PNG.
 
-The one decoder of the project: prepare, train and predict see an image through it. Pillow, numpy and a deflater only,
-so that data tasks start quickly.
+The only decoder of the project: prepare, train and predict call it. It imports Pillow, numpy and a DEFLATE library
+only, so that data tasks start quickly.
 """
 
 import io
@@ -14,11 +14,11 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from overlay.config import MAX_PIXELS, ResizeRule
+from overlay.config import MAX_PIXELS
 from overlay.errors import ImageError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "AVIF", "JPEG2000", "PPM")
-"""What is read, by Pillow's names. The rest of Pillow's list is left out: EPS starts Ghostscript, others are stubs."""
+"""supported formats, by Pillow's names; of Pillow's others, EPS starts Ghostscript, and some are stubs"""
 
 _TO_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -34,19 +34,19 @@ _TRUECOLOUR, _FILTER_SUB = 2, 1  # numbers of the PNG specification
 
 
 def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, target: int | None = None) -> NDArray[np.uint8]:
-    """Return the pixels of an image file, (height, width, 3), upright by its EXIF orientation.
+    """Return the pixels of an image file, uint8 (height, width, 3), upright by its EXIF orientation.
 
-    The content decides the format, never a file's name. Of an animated or multi-page file the first picture counts.
-    Transparency is composited on black. Colour profiles are not applied. More than 8 bits in grey are scaled by the
-    rules of :func:`to_8_bit`; in colour, Pillow keeps the upper 8 of 16 bits.
+    The content decides the format, never a file name. Of an animated or multi-page file the first frame is decoded.
+    Transparency is composited on black. Colour profiles are not applied. Grey values of more than 8 bits are scaled by
+    the rules of `to_8_bit`; in colour, Pillow keeps the upper 8 of 16 bits.
 
-    ``target``: a JPEG much larger than this is decoded at 1/2, 1/4 or 1/8 of its size, which is several times faster;
-    its shorter side never falls below ``target`` pixels.
+    ``target``: a JPEG much larger than this is decoded at 1/2, 1/4 or 1/8 of its size (DCT scaling), which is several
+    times faster; its shorter side never falls below ``target`` pixels.
 
     Raises:
-        ImageError: the bytes are no image in one of ``FORMATS``, are damaged or cut off, or declare more than
-            ``max_pixels`` pixels, which is looked at before any are decoded. (Pillow's own limit of 178,956,970 holds
-            above that.)
+        ImageError: the bytes are not an image in one of ``FORMATS``, are damaged or truncated, or declare more than
+            ``max_pixels`` pixels, which is checked before decoding. (Pillow's own limit of 178,956,970 pixels applies
+            beyond that.)
     """
     if not data:
         raise ImageError("empty file")
@@ -56,7 +56,7 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, target: int | Non
             image = Image.open(io.BytesIO(data), formats=FORMATS)
         except UnidentifiedImageError:
             raise ImageError(f"no image that can be read ({', '.join(FORMATS)})") from None
-        except Exception as error:  # Pillow's plugins raise whatever the damage happens to trip over
+        except Exception as error:  # damaged files make Pillow's plugins raise exceptions of any type
             raise ImageError(_reason("damaged image", error)) from error
         if image.width * image.height > max_pixels:
             raise ImageError(f"too many pixels: {image.width} x {image.height}, more than {max_pixels} (max_pixels)")
@@ -70,17 +70,17 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, target: int | Non
 
 
 class StoredImage(TypedDict):
-    """An image file in a table: Hugging Face's struct of bytes and path."""
+    """Image file in a table: the struct of bytes and path of Hugging Face's `Image` feature."""
 
     bytes: bytes
     path: str
 
 
 def image_format(data: bytes) -> str:
-    """Return the format of an image file that `decode_image` takes, such as png or jpeg.
+    """Return the format of an image file in lower case, such as png or jpeg.
 
     Raises:
-        ImageError: the bytes are no such file.
+        ImageError: the bytes are not an image in one of ``FORMATS``.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -90,22 +90,22 @@ def image_format(data: bytes) -> str:
 
 
 def image_to_array(image: Image.Image) -> NDArray[np.uint8]:
-    """Return a Pillow image as :func:`decode` would, (height, width, 3)."""
-    # Not ImageOps.exif_transpose: it also rewrites the EXIF block, and fails where another tag is odd.
+    """Return the pixels of a Pillow image, uint8 (height, width, 3), by the rules of `decode_image`."""
+    # Not ImageOps.exif_transpose: it also rewrites the EXIF block, and fails where another tag is invalid.
     turn = _TO_UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     rgb = _to_rgb(image)
-    # np.array, since np.asarray of a Pillow image can't be written to, of which torch warns.
+    # np.array, since np.asarray of a Pillow image is read-only, of which torch warns.
     return np.array(rgb if turn is None else rgb.transpose(turn))
 
 
 def to_8_bit(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return grey values of any number type in 0..255, without clipping.
+    """Return grey values of any number type, of any shape, scaled to uint8 (0..255) without clipping.
 
-    - Integers from 0 to 65535: the full range is taken to be the smallest of 8, 10, 12, 14 and 16 bits that holds the
-      largest value, so that 12-bit data in a 16-bit file are divided by 4095, and images of one device keep their
-      brightness relative to each other.
-    - Floats within 0..1 are multiplied by 255, floats within 0..255 stay.
-    - Anything else (signed, 32-bit) is stretched from its smallest to its largest value. NaN and infinity are black.
+    - Integers from 0 to 65535: the full range is the smallest of 8, 10, 12, 14 and 16 bits that holds the largest
+      value, so that 12-bit data in a 16-bit file are divided by 4095, and images of one device keep their brightness
+      relative to each other.
+    - Floats within 0..1 are multiplied by 255, floats within 0..255 are rounded.
+    - Any others (signed, 32-bit) are stretched from their minimum to their maximum. NaN and infinity are black.
     """
     whole = np.issubdtype(values.dtype, np.integer)
     if whole and values.min() >= 0 and values.max() <= 65535:
@@ -121,43 +121,12 @@ def to_8_bit(values: NDArray[Any]) -> NDArray[np.uint8]:
     return np.where(finite, np.rint(scaled), 0).astype(np.uint8)
 
 
-def decode_target(size: int, rule: ResizeRule) -> int:
-    """Return the ``target`` to decode with for a later ``resize(image, size, rule)``: pixels of the shorter side."""
-    return round(size * 256 / 224) if rule == "crop" else size
-
-
-def resize_image(image: NDArray[np.uint8], size: int, rule: ResizeRule) -> NDArray[np.uint8]:
-    """Return an image, (height, width, 3), as a square, (size, size, 3); bilinear with antialiasing.
-
-    ``squash`` changes the aspect ratio. ``pad`` keeps it, centred on black. ``crop`` scales the shorter side to
-    ``round(size * 256 / 224)`` and takes the centre, as torchvision's ``Resize(256), CenterCrop(224)`` does.
-    """
-    picture = Image.fromarray(image)
-    width, height = picture.size
-    if rule == "squash":
-        return np.array(_scale(picture, size, size))
-    if rule == "pad":
-        factor = size / max(width, height)
-        scaled = _scale(picture, max(1, round(width * factor)), max(1, round(height * factor)))
-        square = Image.new("RGB", (size, size))
-        square.paste(scaled, ((size - scaled.width) // 2, (size - scaled.height) // 2))
-        return np.array(square)
-    # The crop's box in the source: the same pixels as scaling all of it first, without the memory for a long strip.
-    shorter = decode_target(size, rule)
-    scaled_width = max(shorter, int(shorter * width / height))
-    scaled_height = max(shorter, int(shorter * height / width))
-    left, top = round((scaled_width - size) / 2), round((scaled_height - size) / 2)
-    across, down = width / scaled_width, height / scaled_height
-    box = (left * across, top * down, (left + size) * across, (top + size) * down)
-    return np.array(_scale(picture, size, size, box))
-
-
 def encode_png(image: NDArray[np.uint8] | NDArray[np.bool_]) -> bytes:
-    """Return an image, (height, width, 3), or a mask, (height, width), as a PNG; lossless.
+    """Return an image, (height, width, 3), or a mask, (height, width), as a PNG file; lossless.
 
-    Each row of an image is filtered by the one filter Sub and deflated by ISA-L, in about a seventh of the time of
-    Pillow's encoder at its fastest level, which tries all five filters, and for ultrasound into no more bytes. (W3C,
-    "Portable Network Graphics, third edition", 2025, sections 5, 9 and 10.)
+    Each row of an image is filtered by the filter Sub alone and compressed by ISA-L (DEFLATE), in about a seventh of
+    the time of Pillow's encoder at its fastest level, which tries all five filters, and for ultrasound into no more
+    bytes. (W3C, "Portable Network Graphics, third edition", 2025, sections 5, 9 and 10.)
     """
     if image.ndim == 2:
         stream = io.BytesIO()
@@ -168,7 +137,7 @@ def encode_png(image: NDArray[np.uint8] | NDArray[np.bool_]) -> bytes:
     rows = np.empty((height, 1 + width * channels), np.uint8)
     rows[:, 0] = _FILTER_SUB
     rows[:, 1 : 1 + channels] = values[:, :channels]
-    np.subtract(values[:, channels:], values[:, :-channels], out=rows[:, 1 + channels :])  # modulo 256, as it should
+    np.subtract(values[:, channels:], values[:, :-channels], out=rows[:, 1 + channels :])  # modulo 256, as specified
     header = struct.pack(">IIBBBBB", width, height, 8, _TRUECOLOUR, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", isal_zlib.compress(rows, 2)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -180,7 +149,7 @@ def encode_png(image: NDArray[np.uint8] | NDArray[np.bool_]) -> bytes:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):
         grey = to_8_bit(np.asarray(image))
-        # Pillow inverts such a TIFF up to 8 bits only.
+        # Pillow inverts a WhiteIsZero TIFF of up to 8 bits only.
         inverted = image.mode != "F" and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
         return Image.fromarray(255 - grey if inverted else grey).convert("RGB")
     if image.has_transparency_data:
@@ -189,14 +158,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         black.paste(image, mask=image.getchannel("A"))
         return black
     return image.convert("RGB")
-
-
-def _scale(
-    picture: Image.Image, width: int, height: int, box: tuple[float, float, float, float] | None = None
-) -> Image.Image:
-    # reducing_gap 3: sources of more than six times the size are first reduced by a whole factor; "almost
-    # indistinguishable from fair resampling" (Pillow's documentation).
-    return picture.resize((width, height), Image.Resampling.BILINEAR, box, 3.0)
 
 
 def _reason(what: str, error: Exception) -> str:

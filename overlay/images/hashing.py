@@ -1,4 +1,4 @@
-"""Hashes of images: perceptual hash, and digest of the pixels."""
+"""Image hashes: perceptual hash (pHash) and SHA-256 of the pixels."""
 
 import hashlib
 
@@ -8,9 +8,9 @@ from PIL import Image
 
 
 def perceptual_hash(image: NDArray[np.uint8]) -> str:
-    """Return the 256-bit pHash of an image, (height, width, 3), as 64 hexadecimal digits.
+    """Return the 256-bit pHash of an image, uint8 (height, width, 3), as 64 hexadecimal digits.
 
-    ImageHash's ``phash(hash_size=16)``: the signs of the 16 x 16 lowest frequencies about their median.
+    ImageHash's ``phash(hash_size=16)``: whether each of the 16 x 16 lowest DCT coefficients is above their median.
     """
     import imagehash
 
@@ -18,5 +18,8 @@ def perceptual_hash(image: NDArray[np.uint8]) -> str:
 
 
 def pixels_digest(pixels: NDArray[np.uint8]) -> str:
-    """Return the sha256 of an image's height, width and pixels, by which identical images are known."""
+    """Return the SHA-256 of an image's shape and pixels, uint8 (height, width, 3), as 64 hexadecimal digits.
+
+    Images with equal digests count as identical.
+    """
     return hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()

@@ -1,7 +1,7 @@
-"""From masks to overlays: read a lesion mask, unite several, draw them on their image, and measure them.
+"""Lesion masks: decoding, union, drawing on the image (overlay), and shape measurements.
 
-The numbers of a mask matter because an overlay shows its model the outline that somebody drew: what the outline alone
-gives away has to be known beside what a model reaches.
+The measurements matter because an overlay shows a model the outline that an annotator drew: how well the outline alone
+predicts the class is the baseline of what a model reaches.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from overlay.images import codec
 
 @dataclass(frozen=True)
 class MaskNumbers:
-    """What a mask alone says about its lesion; with several lesions, all but the last are of their union."""
+    """Shape measurements of a lesion mask; for several lesions, all but ``lesions`` are those of their union."""
 
     area_share: float
     """lesion pixels over all pixels, above 0 and at most 1"""
@@ -32,14 +32,14 @@ class MaskNumbers:
 
 
 def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.bool_]:
-    """Return the lesion's pixels of a mask file, (height, width); black is background.
+    """Return a mask file as a boolean array, (height, width), true at lesion pixels; black is background.
 
-    A pixel counts by its brightest channel. In a mask that reaches beyond half of the range (0/255, colours,
-    antialiased edges) lesion is what lies above half; in a darker one (0/1, or lesions numbered 1, 2, 3) whatever is
-    not 0. A JPEG is always cut at half of the range, for its zeros are not exact.
+    The brightest channel of each pixel is compared with a threshold. If the maximum of the mask is above 127 (0/255,
+    colours, antialiased edges), lesion pixels are those above 127; in a darker mask (0/1, or lesions numbered 1, 2, 3)
+    they are those above 0. The threshold of a JPEG is always 127, since lossy compression makes its zeros inexact.
 
     Raises:
-        ImageError: as :func:`overlay.images.codec.decode_image` does.
+        ImageError: as `overlay.images.codec.decode_image`.
     """
     rgb = codec.decode_image(data, max_pixels=max_pixels)
     brightest = np.maximum(np.maximum(rgb[..., 0], rgb[..., 1]), rgb[..., 2])
@@ -48,7 +48,7 @@ def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.bool
 
 
 def unite_masks(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
-    """Return the union of an image's masks, at least one, each (height, width).
+    """Return the union of one or more masks of an image, each (height, width).
 
     Raises:
         ImageError: the masks are of different sizes.
@@ -62,10 +62,10 @@ def unite_masks(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
 
 
 def draw_mask(image: NDArray[np.uint8], mask: NDArray[np.bool_], style: OverlayStyle) -> NDArray[np.uint8]:
-    """Return a copy of an image, (height, width, 3), with its mask, (height, width), drawn on it.
+    """Return a copy of an image, uint8 (height, width, 3), with its mask, (height, width), drawn on it.
 
-    A fill blends the lesion with the colour. A contour is opaque and covers the lesion's outermost ``style.width``
-    pixels, so that nothing outside the lesion changes; it runs along the image's border where the lesion is cut off.
+    A fill blends the lesion with the colour. A contour is opaque and covers the outermost ``style.width`` pixels of the
+    lesion, so that no pixel outside the lesion changes; it follows the image's border where the lesion is cropped.
 
     Raises:
         ImageError: image and mask differ in size.
@@ -82,23 +82,23 @@ def draw_mask(image: NDArray[np.uint8], mask: NDArray[np.bool_], style: OverlayS
         from scipy import ndimage
 
         box = _box(mask)
-        # The frame of background closes the contour at the image's border.
+        # Padding with background closes the contour at the image's border.
         depth = ndimage.distance_transform_edt(np.pad(mask[box], 1))[1:-1, 1:-1]
         drawn[box][mask[box] & (depth <= style.width)] = colour
     return drawn
 
 
 def measure_mask(mask: NDArray[np.bool_]) -> MaskNumbers | None:
-    """Return the numbers of a mask, (height, width), or None where it is empty.
+    """Return the shape measurements of a mask, (height, width); None for an empty mask.
 
-    The perimeter is scikit-image's estimate, from the configurations of the border's pixels (Benkrid and Crookes,
-    "Design and FPGA implementation of a perimeter estimator", 2000).
+    The perimeter is scikit-image's estimate from the configurations of border pixels (Benkrid and Crookes, "Design and
+    FPGA implementation of a perimeter estimator", 2000).
     """
     if not mask.any():
         return None
     from skimage import measure as skimage_measure
 
-    # A frame of background, so that a lesion at the image's border is measured as any other.
+    # Padding with background, so that a lesion at the image's border is measured as any other.
     lesion = np.pad(mask[_box(mask)], 1)
     height, width = lesion.shape[0] - 2, lesion.shape[1] - 2
     area = int(lesion.sum())
@@ -114,7 +114,7 @@ def measure_mask(mask: NDArray[np.bool_]) -> MaskNumbers | None:
 
 
 def _box(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
-    """Return the rows and columns that a mask, not empty, reaches over."""
+    """Return the bounding box of a non-empty mask: its rows and columns."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 

@@ -1,8 +1,8 @@
-"""Phantoms: drawn breast ultrasound with lesion masks, for the demo and the tests.
+"""Phantoms: synthetic breast ultrasound with lesion masks, for the demo and the tests.
 
-Layers of skin, fat, gland and muscle under speckle. Benign lesions are smooth, wider than tall, and leave the tissue
-behind them brighter; malignant ones are spiculated, taller than wide, and cast a shadow; normal images have none (the
-signs of BI-RADS, in caricature). They exercise the whole way and say nothing about patients.
+Layers of skin, fat, gland and muscle under speckle. Benign lesions are smooth, wider than tall, with posterior
+enhancement; malignant ones are spiculated, taller than wide, with posterior shadowing; normal images have none (the
+signs of BI-RADS, exaggerated). They test the software from end to end and are no evidence about patients.
 """
 
 import math
@@ -20,12 +20,12 @@ from overlay.images.codec import encode_png
 PhantomClass = Literal["benign", "malignant", "normal"]
 PHANTOM_CLASSES: tuple[PhantomClass, ...] = ("benign", "malignant", "normal")
 Field = NDArray[np.float32]
-"""(height, width), or (1, width): brightness from about 0 (black) to 1 (white), or something that is added to it"""
+"""(height, width), or (1, width): brightness from about 0 (black) to 1 (white), or a summand of it"""
 
 
 @dataclass(frozen=True)
 class Lesion:
-    """A lesion's place (pixels) and its outline around it."""
+    """Centre of a lesion (pixels) and its outline."""
 
     x: float
     y: float
@@ -35,7 +35,7 @@ class Lesion:
     """(n,): distance of the outline from the centre in each direction, from -pi to pi, in half axes"""
 
     def distance(self, height: int, width: int) -> Field:
-        """Return each pixel's distance from the centre, (height, width): 1 on the outline, below 1 inside."""
+        """Return the relative distance of each pixel from the centre, (height, width): 1 on the outline."""
         across = (np.arange(width, dtype=np.float32) - self.x) / self.half_width
         down = (np.arange(height, dtype=np.float32)[:, None] - self.y) / self.half_height
         turn = np.arctan2(down, across) * ((len(self.outline) - 1) / (2 * math.pi)) + (len(self.outline) - 1) / 2
@@ -45,12 +45,12 @@ class Lesion:
 
 
 def write_phantoms(folder: Path, *, images_per_class: int | Mapping[str, int], seed: int) -> None:
-    """Write a phantom set in BUSI's layout: ``benign/benign (1).png``, ``benign/benign (1)_mask.png`` and so on.
+    """Write a phantom dataset in the layout of BUSI: ``benign/benign (1).png``, ``benign/benign (1)_mask.png``.
 
-    Images are 8-bit RGB PNG, masks 1-bit PNG; some benign images have a second lesion in ``_mask_1.png``, and those of
-    normal images are black. Image i of a class depends on the seed, the class and i alone, not on how many are made.
+    Images are 8-bit RGB PNG, masks 1-bit PNG; some benign images have a second lesion in ``_mask_1.png``, and masks of
+    normal images are black. Image i of a class depends on the seed, the class and i alone, not on the number of images.
 
-    ``images_per_class``: one number for the three classes, or a number for each class by its name.
+    ``images_per_class``: one number for all three classes, or a number for each class by its name.
     """
     counts = (
         images_per_class if isinstance(images_per_class, Mapping) else dict.fromkeys(PHANTOM_CLASSES, images_per_class)
@@ -67,7 +67,7 @@ def write_phantoms(folder: Path, *, images_per_class: int | Mapping[str, int], s
 
 
 def draw_phantom(name: PhantomClass, *, seed: int, index: int) -> tuple[NDArray[np.uint8], list[NDArray[np.bool_]]]:
-    """Return a phantom of a class, (height, width, 3), and its masks, (height, width): at least one, maybe empty."""
+    """Return a phantom, uint8 (height, width, 3), and its masks, bool (height, width): at least one, perhaps empty."""
     random = np.random.default_rng((seed, PHANTOM_CLASSES.index(name), index))
     height, width = int(random.integers(300, 400)), int(random.integers(340, 480))
     tissue = _tissue(random, height, width)

@@ -1,5 +1,6 @@
-"""Reference to an image: where it and its masks lie, and what is known of it before it is read."""
+"""Image reference: location of an image and its masks, label, group, and size; and its Arrow schema (manifest)."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -24,47 +25,50 @@ MANIFEST_SCHEMA = pa.schema(
         ("drawn", pa.bool_()),
     ]
 )
-"""columns of a manifest, of `overlay prepare` and `overlay predict` alike: the fields of `ImageRef`"""
+"""columns of a manifest, of `overlay prepare` and of `overlay predict`: the fields of `ImageRef`"""
+
+ReadFunction = Callable[[str], bytes]
+"""from the name of an image or a mask, as its `ImageRef` has it, to its bytes; raises ImageError or OSError"""
 
 
 class ImageRef(NamedTuple):
-    """One input: an image with its masks, or what stands in its place and the reason why it can't be used."""
+    """Reference to one input: an image with its masks, or an input that can't be used and the reason."""
 
     id: str
-    """path in its source, after the source's name where there are several; unique, the same on every machine"""
+    """path in its source, after the source's name where there are several; unique, and equal on every machine"""
     uri: str
     """file, archive or table that holds the image"""
     member: str | None = None
-    """name within an archive, or number of the row in a table"""
+    """name within an archive, or row number in a table"""
     masks: tuple[str, ...] = ()
-    """files of its masks, or members of the same archive, in the order of their names"""
+    """files of its masks, or members of the same archive, sorted by name"""
     label: str | None = None
-    """class, by a folder above the file, a table, or a WebDataset's own word"""
+    """class, from a folder above the file, a table, or a member of a WebDataset"""
     group: str | None = None
-    """the user's own group; None where the image is a group of its own"""
+    """group by ``split.group_by``; None where the image is a group of its own"""
     split: str | None = None
-    """the user's own split"""
+    """split by ``split.column``"""
     source: str | None = None
-    """name of the source's folder, or of its archive without the ending"""
+    """name of the source: its folder, or its archive without the extension"""
     size: int | None = None
-    """bytes of the image, where they are known before it is read"""
+    """size of the image in bytes, where it is known before reading"""
     version: str | None = None
-    """time of the last change, in nanoseconds, of the file and then of its masks; of the archive or table"""
+    """times of modification, in nanoseconds, of the file and of its masks, or of the archive or table"""
     spans: tuple[Span, ...] | None = None
-    """where the image, and then its masks, lie in the archive; None elsewhere"""
+    """positions of the image, and then of its masks, in the archive; None for files and tables"""
     reason: str | None = None
-    """why it can't be used, where that is known before it is read"""
+    """why it can't be used, where that is known before reading"""
     drawn: bool = False
     """whether it shows an overlay: it has masks, or was prepared with them"""
 
     @property
     def name(self) -> str:
-        """Name by which its bytes are read: the member of an archive, or else the file."""
+        """Name by which `ReadFunction` reads the image: the member of an archive, or else the file."""
         return self.member or self.uri
 
 
 def ref_from_row(row: dict[str, object]) -> ImageRef:
-    """Return the reference in a row of a manifest."""
+    """Return the image reference of a row of a manifest; fields of missing columns are None."""
     values = {name: row.get(name) for name in ImageRef._fields}
     values["masks"] = tuple(row.get("masks") or ())  # type: ignore[arg-type]  # a list, by the schema
     spans = row.get("spans")
@@ -73,7 +77,7 @@ def ref_from_row(row: dict[str, object]) -> ImageRef:
 
 
 def refs_table(refs: list[ImageRef]) -> pa.Table:
-    """Return references as rows of a manifest."""
+    """Return image references, at least one, as a table with the schema ``MANIFEST_SCHEMA``."""
     columns = dict(zip(ImageRef._fields, zip(*refs, strict=True), strict=True))
     columns["spans"] = tuple(None if each is None else [vars(span) for span in each] for each in columns["spans"])
     return pa.Table.from_pydict(columns, schema=MANIFEST_SCHEMA)

@@ -1,6 +1,6 @@
-"""Rendering of overlays: decode an image, unite its masks, draw them, hash, encode; or a reason why not.
+"""Rendering of overlays: decode an image, unite its masks, draw them, hash, encode.
 
-An image and its masks are named by an `ImageRef`, and read by a function that the caller gives: they may lie anywhere.
+An `ImageRef` names an image and its masks; the caller's `ReadFunction` reads them from a file, an archive or a table.
 """
 
 import hashlib
@@ -14,12 +14,12 @@ from overlay.errors import ImageError
 from overlay.images.codec import StoredImage, decode_image, encode_png, image_format
 from overlay.images.hashing import perceptual_hash, pixels_digest
 from overlay.images.masks import decode_mask, draw_mask, measure_mask, unite_masks
-from overlay.images.ref import ImageRef
-from overlay.storage.path import Read, StoragePath
+from overlay.images.ref import ImageRef, ReadFunction
+from overlay.storage.path import StoragePath
 
 
 class RenderedRow(TypedDict):
-    """Columns of a dataset's row that come from the pixels."""
+    """Columns of a row of a prepared dataset that depend on the pixels."""
 
     image: StoredImage
     mask: StoredImage | None
@@ -29,9 +29,9 @@ class RenderedRow(TypedDict):
     overlay: str
     encoding: str
     sha256: str
-    """see `overlay.dataset.card.fingerprint`"""
+    """of the stored bytes, or of the pixels where an overlay was drawn; see `overlay.dataset.card.fingerprint`"""
     pixels: str
-    """digest of the image before its overlay is drawn"""
+    """SHA-256 of the pixels before an overlay is drawn"""
     mask_area_share: NotRequired[float]
     mask_aspect: NotRequired[float]
     mask_extent: NotRequired[float]
@@ -39,15 +39,15 @@ class RenderedRow(TypedDict):
     mask_lesions: NotRequired[int]
 
 
-def render_row(ref: ImageRef, style: OverlayStyle, *, max_pixels: int, read: Read) -> RenderedRow:
-    """Return the columns of a row that come from the pixels.
+def render_row(ref: ImageRef, style: OverlayStyle, *, max_pixels: int, read: ReadFunction) -> RenderedRow:
+    """Return the columns of a dataset's row that depend on the pixels.
 
-    An image without masks, and every image where the style is none, keeps its own bytes. The perceptual hash and the
-    digest are of the image before its overlay is drawn, since near-duplicates are looked for in the ultrasound.
+    An image without masks, and every image where the style is none, keeps its own bytes. The perceptual hash and
+    ``pixels`` are of the image before its overlay is drawn, since near-duplicates are searched in the ultrasound.
 
     Raises:
-        ImageError: the image or a mask can't be used; the message is the reason.
-        OSError: a file can't be read, for a cause that may pass.
+        ImageError: the image or a mask is damaged or too large, or a mask has another size; the message is the reason.
+        OSError: a file can't be read for a transient cause.
     """
     data = read(ref.name)
     pixels, encoding = decode_image(data, max_pixels=max_pixels), image_format(data)
@@ -63,7 +63,7 @@ def render_row(ref: ImageRef, style: OverlayStyle, *, max_pixels: int, read: Rea
         pixels=pixels_digest(pixels),
     )
     if ref.masks:
-        united = _united(ref, pixels.shape[:2], max_pixels, read)
+        united = _read_union(ref, pixels.shape[:2], max_pixels, read)
         row["mask"] = {"bytes": encode_png(united), "path": f"{ref.id}.mask.png"}
         if numbers := measure_mask(united):
             row["mask_area_share"] = numbers.area_share
@@ -80,23 +80,23 @@ def render_row(ref: ImageRef, style: OverlayStyle, *, max_pixels: int, read: Rea
 
 
 def render_overlay(
-    ref: ImageRef, style: OverlayStyle, *, max_pixels: int, target: int, read: Read
+    ref: ImageRef, style: OverlayStyle, *, max_pixels: int, target: int, read: ReadFunction
 ) -> NDArray[np.uint8]:
-    """Return an image with its masks drawn on it, uint8 (height, width, 3): what `render_row` stores.
+    """Return an image with its masks drawn on it, uint8 (height, width, 3), as `render_row` stores it.
 
-    An image that is much larger than ``target`` on its shorter side may come at a reduced scale.
+    An image without masks may come at a reduced scale, where its shorter side is much larger than ``target`` pixels.
 
     Raises:
-        ImageError: the image or a mask can't be used.
-        OSError: a file can't be read, for a cause that may pass.
+        ImageError: the image or a mask is damaged or too large, or a mask has another size; the message is the reason.
+        OSError: a file can't be read for a transient cause.
     """
     if not ref.masks or style.style == "none":
         return decode_image(read(ref.name), max_pixels=max_pixels, target=target)
     pixels = decode_image(read(ref.name), max_pixels=max_pixels)
-    return draw_mask(pixels, _united(ref, pixels.shape[:2], max_pixels, read), style)
+    return draw_mask(pixels, _read_union(ref, pixels.shape[:2], max_pixels, read), style)
 
 
-def _united(ref: ImageRef, shape: tuple[int, ...], max_pixels: int, read: Read) -> NDArray[np.bool_]:
+def _read_union(ref: ImageRef, shape: tuple[int, ...], max_pixels: int, read: ReadFunction) -> NDArray[np.bool_]:
     masks = []
     for path in ref.masks:
         name = StoragePath(path).name

@@ -1,8 +1,8 @@
-"""The folder of a batch prediction: what was asked for, what is committed, and when it is complete.
+"""Output folder of a batch prediction: request, manifest, committed parts, resume, and completion.
 
-``request.json`` comes first and says what the rows are made from; ``manifest/`` holds the inputs and ``predictions/``
-their rows, part for part. A part appears whole or not at all. ``_SUCCESS.json`` comes last: with it, every input has
-exactly one row. Rows of parts that are not complete wait in ``.work/``, so that little is lost with a killed process.
+``request.json`` is written first: the model, the inputs and the options. ``manifest/`` holds the inputs, and
+``predictions/`` their rows, part for part; a part is written atomically. ``_SUCCESS.json`` is written last: with it,
+every input has exactly one row. Rows of incomplete parts are saved in ``.work/``, so that a killed process loses few.
 """
 
 import json
@@ -21,42 +21,43 @@ from overlay.storage.parquet import open_parquet
 from overlay.storage.path import StoragePath
 
 PREDICTION_FILES = {"request.json", "manifest", "predictions", ".work", "metrics.parquet", "_SUCCESS.json", "wandb"}
-"""all that a folder of predictions holds"""
+"""names of all files and folders in a folder of predictions"""
 ELSEWHERE = ("model", "inputs", "out", "tracking", "batch_size", "device", "actors", "retry_errors", "overwrite")
 """options that don't change the rows, or are in the request by other names"""
 FolderState = Literal["new", "begun", "complete"]
+"""progress of a request in its folder"""
 
 
 @dataclass(frozen=True)
 class PredictionRequest:
-    """What predictions are made from; the same request gives the same rows."""
+    """Model, inputs and options of a prediction; the same request gives the same rows."""
 
     model: str
-    """sha256 of the model file"""
+    """SHA-256 of the model file"""
     inputs: str
     """fingerprint of the listing"""
     rows: int
     options: dict[str, Any]
-    """by their dotted names"""
+    """dotted name -> value"""
     computed: str = ""
-    """the engine and the device that "auto" came to"""
+    """engine and device, such as "torch on cpu", with "auto" resolved"""
 
     @classmethod
-    def of(cls, config: Predict, model_sha256: str, listing: ManifestListing) -> "PredictionRequest":
-        """Sum up a request."""
+    def create(cls, config: Predict, model_sha256: str, listing: ManifestListing) -> "PredictionRequest":
+        """Create a request from the options, the SHA-256 of the model file and the listing of the inputs."""
         options = {name: value for name, value in asdict(config).items() if name not in ELSEWHERE}
         return cls(model_sha256, listing.fingerprint, listing.manifest.rows, dotted(options))
 
 
 @dataclass(frozen=True)
 class PredictionFolder:
-    """Where predictions are written, and read only once ``_SUCCESS.json`` is there."""
+    """Output folder of predictions; readers wait for ``_SUCCESS.json``."""
 
     path: StoragePath
 
     @property
     def manifest(self) -> StoragePath:
-        """The folder of the inputs, one row each."""
+        """Folder of the manifest of the inputs."""
         return self.path / "manifest"
 
     @property
@@ -74,18 +75,19 @@ class PredictionFolder:
     def check(
         self, request: PredictionRequest, listed: Manifest, *, overwrite: bool, retry_errors: bool = False
     ) -> FolderState:
-        """Say how far this request is; writes nothing.
+        """Return the progress of a request in this folder; writes nothing.
 
-        With ``retry_errors``, inputs may be there now that were missing.
+        With ``retry_errors``, inputs that were missing before may exist now.
 
         Raises:
-            RequestError: it holds something else, or the predictions of another request that may not be overwritten.
+            RequestError: the folder is a file, holds other files, or holds predictions of another request and
+                ``overwrite`` is false.
         """
         if self.path.is_file():
             raise RequestError(f"--out {self.path} is a file; name a folder")
-        # Without what a killed process left.
+        # Without temporary files of a killed process.
         there = {name for name in self.path.children() if not (name.startswith(".") and name.endswith(".tmp"))}
-        # Without its request, nothing here would be known for ours.
+        # Without request.json the files can't be recognised as ours.
         if strange := there - PREDICTION_FILES if self._request.is_file() else there:
             raise RequestError(f"--out {self.path} holds something else ({min(strange)}); choose an empty folder")
         if overwrite or not there:
@@ -98,12 +100,13 @@ class PredictionFolder:
         return "complete" if self._success.is_file() else "begun"
 
     def begin(self, request: PredictionRequest, listing: ManifestListing, *, anew: bool) -> Manifest:
-        """Write the request and the manifest, and clear away what is not complete or is to be replaced.
+        """Write the request and the manifest, and delete temporary files; with ``anew``, also all earlier rows.
 
         Raises:
-            RequestError: the rows that are there were computed by another engine or on another kind of device.
+            RequestError: the existing rows were computed by another engine or on another kind of device.
+            OSError: a file can't be written or deleted.
         """
-        if not anew and (before := self._before().computed) != request.computed:
+        if not anew and (before := self._stored_request().computed) != request.computed:
             raise RequestError(
                 f"--out {self.path} holds rows computed by {before}, and here it would be {request.computed}; ask for "
                 "the same with --engine and --device, or --overwrite"
@@ -120,43 +123,43 @@ class PredictionFolder:
             for name in folder.children():
                 if name.endswith(".tmp"):
                     (folder / name).remove()
-        changed = self._before() != request  # files have appeared that were missing
+        changed = self._stored_request() != request  # files have appeared that were missing
         manifest = publish_manifest(listing.manifest, self.manifest, replace=changed)
         if changed:
             write_text_atomically(self._request, _json(request))
         return manifest
 
     def committed(self) -> set[int]:
-        """Return the parts that are complete."""
+        """Return the numbers of the committed parts."""
         return {int(name[5:-8]) for name in (self.path / "predictions").children() if name.startswith("part-")}
 
     def part(self, part: int) -> StoragePath:
-        """Return the file of a part."""
+        """Return the path of a part."""
         return self.path / "predictions" / part_name(part)
 
     def write_part(self, part: int, rows: pa.Table) -> None:
-        """Write one part of the output, whole or not at all, in place of what it was before."""
+        """Write one part of the output atomically, or replace it."""
         with write_atomically(self.part(part)) as temporary:
             pq.write_table(rows, temporary)
 
-    def save(self, number: int, rows: pa.Table) -> None:
-        """Keep rows of parts that are not complete."""
-        with write_atomically(self._saved(number)) as temporary:
+    def save_rows(self, number: int, rows: pa.Table) -> None:
+        """Save rows of incomplete parts under a number, atomically."""
+        with write_atomically(self._saved_path(number)) as temporary:
             pq.write_table(rows, temporary)
 
-    def forget(self, number: int) -> None:
-        """Delete rows that were kept."""
-        self._saved(number).remove()
+    def delete_rows(self, number: int) -> None:
+        """Delete saved rows."""
+        self._saved_path(number).remove()
 
-    def saved(self) -> Iterator[tuple[int, pa.Table]]:
-        """Yield what was kept: its number, and the rows."""
+    def saved_rows(self) -> Iterator[tuple[int, pa.Table]]:
+        """Yield the number and the rows of each saved file."""
         for name in self._work.children():
             if name.startswith("rows-"):
                 with open_parquet(self._work / name) as file:
                     yield int(name[5:-8]), file.read()
 
     def commit(self, request: PredictionRequest, summary: Mapping[str, tuple[float, str]]) -> None:
-        """Write metrics.parquet, and then ``_SUCCESS.json``."""
+        """Write ``metrics.parquet`` and then ``_SUCCESS.json``; ``summary``: name -> value and unit."""
         names, values, units = zip(
             *((name, float(value), unit) for name, (value, unit) in summary.items()), strict=True
         )
@@ -166,14 +169,14 @@ class PredictionFolder:
         files = [part_name(part) for part in sorted(self.committed())]
         write_text_atomically(self._success, json.dumps({"files": files, **asdict(request)}, indent=2) + "\n")
 
-    def _saved(self, number: int) -> StoragePath:
+    def _saved_path(self, number: int) -> StoragePath:
         return self._work / f"rows-{number:06d}.parquet"
 
-    def _before(self) -> PredictionRequest:
+    def _stored_request(self) -> PredictionRequest:
         return PredictionRequest(**json.loads(self._request.read_bytes()))
 
     def _difference(self, now: PredictionRequest, listed: Manifest, retry_errors: bool) -> str | None:
-        before = self._before()
+        before = self._stored_request()
         if before.model != now.model:
             return f"the model's sha256 is {before.model[:12]} there and {now.model[:12]} here"
         for name, value in now.options.items():

@@ -1,4 +1,4 @@
-"""A model in Python: the same preprocessing, engine and results as `overlay predict`, without Ray."""
+"""Predictor: a model in Python, with the preprocessing, engine and results of `overlay predict`, without Ray."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,63 +10,70 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from overlay.config import EngineKind, Legacy, Precision
+from overlay.config import EngineKind, Precision
 from overlay.engines.base import NO_NUMBER
 from overlay.engines.factory import open_engine, prepare_engine
 from overlay.errors import ImageError, RequestError
-from overlay.images.codec import image_to_array, resize_image
+from overlay.images.codec import image_to_array
 from overlay.images.ref import ImageRef
+from overlay.images.resize import resize_image
 from overlay.models import model_file
 from overlay.sources.decode import decode_ref
 from overlay.sources.reader import read_bytes
 from overlay.storage.path import StoragePath
 
 ImageInput = str | Path | bytes | Image.Image | NDArray[np.uint8]
-"""a path or an address in a bucket, the bytes of an image file, a Pillow image, or RGB pixels (height, width, 3)"""
+"""path, URI in a bucket, bytes of an image file, Pillow image, or RGB pixels, uint8 (height, width, 3)"""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one image; without a label where the image can't be used."""
+    """Prediction for one image; without a label where the image can't be used."""
 
     label: str | None = None
     confidence: float | None = None
-    """probability of the label"""
+    """probability of the label, 0 to 1"""
     probabilities: dict[str, float] = field(default_factory=dict)
-    """by class"""
+    """class -> probability"""
     uncertain: bool | None = None
-    """whether the confidence is below the model's own threshold; None where it has none"""
+    """whether the confidence is below the model's threshold; None for a model without a threshold"""
     error: str | None = None
-    """why the image can't be used"""
+    """reason why the image can't be used"""
 
 
 class Predictor:
-    """A loaded model."""
+    """Loaded model that classifies images in this process; made by `overlay.load_model`.
+
+    Raises:
+        RequestError: ``device`` is cuda and this machine has no GPU, or the engine or the precision does not support
+            the model or the device.
+    """
 
     def __init__(
         self,
-        path: str | Path,
+        loaded: model_file.ModelFile,
         device: Literal["auto", "cpu", "cuda"],
         engine: EngineKind,
         precision: Precision,
         batch_size: int,
-        legacy: Legacy | None,
     ) -> None:
         if device == "cuda" and not torch.cuda.is_available():
             raise RequestError("device is cuda, but this machine has no GPU; choose cpu")
-        loaded = model_file.load_model_file(path, legacy)
         self.card = loaded.card
-        """classes, image size and all else that the model file says"""
+        """classes, input size and all other metadata of the model file"""
         chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         self._engine = open_engine(prepare_engine(loaded, engine, chosen, precision), batch_size=batch_size)
         self.precision = self._engine.precision
-        """what the model computes in: bf16, fp16 or fp32"""
+        """numerical precision: bf16, fp16, fp32 or int8"""
 
     def predict(self, images: Sequence[ImageInput], *, max_pixels: int | None = None) -> list[Prediction]:
-        """Classify images; the result has one entry for each, in their order.
+        """Classify images; return one prediction for each, in their order.
+
+        ``max_pixels``: largest image that is decoded; by default the model's own limit.
 
         Raises:
-            RequestError: one of them is of another type, or an array of another kind.
+            RequestError: an image is of an unsupported type, or an array of another dtype or shape.
+            OSError: a file can't be read for a transient cause.
         """
         pixels: list[NDArray[np.uint8]] = []
         errors: list[str | None] = []
@@ -81,7 +88,7 @@ class Predictor:
         return [self._prediction(next(rows)) if error is None else Prediction(error=error) for error in errors]
 
     def _pixels(self, image: ImageInput, max_pixels: int) -> NDArray[np.uint8]:
-        """Return what the model sees of an image, (size, size, 3)."""
+        """Return the model's input of an image, uint8 (size, size, 3)."""
         if isinstance(image, str | Path):
             place = str(StoragePath.of(image))
             return decode_ref(ImageRef(place, place), self.card, max_pixels, read_bytes)

@@ -1,7 +1,7 @@
-"""From scored images to rows, each exactly once, and from rows to parts.
+"""Exactly-once writer of prediction rows: deduplication, commit of complete parts, and saving of incomplete ones.
 
-Rows come in any order. A part is committed once all its rows are there; what waits for that is saved every few seconds,
-so a process that is killed loses no more than these.
+Rows come in any order. A part is committed once it has all its rows; rows of incomplete parts are saved every 5 s, so
+that a killed process loses no more than these seconds.
 """
 
 import time
@@ -21,11 +21,11 @@ from overlay.sources.reader import UNREADABLE
 from overlay.storage.parquet import open_parquet
 
 SAVE_SECONDS = 5.0
-"""longest time for which finished rows are in memory only"""
+"""longest time in seconds for which finished rows are in memory only"""
 
 
 class PredictionWriter:
-    """Takes rows as they come, commits parts, and knows what is left."""
+    """Writer that accepts rows in any order, commits complete parts, and returns the units that remain."""
 
     def __init__(
         self, folder: PredictionFolder, manifest: Manifest, layout: PredictionColumns, *, retry_errors: bool
@@ -42,24 +42,24 @@ class PredictionWriter:
         for part in self._committed:
             self._done[self._rows(part)] = True
         if retry_errors:
-            self._take_back()
-        for number, table in folder.saved():
+            self._reopen_unread()
+        for number, table in folder.saved_rows():
             self._saved[number] = set(pc.unique(self._parts(table)).to_pylist())
             self._accept(table)
 
     @property
     def done(self) -> int:
-        """Number of rows that are there."""
+        """Number of rows that are committed, saved or in memory."""
         return int(self._done.sum())
 
-    def left(self, units: Sequence[ReadUnit]) -> list[ReadUnit]:
-        """Return the units without what is done."""
+    def remaining_units(self, units: Sequence[ReadUnit]) -> list[ReadUnit]:
+        """Return the units without the rows that are done."""
         found = []
         for unit in units:
             partly: dict[int, tuple[int, ...]] = {}
             groups = []
             for group in unit.groups:
-                rows = self._manifest.rows_of(group)
+                rows = self._manifest.rows_of_group(group)
                 done = self._done[rows.start : rows.stop]
                 if not done.all():
                     groups.append(group)
@@ -73,7 +73,7 @@ class PredictionWriter:
         """Take the rows of one batch; one that is there already, since a task ran twice, is dropped."""
         for reason in block["reason"][block["reason"] != ""].tolist():
             self.errors[error_reason(reason)] += 1
-        table = self._layout.scored(block)
+        table = self._layout.tabulate(block)
         self._unsaved.append(table)
         self._accept(table)
         if time.monotonic() >= self._save_due:
@@ -96,11 +96,11 @@ class PredictionWriter:
     def _commit(self, part: int) -> None:
         rows = pa.concat_tables(self._waiting.pop(part)).sort_by("row")
         self._folder.write_part(
-            part, self._layout.finished(rows, self._manifest.read_part(part, ["id", "uri", "member"]))
+            part, self._layout.add_inputs(rows, self._manifest.read_part(part, ["id", "uri", "member"]))
         )
         self._committed.add(part)
         for number in [number for number, parts in self._saved.items() if parts <= self._committed]:
-            self._folder.forget(number)
+            self._folder.delete_rows(number)
             del self._saved[number]
 
     def _save(self) -> None:
@@ -108,23 +108,23 @@ class PredictionWriter:
         table = table.filter(pc.is_in(self._parts(table), pa.array(list(self._waiting), pa.int64())))
         if len(table):
             number = max(self._saved, default=-1) + 1
-            self._folder.save(number, table)
+            self._folder.save_rows(number, table)
             self._saved[number] = set(pc.unique(self._parts(table)).to_pylist())
         self._unsaved = []
         self._save_due = time.monotonic() + SAVE_SECONDS
 
-    def _take_back(self) -> None:
-        """Count what could not be read as not done; the other rows of its part wait with it for the new one."""
+    def _reopen_unread(self) -> None:
+        """Mark rows with transient errors as not done, and their parts as incomplete, for ``retry_errors``."""
         for part in sorted(self._committed):
             with open_parquet(self._folder.part(part)) as file:
-                if not pc.any(_passing(file.read(columns=["error"]))).as_py():
+                if not pc.any(_is_transient(file.read(columns=["error"]))).as_py():
                     continue
                 table = file.read().drop_columns(["id", "uri", "member", "model"])
             rows = self._rows(part)
             table = table.add_column(0, "row", pa.array(np.arange(rows.start, rows.start + len(table))))
             self._committed.discard(part)
             self._done[rows] = False
-            self._accept(table.filter(pc.invert(_passing(table))))
+            self._accept(table.filter(pc.invert(_is_transient(table))))
 
     def _rows(self, part: int) -> slice:
         rows = self._manifest.rows_of_part(part)
@@ -135,9 +135,9 @@ class PredictionWriter:
 
 
 def error_reason(reason: str) -> str:
-    """Return a reason without what is particular to one image."""
+    """Return the kind of an error: the reason up to its first colon, without details of one image."""
     return reason.split(":")[0]
 
 
-def _passing(table: pa.Table) -> pa.ChunkedArray:
+def _is_transient(table: pa.Table) -> pa.ChunkedArray:
     return pc.fill_null(pc.match_substring(table["error"], UNREADABLE), False)

@@ -1,4 +1,4 @@
-"""Columns of the predictions."""
+"""Arrow schema of the predictions, and conversion of scored batches to its columns."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +12,9 @@ from overlay.engines.base import ScoredBatch
 
 
 def prediction_schema(classes: Sequence[str]) -> pa.Schema:
-    """Return the columns that every prediction has; ``member`` is null outside archives and tables, label and numbers
-    in an error.
+    """Return the schema of the columns that every prediction has.
+
+    ``member`` is null outside archives and tables; ``label``, ``confidence`` and probabilities are null in errors.
     """
     return pa.schema(
         [
@@ -32,19 +33,23 @@ def prediction_schema(classes: Sequence[str]) -> pa.Schema:
 
 @dataclass(frozen=True)
 class PredictionColumns:
-    """The columns of the output."""
+    """Columns of the output by the options of a prediction."""
 
     classes: Sequence[str]
     model: str
-    """sha256 of the model file"""
+    """SHA-256 of the model file"""
     top_k: int | None = None
+    """number of ``top_labels`` and ``top_probabilities``; None: no such columns"""
     entropy: bool = False
+    """whether to add the entropy of the probabilities, in nats"""
     uncertain_below: float | None = None
-    """a row whose confidence is lower is uncertain; there is no such column where it is None"""
+    """confidence below which a row is ``uncertain``; None: no such column"""
 
-    def scored(self, block: ScoredBatch) -> pa.Table:
-        """Turn ``row``, ``reason``, ``probabilities`` (n, classes) and, where given, ``embedding`` (n, d) and
-        ``precision`` of a batch into columns; ``row`` stays, so that the inputs' own can be put beside them.
+    def tabulate(self, block: ScoredBatch) -> pa.Table:
+        """Convert a scored batch to a table of the output's columns, and ``row`` for joining with the inputs.
+
+        The batch has ``row`` and ``reason`` (n,), ``probabilities`` (n, classes), and perhaps ``embedding`` (n, d) and
+        ``precision`` (n,).
         """
         reasons, probabilities = block["reason"], block["probabilities"]
         wrong = reasons != ""
@@ -72,8 +77,8 @@ class PredictionColumns:
             columns["precision"] = pa.array(block["precision"], pa.string(), mask=wrong)
         return pa.table(columns)
 
-    def finished(self, scored: pa.Table, inputs: pa.Table) -> pa.Table:
-        """Put the columns of a part's inputs before those of its rows, both in the same order."""
+    def add_inputs(self, scored: pa.Table, inputs: pa.Table) -> pa.Table:
+        """Add the columns id, uri and member of a part's inputs, and the model; both tables are sorted by row."""
         table = scored.drop_columns("row")
         for name in ("member", "uri", "id"):
             table = table.add_column(0, name, inputs[name])
@@ -85,7 +90,7 @@ class PredictionColumns:
 
 
 def _lists(values: NDArray[Any], wrong: NDArray[np.bool_]) -> pa.ListArray:
-    """Make a list of each row of (n, k); null where something was wrong."""
+    """Return a list column from rows of (n, k); null where ``wrong``, (n,), is true."""
     offsets = np.arange(len(values) + 1) * values.shape[1]
     flat = pa.array(values.ravel().astype(np.str_) if values.dtype.kind == "U" else values.ravel())
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), flat, mask=pa.array(wrong))

@@ -1,4 +1,4 @@
-"""What a batch prediction found, counted over all that is committed, and where its time went."""
+"""Summary of a batch prediction: label and error counts over all committed rows, and time of each stage."""
 
 import time
 from collections import Counter
@@ -18,28 +18,31 @@ from overlay.sources.reader import UNREADABLE
 from overlay.storage.parquet import open_parquet
 
 STAGES = ("listing", "read", "decode", "forward", "write")
+"""stages of a prediction"""
 
 
 @dataclass
 class StageTimes:
-    """Where the time of one run went."""
+    """Time of each stage of one run, and its throughput."""
 
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-    """summed over all processes"""
+    """stage -> seconds, summed over all processes"""
     processes: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 1.0))
-    """how many work at a stage at one time"""
+    """stage -> number of processes or threads"""
     elapsed: float = 0.0
-    """by the clock, from the first image on"""
+    """wall-clock seconds of classification"""
     images: int = 0
     bytes: int = 0
+    """bytes read"""
     first_images: int = 0
-    """in the first scored batch"""
+    """images in the first scored batch"""
     first_at: float = 0.0
-    """when it came; seconds of time.monotonic"""
+    """arrival of the first scored batch, in seconds of `time.monotonic`"""
     last_at: float = 0.0
+    """arrival of the last scored batch, in seconds of `time.monotonic`"""
 
     def add(self, block: ScoredBatch, writing: float) -> None:
-        """Count a scored batch, and the seconds that it took to write it."""
+        """Count a scored batch; ``writing`` is the time of writing it, in seconds."""
         stages = {"read": block["seconds_read"], "decode": block["seconds_decode"], "forward": block["seconds_forward"]}
         for stage, seconds in stages.items():
             self.seconds[stage] += float(seconds.sum())
@@ -50,14 +53,14 @@ class StageTimes:
         self.images += len(block["row"])
         self.bytes += int(block["bytes"].sum())
 
-    def once_started(self) -> float | None:
-        """Return images a second from the first scored batch on, None where there was one only."""
+    def steady_rate(self) -> float | None:
+        """Return the throughput after the first scored batch, in images/s; None where there was only one."""
         if self.last_at == self.first_at:
             return None
         return (self.images - self.first_images) / (self.last_at - self.first_at)
 
     def bottleneck(self) -> tuple[str, float]:
-        """Return the stage that the others wait for, and its share of the time of all, were they all alone."""
+        """Return the slowest stage, and its share of the stages' time; time is divided by the number of processes."""
         alone = {stage: seconds / self.processes[stage] for stage, seconds in self.seconds.items()}
         stage = max(alone, key=lambda name: alone[name])
         return stage, alone[stage] / max(sum(alone.values()), 1e-9)
@@ -65,22 +68,25 @@ class StageTimes:
 
 @dataclass(frozen=True)
 class PredictionSummary:
-    """What all rows say."""
+    """Counts over all rows of a prediction."""
 
     classes: Sequence[str]
     images: int
     errors: Counter[str]
-    """reasons, without what follows their colon"""
-    passing: int
-    """errors that may pass"""
+    """kind of error -> number of rows; see `error_reason`"""
+    transient_errors: int
+    """number of errors that another attempt may not have"""
     predicted: Counter[str]
+    """class -> number of rows"""
     uncertain: int | None
+    """number of uncertain rows; None without a threshold"""
     confusion: NDArray[np.int64]
-    """(classes, classes), rows true, of the images whose label is known"""
+    """(classes, classes), rows true, columns predicted, of the images whose label is known"""
     overlay_missing: int
+    """number of images without the overlay that the model was trained on"""
 
     def values(self, stages: StageTimes) -> dict[str, tuple[float, str]]:
-        """Return the rows of metrics.parquet: name -> value and unit."""
+        """Return the rows of ``metrics.parquet``: name -> value and unit."""
         values: dict[str, tuple[float, str]] = {
             "images": (self.images, "images"),
             "errors": (self.errors.total(), "images"),
@@ -89,7 +95,7 @@ class PredictionSummary:
             "bytes_read": (stages.bytes, "bytes"),
             "overlay_missing": (self.overlay_missing, "images"),
         }
-        if rate := stages.once_started():
+        if rate := stages.steady_rate():
             values["images_per_second_once_started"] = (rate, "images/s")
         values |= {f"predicted_{name}": (self.predicted[name], "images") for name in self.classes}
         values |= {f"errors: {reason}": (count, "images") for reason, count in self.errors.most_common()}
@@ -105,12 +111,12 @@ class PredictionSummary:
         return values
 
     def lines(self, stages: StageTimes) -> list[str]:
-        """Say the same in a few lines."""
+        """Return the summary as lines of text for the terminal."""
         counts = ", ".join(f"{self.predicted[name]} {name}" for name in self.classes)
         lines = [f"{self.images} images: {counts}, {self.errors.total()} errors"]
         lines += [f"  {count} {reason}" for reason, count in self.errors.most_common()]
-        if self.passing:
-            lines.append(f"{self.passing} could not be read, which may pass; --retry_errors tries them again")
+        if self.transient_errors:
+            lines.append(f"{self.transient_errors} could not be read, which may pass; --retry_errors tries them again")
         if self.confusion.any():
             labelled, accuracy = int(self.confusion.sum()), metrics.accuracy(self.confusion)
             lines.append(f"accuracy {accuracy:.3f} on the {labelled} images whose label is known")
@@ -124,7 +130,7 @@ class PredictionSummary:
 def summarise_predictions(
     folder: PredictionFolder, manifest: Manifest, classes: Sequence[str], overlay_missing: int
 ) -> PredictionSummary:
-    """Count what is committed, part by part.
+    """Count labels and errors of all parts of a complete prediction.
 
     Raises:
         OSError: a part can't be read.

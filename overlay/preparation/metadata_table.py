@@ -1,4 +1,4 @@
-"""Metadata table of the user's own, CSV or Parquet: a value of each image beside its id or its path."""
+"""Metadata tables of the user, CSV or Parquet: a value for each image by its id or its path."""
 
 from collections import Counter
 from pathlib import Path
@@ -12,10 +12,10 @@ from overlay.errors import RequestError
 
 
 class MetadataColumn:
-    """One column of a table, FILE:column, looked up by the id or the path of an image.
+    """Column of a metadata table, FILE:column, looked up by the id or the path of an image.
 
     Raises:
-        RequestError: the file or the column can't be read, or the table names an image twice.
+        RequestError: the file can't be read, has no such column or neither id nor path, or names an image twice.
     """
 
     def __init__(self, option: str, column: str) -> None:
@@ -36,17 +36,17 @@ class MetadataColumn:
         self._found = False
 
     def value(self, id: str, path: str) -> str | None:
-        """Return the value of an image; None where the table doesn't have it."""
+        """Return the value of an image; None where the table lacks the image or the value is empty."""
         asked = id if self._key == "id" else path
         self._first = self._first or asked
         self._found = self._found or asked in self._values
         return self._values.get(asked)
 
     def check_found(self) -> None:
-        """Refuse a table that had none of the images.
+        """Check that the table has at least one of the images that were looked up.
 
         Raises:
-            RequestError: it had none.
+            RequestError: the table has none of them.
         """
         if not self._found:
             raise RequestError(f"{self._where} names none of the images; the {self._key} of one is {self._first!r}")

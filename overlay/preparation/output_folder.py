@@ -1,34 +1,42 @@
-"""The folder of a prepared dataset while it is made: what may lie there already, and how half a dataset goes on."""
+"""Output folder of a preparation: checks of its contents, resume of an interrupted run, and rejected inputs."""
 
 import json
 from dataclasses import asdict
 
-from overlay.dataset.card import CARD_FILE, DatasetRequest, read_card, request_from
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from overlay.dataset.card import CARD_FILE, DatasetRequest, parse_request, read_card
 from overlay.dataset.prepared import is_dataset
+from overlay.dataset.schema import REJECTED_SCHEMA
 from overlay.errors import RequestError
-from overlay.storage.atomic import write_text_atomically
+from overlay.storage.atomic import write_atomically, write_text_atomically
+from overlay.storage.parquet import open_parquet
 from overlay.storage.path import StoragePath
 
 WORK = ".prepare"
-"""folder within the dataset's for what is half done; gone once the dataset is complete"""
+"""folder of staged files and the request in an unfinished dataset; deleted once the dataset is complete"""
 
 LISTS = ("manifest.parquet", "rejected.parquet", "duplicates.parquet")
+"""tables beside ``data/``"""
 PICTURES = ("contact_sheet.png", "duplicates.png")
+"""contact sheets beside ``data/``"""
 
 
 def already_prepared(out: StoragePath, request: DatasetRequest, overwrite: bool) -> bool:
-    """Whether ``out`` holds the dataset that is asked for; where not, it may be written to. Changes nothing.
+    """Whether ``out`` holds the complete dataset of this request; else it may be written to. Writes nothing.
 
     Raises:
-        RequestError: ``out`` holds something else than a dataset of ours, which is never deleted; or a dataset of
-            another request, whole or half, and ``overwrite`` is not set.
+        RequestError: ``out`` is a file, holds anything but a dataset of ours, which is never deleted, or holds a
+            complete or unfinished dataset of another request and ``overwrite`` is false.
     """
     if out.is_file():
         raise RequestError(f"--out {out} is a file; name a folder")
     ours = is_dataset(out) or (out / WORK).is_folder()
     if not ours and out.children():
         raise RequestError(f"--out {out} holds something else than a prepared dataset; name an empty or a new folder")
-    earlier = _earlier(out)
+    earlier = _earlier_request(out)
     if earlier is None or overwrite:
         return False
     if difference := earlier.difference(request):
@@ -40,14 +48,17 @@ def already_prepared(out: StoragePath, request: DatasetRequest, overwrite: bool)
 
 
 def begin_dataset(out: StoragePath, request: DatasetRequest, overwrite: bool) -> StoragePath:
-    """Make ``out`` ready for this request, keep what an interrupted run of it staged, and return the staging folder.
+    """Prepare ``out`` for this request, keep the staged files of an interrupted run of it, and return their folder.
 
-    Call it only where `already_prepared` was false. The order matters: at every moment the folder can be told for
-    ours, and staged files never stand beside the request of others.
+    Call it only where `already_prepared` returned false. The order matters: after a crash at any point the folder is
+    recognised as ours, and staged files never stand beside another request.
+
+    Raises:
+        OSError: a file can't be written or deleted.
     """
     work = out / WORK
     staged = work / "staged"
-    if overwrite or _half_done(out) is None:
+    if overwrite or _unfinished_request(out) is None:
         work.make_folder()
         staged.remove()
         write_text_atomically(work / "request.json", json.dumps(asdict(request)))
@@ -57,21 +68,45 @@ def begin_dataset(out: StoragePath, request: DatasetRequest, overwrite: bool) ->
         folder.make_folder()
     for folder in (out, work, staged):
         for name in folder.children():
-            if name.startswith(".") and name.endswith(".tmp"):  # torn
+            if name.startswith(".") and name.endswith(".tmp"):  # of a killed process
                 (folder / name).remove()
     return staged
 
 
 def forget_request(out: StoragePath) -> None:
-    """Drop what an unfinished run staged, and its request: files may be mended in place before the next run."""
+    """Delete the staged files of an unfinished run and its request, since inputs may change before the next run.
+
+    Raises:
+        OSError: a file can't be deleted.
+    """
     (out / WORK / "request.json").remove()
     (out / WORK / "staged").remove()
 
 
-def _earlier(out: StoragePath) -> DatasetRequest | None:
-    return read_card(out).request if is_dataset(out) else _half_done(out)
+def write_rejected(out: StoragePath, broken: pa.Table, contradicted: pa.Table) -> pa.Table:
+    """Write ``rejected.parquet``: inputs with a reason, and images dropped for a label conflict; return its rows.
+
+    ``broken`` has the columns of ``REJECTED_SCHEMA``; ``contradicted`` has ``id``, ``label`` and ``reason``.
+
+    Raises:
+        OSError: the manifest can't be read, or the file can't be written.
+    """
+    ids = contradicted["id"]
+    found = [REJECTED_SCHEMA.empty_table()]
+    if len(ids):
+        batches = open_parquet(out / "manifest.parquet").iter_batches(columns=["id", "uri"])
+        places = pa.Table.from_batches([batch.filter(pc.is_in(batch["id"], ids.combine_chunks())) for batch in batches])
+        found.append(contradicted.join(places, "id").select(REJECTED_SCHEMA.names).cast(REJECTED_SCHEMA))
+    rejected = pa.concat_tables([broken.select(REJECTED_SCHEMA.names), *found]).sort_by("id")
+    with write_atomically(out / "rejected.parquet") as temporary:
+        pq.write_table(rejected, temporary)
+    return rejected
 
 
-def _half_done(out: StoragePath) -> DatasetRequest | None:
+def _earlier_request(out: StoragePath) -> DatasetRequest | None:
+    return read_card(out).request if is_dataset(out) else _unfinished_request(out)
+
+
+def _unfinished_request(out: StoragePath) -> DatasetRequest | None:
     file = out / WORK / "request.json"
-    return request_from(json.loads(file.read_bytes())) if file.is_file() else None
+    return parse_request(json.loads(file.read_bytes())) if file.is_file() else None

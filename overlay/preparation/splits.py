@@ -1,14 +1,15 @@
-"""Group split into train, val and test, or into folds: seeded, stratified by class, every group on one side.
+"""Stratified group split into train, val and test, or into folds: seeded, every group on one side.
 
-scikit-learn's StratifiedGroupKFold makes folds of equal size and may leave a class out of one; shares such as 0.7,
-0.15, 0.15 and a class with three images both occur here. So the groups are dealt out greedily against exact targets,
-the largest first, which is the rule of StratifiedGroupKFold and of Sechidis et al., "On the stratification of
+scikit-learn's StratifiedGroupKFold makes folds of equal size and may leave a class out of a fold; here shares such as
+0.7, 0.15, 0.15 and a class of three images both occur. So the groups are assigned greedily against exact targets, the
+largest group first, which is the rule of StratifiedGroupKFold and of Sechidis et al., "On the stratification of
 multi-label data", ECML PKDD 2011.
 """
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -19,78 +20,72 @@ from numpy.typing import NDArray
 from overlay.config import SPLITS, Split
 from overlay.errors import RequestError
 
+_BATCH = 10_000  # texts that are Python objects at one time
+
 Texts: TypeAlias = Sequence[str] | pa.ChunkedArray
 """texts, (n,)"""
 
 
-def assign(labels: Texts, groups: Texts, split: Split) -> list[str]:
-    """Return the split of each image; depends on labels, groups and seed, never on their order.
+def assign_sides(labels: Texts, groups: Texts, split: Split) -> NDArray[np.int32]:
+    """Return the split of each image as positions in ``SPLITS``, int32 (n,).
 
-    No group lies on two sides, and every class is in every split. Where each group is a single image, the number of a
-    class's images in a split is within one of its share, save where a class is so small that its share of a split is
-    less than one image and the others' can't pay for it. Larger groups bring it as near as they allow.
+    It depends on labels, groups and seed, never on their order. No group is on two sides, and every class is in every
+    split. Where each group is a single image, the number of a class's images in a split is within one of its share,
+    except where a class is so small that its share of a split is less than one image. Larger groups come as near as
+    their sizes allow.
 
     Raises:
         RequestError: a class has fewer than three groups, or groups of several classes leave one out of a split.
     """
-    return [SPLITS[side] for side in assign_sides(labels, groups, split).tolist()]
+    return _assign_groups(labels, groups, [getattr(split, name) for name in SPLITS], split.seed)
 
 
-def assign_sides(labels: Texts, groups: Texts, split: Split) -> NDArray[np.int64]:
-    """Return the split of each image, by the rules of `assign`, as positions in ``SPLITS``, (n,).
-
-    Raises:
-        RequestError: as `assign`.
-    """
-    return _deal(labels, groups, [getattr(split, name) for name in SPLITS], split.seed)
-
-
-def assign_folds(labels: Texts, groups: Texts, folds: int, seed: int) -> NDArray[np.int64]:
-    """Return the fold of each image, (n,), counted from 0, by the rules of `assign` for equal shares.
+def assign_folds(labels: Texts, groups: Texts, folds: int, seed: int) -> NDArray[np.int32]:
+    """Return the fold of each image, int32 (n,), counted from 0, by the rules of `assign_sides` for equal shares.
 
     Raises:
         RequestError: a class has fewer groups than there are folds, or groups of several classes leave one out of a
             fold.
     """
-    return _deal(labels, groups, [1 / folds] * folds, seed, folds)
+    return _assign_groups(labels, groups, [1 / folds] * folds, seed, folds)
 
 
 def share_deviation(labels: Texts, sides: Texts) -> dict[str, float]:
-    """Return for each side the largest difference, in points, of a class's share there from its share of the whole."""
-    kinds, label_of = _encoded(labels)
-    names, side_of = _encoded(sides)
-    both = np.zeros((len(names), len(kinds)))
-    np.add.at(both, (side_of, label_of), 1)
+    """Return side -> largest deviation of a class's share from its share of the whole, in percentage points."""
+    classes, places = encode_texts(labels), encode_texts(sides)
+    both = np.bincount(places.codes * classes.kinds + classes.codes, minlength=places.kinds * classes.kinds)
+    both = both.reshape(places.kinds, classes.kinds)
     apart = np.abs(100 * both / both.sum(axis=1, keepdims=True) - 100 * both.sum(axis=0) / both.sum())
-    return dict(zip(names.to_pylist(), apart.max(axis=1).tolist(), strict=True))
+    return dict(zip(places.names(), apart.max(axis=1).tolist(), strict=True))
 
 
-def _deal(labels: Texts, groups: Texts, shares: list[float], seed: int, folds: int | None = None) -> NDArray[np.int64]:
-    kinds, label_of = _encoded(labels)
-    names, group_of = _encoded(groups)
-    # Each class in each group is a member; those of a group stand together.
-    members, counts = np.unique(group_of * len(kinds) + label_of, return_counts=True)
-    starts = np.searchsorted(members, np.arange(len(names) + 1) * len(kinds))
-    sizes: list[int] = np.bincount(label_of).tolist()
-    waiting: list[int] = np.bincount(members % len(kinds)).tolist()  # groups that are not dealt yet, of each class
-    classes = kinds.to_pylist()
+def _assign_groups(
+    labels: Texts, groups: Texts, shares: list[float], seed: int, folds: int | None = None
+) -> NDArray[np.int32]:
+    kinds, names = encode_texts(labels), encode_texts(groups)
+    # A member is one class in one group; members are sorted by group.
+    members, counts = np.unique(names.codes.astype(np.int64) * kinds.kinds + kinds.codes, return_counts=True)
+    member_label, counts = (members % kinds.kinds).astype(np.int32), counts.astype(np.int32)
+    starts = np.searchsorted(members, np.arange(names.kinds + 1) * kinds.kinds).astype(np.int32)
+    sizes: list[int] = np.bincount(kinds.codes).tolist()
+    waiting: list[int] = np.bincount(member_label).tolist()  # groups of each class that are not assigned yet
+    del members
+    classes = list(kinds.names())
     _check_sizes(dict(zip(classes, sizes, strict=True)), dict(zip(classes, waiting, strict=True)), folds)
     deficits = [_quota(size, shares) for size in sizes]
     missing = [set(range(len(shares))) for _ in sizes]
-    sides = np.zeros(len(names), np.int64)
-    draws = np.fromiter((_draw(seed, name.as_py()) for name in names), np.uint64, len(names))
-    for group in np.lexsort((draws, -np.bincount(group_of))):
+    sides = np.zeros(names.kinds, np.int32)
+    draws = np.fromiter((_random_order(seed, name) for name in names.names()), np.uint64, names.kinds)
+    for group in np.lexsort((draws, -np.bincount(names.codes))):
         own = slice(starts[group], starts[group + 1])
-        within: list[tuple[int, int]] = list(
-            zip((members[own] % len(kinds)).tolist(), counts[own].tolist(), strict=True)
-        )
-        # A class with as many groups left as sides that lack it can't wait any longer.
+        within: list[tuple[int, int]] = list(zip(member_label[own].tolist(), counts[own].tolist(), strict=True))
+        # Urgent is a class with no more groups left than there are sides without it.
         urgent = [label for label, _ in within if waiting[label] <= len(missing[label])]
         side = max(
             range(len(shares)),
             key=lambda side: (
                 sum(side in missing[label] for label in urgent),
-                # What the squared error of the classes' shares falls by, without the part that all sides have.
+                # Decrease of the squared error of the class shares, without the term that is equal for all sides.
                 sum(count * deficits[label][side] / sizes[label] ** 2 for label, count in within),
                 -side,
             ),
@@ -100,17 +95,17 @@ def _deal(labels: Texts, groups: Texts, shares: list[float], seed: int, folds: i
             deficits[label][side] -= count
             missing[label].discard(side)
             waiting[label] -= 1
-    for label, lacking in zip(classes, missing, strict=True):
+    for name, lacking in zip(classes, missing, strict=True):
         if lacking:
             raise RequestError(
-                f"class {label} can't be in every split, since its groups are tied to those of other classes; "
+                f"class {name} can't be in every split, since its groups are tied to those of other classes; "
                 "use another split.seed, or a split.group_by that makes smaller groups"
             )
-    return sides[group_of]
+    return sides[names.codes]
 
 
 class ClassSizes:
-    """Images and groups of each class, counted image by image."""
+    """Counter of the images and the groups of each class."""
 
     def __init__(self) -> None:
         self._images = Counter[str]()
@@ -118,7 +113,7 @@ class ClassSizes:
         self._named: dict[str, set[str]] = {}
 
     def add(self, label: str, group: str | None) -> None:
-        """Count an image; one without a group is a group of its own."""
+        """Count an image; without a group it is a group of its own."""
         self._images[label] += 1
         if group is None:
             self._single[label] += 1
@@ -126,10 +121,10 @@ class ClassSizes:
             self._named.setdefault(label, set()).add(group)
 
     def check(self, folds: int | None = None) -> None:
-        """Refuse a class that can't be in every split, or in every fold.
+        """Check that every class can be in every split, or in every fold.
 
         Raises:
-            RequestError: a class has fewer groups than three, or than folds; names the class and both counts.
+            RequestError: a class has fewer groups than three, or than ``folds``.
         """
         groups = {label: self._single[label] + len(self._named.get(label, ())) for label in self._images}
         _check_sizes(self._images, groups, folds)
@@ -147,16 +142,42 @@ def _check_sizes(images: Mapping[str, int], groups: Mapping[str, int], folds: in
             )
 
 
-def _encoded(values: Texts) -> tuple[pa.Array, NDArray[np.int64]]:
-    """Return the distinct texts, sorted, and the position of each value among them."""
+@dataclass(frozen=True)
+class EncodedTexts:
+    """Texts encoded as integers, in 12 bytes each: hash tables of the texts would take ten times as much."""
+
+    values: pa.ChunkedArray
+    firsts: NDArray[np.int32]
+    """(kinds,) row of one value of each distinct text, in sorted order"""
+    codes: NDArray[np.int32]
+    """(n,) index of each value among the sorted distinct texts"""
+
+    @property
+    def kinds(self) -> int:
+        """Number of distinct texts."""
+        return len(self.firsts)
+
+    def names(self) -> Iterator[str]:
+        """Yield the distinct texts, sorted."""
+        for start in range(0, len(self.firsts), _BATCH):
+            yield from self.values.take(pa.array(self.firsts[start : start + _BATCH])).to_pylist()
+
+
+def encode_texts(values: Texts) -> EncodedTexts:
+    """Encode texts, (n,), by their rank among the sorted distinct texts."""
     array = values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([pa.array(values, pa.string())])
-    names = pc.unique(array)
-    names = names.take(pc.sort_indices(names))
-    return names, pc.index_in(array, names).to_numpy().astype(np.int64)
+    order = pc.sort_indices(array).to_numpy().astype(np.int32)
+    fresh = np.ones(len(order), bool)
+    for start in range(1, len(order), _BATCH):
+        some = array.take(pa.array(order[start - 1 : start + _BATCH]))
+        fresh[start : start + _BATCH] = pc.not_equal(some[1:], some[:-1]).to_numpy()
+    codes = np.empty(len(order), np.int32)
+    codes[order] = np.cumsum(fresh, dtype=np.int32) - 1
+    return EncodedTexts(array, order[fresh], codes)
 
 
 def _quota(size: int, shares: list[float]) -> list[int]:
-    """Divide ``size`` images, at least as many as there are shares, by largest remainder, and at least one each."""
+    """Divide ``size`` images, at least one for each share, by the largest remainder method; every share gets one."""
     exact = [size * share for share in shares]
     counts = [max(1, int(part)) for part in exact]
     while sum(counts) < size:
@@ -166,6 +187,6 @@ def _quota(size: int, shares: list[float]) -> list[int]:
     return counts
 
 
-def _draw(seed: int, group: str) -> int:
-    """Return a group's place in the random order, 64 bits that don't depend on what other groups there are."""
+def _random_order(seed: int, group: str) -> int:
+    """Return the sort key of a group in the random order: 64 bits that don't depend on the other groups."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{group}".encode()).digest()[:8], "big")

@@ -1,14 +1,15 @@
-"""The two steps of prepare that touch images, as a worker takes them, and what lies between.
+"""Staging of a preparation: tasks that render images to staged files and assemble these to shards, and their index.
 
-First each row group of the manifest is read, drawn and hashed into one staged file. From their small columns alone the
-near-duplicates are found and the split is made; what comes of that is the index, each of whose row groups is a shard.
-Then a shard is put together from staged files, whose images are not decoded again.
+First each row group of the manifest is read, drawn and hashed into one staged file. Near-duplicates and the split need
+the small columns of these files only; the result is the index, of which each row group is one shard. Then a shard is
+assembled from staged files without decoding images again.
 """
 
 import math
 from collections.abc import Sequence
 from itertools import repeat
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -24,14 +25,16 @@ from overlay.storage.atomic import write_atomically
 from overlay.storage.parquet import open_parquet, write_rows
 from overlay.storage.path import StoragePath
 
-_ON_THE_WAY = ("uri", "sha256", "pixels", "reason")
-STAGED_SCHEMA = pa.schema([*DATASET_SCHEMA.remove_metadata(), *((name, pa.string()) for name in _ON_THE_WAY)])
-"""a row on its way into ``data/``; split, fold and group are null, and with a reason all that comes from the pixels"""
+_STAGING_COLUMNS = ("uri", "sha256", "pixels", "reason")
+STAGED_SCHEMA = pa.schema([*DATASET_SCHEMA.remove_metadata(), *((name, pa.string()) for name in _STAGING_COLUMNS)])
+"""columns of a staged file; split, fold and group are null, and so are all columns of `RenderedRow` in a row with a
+reason"""
 INDEX_SCHEMA = pa.schema(
     [("part", pa.int32()), *(DATASET_SCHEMA.field(name) for name in ("id", "split", "fold", "group"))]
 )
-"""which staged file holds a row that survived, and where it goes; one row group is one shard"""
+"""columns of the index: staged file, split, fold and group of each usable row; one row group is one shard"""
 DIGEST = pa.binary(32)
+"""type of a 256-bit hash"""
 USABLE_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -41,38 +44,37 @@ USABLE_SCHEMA = pa.schema(
         ("part", pa.int32()),
         ("phash", DIGEST),
         ("pixels", DIGEST),
-        ("sha256", DIGEST),
     ]
 )
-"""a row that was staged, without its image: about 150 bytes, and all that the driver keeps of it; ``group`` is null
-where the image is a group of its own"""
-_DIGESTS = ("phash", "pixels", "sha256")
+"""a staged row without its image, about 120 bytes, all that the driver keeps of it; ``group`` is null where the image
+is a group of its own"""
+_DIGESTS = ("phash", "pixels")
 _BATCH = 8  # images in memory at one time
 
 
 def staged_rows(images: int, shard_rows: int) -> int:
-    """Return how many images one staged file holds, the unit of work.
+    """Return how many images one staged file holds, which is the work of one task: 32 to 256.
 
-    Few, so that a small set too keeps all cores busy; more in a large one, where files and tasks would be too many.
+    Few, so that a small dataset keeps all cores busy; more in a large one, which would have too many files and tasks.
     """
     return min(shard_rows, 256, max(32, images // 1000))
 
 
 def staged_path(staged: StoragePath, part: int) -> StoragePath:
-    """Return the path of one staged file."""
+    """Return the path of one staged file, counted from 0."""
     return staged / f"part-{part:05d}.parquet"
 
 
 def stage_part(
     read: tuple[int, Sequence[Sequence[bytes]] | None], manifest: Manifest, staged: StoragePath, config: Prepare
 ) -> tuple[int, int]:
-    """Render one row group of the manifest into a staged file; returns how many images, and how many were rejected.
+    """Render one row group of the manifest into a staged file; return the numbers of images and of rejected ones.
 
-    ``read`` has the number of the row group and, where they were read already, the bytes of each row's image and masks.
-    Images that the listing rejected are not looked at, and not counted.
+    ``read``: number of the row group and, where they were read in order, the bytes of each row's image and masks; else
+    None. Images that the listing rejected are neither read nor counted.
 
     Raises:
-        OSError: something can't be read or written, for a cause that may pass.
+        OSError: an input can't be read for a transient cause, or the staged file can't be written.
     """
     part, contents = read
     done = rejected = 0
@@ -88,7 +90,7 @@ def stage_part(
                 continue
             done += 1
             try:
-                read_from = reader.of(ref, content)
+                read_from = reader.read_function(ref, content)
                 rows.write(known | render_row(ref, config.overlay, max_pixels=config.max_pixels, read=read_from))
             except ImageError as error:
                 rejected += 1
@@ -97,17 +99,17 @@ def stage_part(
 
 
 def read_staged(staged: StoragePath, manifest: Manifest) -> tuple[pa.Table, pa.Table]:
-    """Return the rows that can be used, as `USABLE_SCHEMA`, and the rejected ones, both in the order of their ids.
+    """Return the usable rows, with `USABLE_SCHEMA`, and the rejected ones, with `REJECTED_SCHEMA`, sorted by id.
 
     Raises:
-        OSError: a file can't be read.
+        OSError: a staged file or the manifest can't be read.
     """
     usable, rejected = [USABLE_SCHEMA.empty_table()], [REJECTED_SCHEMA.empty_table()]
     listed = open_parquet(manifest.place)
     for part in range(manifest.groups):
         table = open_parquet(staged_path(staged, part)).read(columns=["id", "uri", "label", "reason", *_DIGESTS])
-        told = listed.read_row_group(part, columns=["group", "split"])
-        table = table.append_column("group", told["group"]).append_column("given_split", told["split"])
+        own = listed.read_row_group(part, columns=["group", "split"])
+        table = table.append_column("group", own["group"]).append_column("given_split", own["split"])
         table = table.append_column("part", pa.array([part] * table.num_rows, pa.int32()))
         rejected.append(table.filter(pc.is_valid(table["reason"])).select(REJECTED_SCHEMA.names))
         kept = table.filter(pc.is_null(table["reason"]))
@@ -115,23 +117,49 @@ def read_staged(staged: StoragePath, manifest: Manifest) -> tuple[pa.Table, pa.T
             digests = pa.array([bytes.fromhex(text) for text in kept[name].to_pylist()], DIGEST)
             kept = kept.set_column(kept.schema.get_field_index(name), name, digests)
         usable.append(kept.select(USABLE_SCHEMA.names))
-    return _sorted(usable), _sorted(rejected)
+    tables = _sorted(usable), _sorted(rejected)
+    pa.default_memory_pool().release_unused()  # memory of sorting, which the process would keep
+    return tables
+
+
+def read_sha256(staged: StoragePath, images: pa.Table) -> pa.Array:
+    """Return the column sha256 of staged rows, 32 bytes each, for a table with ``id`` and ``part``, sorted by ``id``.
+
+    Raises:
+        OSError: a staged file can't be read.
+    """
+    digests = np.empty((len(images), 32), np.uint8)
+    part_of = images["part"].to_numpy()
+    by_part = np.argsort(part_of, kind="stable")
+    parts, starts = np.unique(part_of[by_part], return_index=True)
+    for part, rows in zip(parts.tolist(), np.split(by_part, starts[1:]), strict=True):
+        stored = open_parquet(staged_path(staged, part)).read(columns=["id", "sha256"])
+        ids = images["id"].take(pa.array(rows))
+        found = stored["sha256"].take(pc.index_in(ids, stored["id"].combine_chunks()))
+        digests[rows] = np.frombuffer(bytes.fromhex("".join(found.to_pylist())), np.uint8).reshape(-1, 32)
+    return pa.FixedSizeBinaryArray.from_buffers(DIGEST, len(images), [None, pa.py_buffer(digests)])
 
 
 def write_index(staged: StoragePath, divided: pa.Table, shard_rows: int) -> int:
-    """Write the index from rows with the columns of `INDEX_SCHEMA`; returns the number of shards."""
-    # A shard is put together from few staged files.
-    index = divided.select(INDEX_SCHEMA.names).sort_by([("part", "ascending"), ("id", "ascending")])
-    with write_atomically(_index_path(staged)) as temporary:
-        pq.write_table(index.cast(INDEX_SCHEMA), temporary, row_group_size=shard_rows)
+    """Write the index from rows with the columns of `INDEX_SCHEMA`; return the number of shards.
+
+    Raises:
+        OSError: the index can't be written.
+    """
+    # Sorted by staged file, so that a shard is assembled from few of them.
+    columns = divided.select(INDEX_SCHEMA.names)
+    order = pc.sort_indices(columns, [("part", "ascending"), ("id", "ascending")])
+    with write_atomically(_index_path(staged)) as temporary, pq.ParquetWriter(temporary, INDEX_SCHEMA) as writer:
+        for start in range(0, len(order), shard_rows):  # a sorted copy of the whole would be as large again
+            writer.write_table(columns.take(order.slice(start, shard_rows)).cast(INDEX_SCHEMA))
     return math.ceil(len(divided) / shard_rows)
 
 
 def assemble_shard(shard: int, staged: StoragePath, out: StoragePath) -> tuple[int, int]:
-    """Put one row group of the index, with split and group, into a shard; returns how many images, and 0.
+    """Assemble one row group of the index, with split and group, to a shard; return the number of images, and 0.
 
     Raises:
-        OSError: something can't be read or written.
+        OSError: a staged file can't be read, or the shard can't be written.
     """
     index = open_parquet(_index_path(staged)).read_row_group(shard)
     with write_rows(part_path(out, shard), DATASET_SCHEMA) as rows:
@@ -149,7 +177,7 @@ def assemble_shard(shard: int, staged: StoragePath, out: StoragePath) -> tuple[i
 
 
 def _sorted(tables: list[pa.Table]) -> pa.Table:
-    """Return the rows of all tables in the order of their ids; column after column, so that few are there twice."""
+    """Return the rows of all tables sorted by id; one column at a time, which bounds the copies in memory."""
     table = pa.concat_tables(tables)
     schema, columns, order = table.schema, table.columns, pc.sort_indices(table["id"])
     del table

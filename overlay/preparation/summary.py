@@ -15,20 +15,20 @@ from overlay.sources.labelled import LabelledListing
 
 
 def describe_sources(sources: LabelledListing, usable: Counter[str]) -> str:
-    """Say what the sources hold; ``usable`` are the images of each class."""
+    """Return the numbers of images, masks and skipped files as one line; ``usable``: images of each class."""
     classes = ", ".join(f"{usable[label]} {label}" for label in sorted(usable))
     passed_over = f"; {sources.passed_over} other files passed over" if sources.passed_over else ""
     return f"{sources.images} images ({classes}) and {sources.masks} masks{passed_over}"
 
 
 def count_reasons(rejected: pa.Table) -> dict[str, int]:
-    """Count the reasons by their kind, which stands before the colon."""
+    """Return kind of reason -> number of rejected inputs, most frequent first; a kind is the text before the colon."""
     kinds = pc.list_element(pc.split_pattern(rejected["reason"], ":", max_splits=1), 0)
     return dict(Counter(kinds.to_pylist()).most_common())
 
 
 def print_summary(dataset: PreparedDataset, rejected: pa.Table, duplicates: NearDuplicates) -> None:
-    """Print the classes and splits, and what a user should know before training."""
+    """Print class counts of each split, near-duplicates, leakage, rejected inputs and the fingerprint."""
     card = dataset.card
     table = Table("class", *SPLITS, "all")
     for column in table.columns[1:]:
@@ -48,8 +48,8 @@ def print_summary(dataset: PreparedDataset, rejected: pa.Table, duplicates: Near
 
 
 def _findings(card: DatasetCard, duplicates: NearDuplicates) -> list[str]:
-    """Say what was found out about the division and the near-duplicates."""
-    torn = card.leaks
+    """Return lines about class shares, near-duplicates, label conflicts and leakage."""
+    leaks = card.leaks
     more = "" if card.all_pairs else "more than "
     lines = [
         f"class shares differ from the whole's by at most {max(card.deviation.values()):.1f} points",
@@ -59,11 +59,11 @@ def _findings(card: DatasetCard, duplicates: NearDuplicates) -> list[str]:
     if card.conflicts:
         lines.append(f"{card.conflicts} pairs have different labels (see duplicates.png and duplicates.parquet):")
         lines += [
-            f"  {duplicates.describe(int(pair))}" for pair in duplicates.conflicts_first()[: min(5, card.conflicts)]
+            f"  {duplicates.describe(int(pair))}" for pair in duplicates.order_by_conflict()[: min(5, card.conflicts)]
         ]
-    if any(torn.values()):
+    if any(leaks.values()):
         lines.append(
-            f"LEAKS: split.column puts {torn['pairs']} pairs of near-duplicates ({torn['identical']} identical) and "
-            f"{torn['groups']} groups on two sides"
+            f"LEAKS: split.column puts {leaks['pairs']} pairs of near-duplicates ({leaks['identical']} identical) and "
+            f"{leaks['groups']} groups on two sides"
         )
     return lines

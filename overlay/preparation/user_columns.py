@@ -1,4 +1,4 @@
-"""Groups and splits of the user's own: ``split.group_by`` and ``split.column``, image by image."""
+"""Groups and splits given by the user: ``split.group_by`` (table or pattern) and ``split.column`` (table)."""
 
 import re
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ from overlay.preparation.metadata_table import MetadataColumn
 
 
 class GroupRule:
-    """Group of an image by ``split.group_by``, a table or a pattern.
+    """Rule for the group of an image by ``split.group_by``, a metadata table or a regular expression.
 
     Raises:
-        RequestError: the pattern is no regular expression, or the table can't be used.
+        RequestError: the pattern is not a valid regular expression, or the table can't be used.
     """
 
     def __init__(self, group_by: str) -> None:
@@ -23,20 +23,20 @@ class GroupRule:
         self._found = False
 
     def group(self, id: str, path: str) -> str | None:
-        """Return the group of an image; None where it has none."""
+        """Return the group of an image by its id or its path; None where it has none."""
         if self._column:
             return self._column.value(id, path)
-        assert self._pattern is not None  # one of the two is there
-        found = group_of(path, self._pattern) or None
+        assert self._pattern is not None  # since there is no table
+        found = match_group(path, self._pattern) or None
         self._first = self._first or path
         self._found = self._found or found is not None
         return found
 
     def check_found(self) -> None:
-        """Refuse a rule that gave no image a group.
+        """Check that at least one image had a group.
 
         Raises:
-            RequestError: it gave none.
+            RequestError: no image had a group.
         """
         if self._column:
             self._column.check_found()
@@ -45,7 +45,7 @@ class GroupRule:
 
 
 class SplitRule:
-    """Split of an image by ``split.column``.
+    """Rule for the split of an image by ``split.column``, a metadata table.
 
     Raises:
         RequestError: the table can't be used.
@@ -58,7 +58,7 @@ class SplitRule:
         self._wrong: str | None = None
 
     def split(self, id: str, path: str) -> str | None:
-        """Return the split of an image."""
+        """Return the split of an image by its id or its path; None where it has none."""
         side = self._column.value(id, path)
         if side in SPLITS:
             self._given.add(side)
@@ -68,11 +68,11 @@ class SplitRule:
         return side
 
     def check_found(self) -> None:
-        """Refuse a table that doesn't split all images into three.
+        """Check that every image is in train, val or test, and each of these has an image.
 
         Raises:
-            RequestError: it has none of the images, an image has no split or another than train, val and test, or one
-                of these has no image.
+            RequestError: the table has none of the images, an image has no split or an unknown one, or a split has no
+                image.
         """
         self._column.check_found()
         if self._wrong:
@@ -81,11 +81,11 @@ class SplitRule:
             raise RequestError(f"split.column {self._name} has no image in {lacking[0]}; give it at least one")
 
 
-def read_groups_of(ids: Sequence[str], group_by: str) -> list[str]:
-    """Return each image's group by ``split.group_by``, or its id where that finds nothing.
+def user_groups(ids: Sequence[str], group_by: str) -> list[str]:
+    """Return the group of each image by ``split.group_by``, or its id where it has none, (n,).
 
     Raises:
-        RequestError: the rule can't be used, or finds nothing for any image.
+        RequestError: the pattern or the table can't be used, or no image has a group.
     """
     rule = GroupRule(group_by)
     found = [rule.group(id, id) or id for id in ids]
@@ -93,8 +93,8 @@ def read_groups_of(ids: Sequence[str], group_by: str) -> list[str]:
     return found
 
 
-def group_of(path: str, pattern: re.Pattern[str]) -> str | None:
-    """Return the first capture group of the first match, or the whole match where the pattern has no capture group."""
+def match_group(path: str, pattern: re.Pattern[str]) -> str | None:
+    """Return the first capture group of the first match, or the whole match of a pattern without capture groups."""
     match = pattern.search(path)
     if match is None:
         return None
@@ -102,10 +102,10 @@ def group_of(path: str, pattern: re.Pattern[str]) -> str | None:
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:
-    """Compile ``split.group_by``.
+    """Compile the regular expression of ``split.group_by``.
 
     Raises:
-        RequestError: it is no regular expression.
+        RequestError: the pattern is not a valid regular expression.
     """
     try:
         return re.compile(pattern)

@@ -1,7 +1,7 @@
-"""Decoding of inputs: from bytes to the pixels that a model sees, or the reason why not.
+"""Decoding of inputs: from image references to a model's input pixels, or to an error reason.
 
-`GroupDecoder` decodes a group of a manifest, for predictions; `decode_ref` one image, for every job, for `load_model`
-and for the contact sheets. Pillow and numpy only, so that data tasks start quickly.
+`GroupDecoder` decodes a group of a manifest for predictions; `decode_ref` decodes one image for any job and for
+`load_model`. Pillow and numpy only, so that data tasks start quickly.
 """
 
 import time
@@ -15,19 +15,18 @@ from numpy.typing import NDArray
 
 from overlay.config import MAX_PIXELS, Limits, OverlayStyle, ResizeRule
 from overlay.errors import ImageError, one_line
-from overlay.images.codec import decode_target, resize_image
-from overlay.images.ref import ImageRef
+from overlay.images.ref import ImageRef, ReadFunction
 from overlay.images.render import render_overlay
+from overlay.images.resize import decode_target, resize_image
 from overlay.sources.manifest import Manifest
 from overlay.sources.read_plan import ReadUnit
 from overlay.sources.reader import UNREADABLE, GroupRequest, Reader, group_requests
-from overlay.storage.path import Read
 
 _SAMPLED_UNITS = 16
 
 
 class Look(Protocol):
-    """What a model sees of an image; a model's card has it."""
+    """Preprocessing of a model: input size in pixels, resize rule, overlay style; a model's card has these fields."""
 
     @property
     def size(self) -> int: ...  # noqa: D102
@@ -39,7 +38,7 @@ class Look(Protocol):
 
 @dataclass(frozen=True)
 class StoredLook:
-    """What a model sees of an image of a prepared dataset, on which masks are drawn already."""
+    """Preprocessing of images of a prepared dataset, on which masks are drawn already."""
 
     size: int
     resize: ResizeRule
@@ -47,25 +46,25 @@ class StoredLook:
 
 
 class DecodedBatch(TypedDict):
-    """Decoded images, (n,) rows."""
+    """Batch of n decoded images."""
 
     row: NDArray[np.int64]
     """(n,) row of the manifest"""
     pixels: NDArray[np.uint8]
     """(n, size, size, 3)"""
     reason: NDArray[np.str_]
-    """(n,) why there are no pixels; empty where there are"""
+    """(n,) reason why an image has no pixels; empty where it has"""
     bytes: NDArray[np.int64]
     """(n,) bytes read"""
     seconds_read: NDArray[np.float64]
-    """(n,) by the clock, since reading mostly waits"""
+    """(n,) wall-clock time of reading, which mostly waits"""
     seconds_decode: NDArray[np.float64]
-    """(n,) of the processor"""
+    """(n,) CPU time of decoding, drawing and resizing"""
 
 
 @dataclass(frozen=True)
 class DecodeLimits:
-    """Largest inputs that are decoded."""
+    """Limits on the size of inputs."""
 
     max_pixels: int = MAX_PIXELS
     """pixels of one image or mask"""
@@ -75,14 +74,18 @@ class DecodeLimits:
 
 @dataclass(frozen=True)
 class GroupDecoder:
-    """Reads, decodes, draws and resizes the images of one group of a manifest; works in any process."""
+    """Function that reads, decodes, draws and resizes the images of one group of a manifest, in any process."""
 
     manifest: Manifest
     look: Look
     limits: DecodeLimits
 
     def __call__(self, request: GroupRequest) -> DecodedBatch:
-        """Decode a group; what can't be decoded becomes a row with its reason."""
+        """Decode a group; an image that can't be read or decoded is a row with a reason.
+
+        Raises:
+            OSError: the manifest can't be read.
+        """
         refs = self.manifest.read_group(request.group)
         positions = range(len(refs)) if request.positions is None else request.positions
         wanted = [refs[position] for position in positions]
@@ -95,7 +98,7 @@ class GroupDecoder:
             for index, (ref, content) in enumerate(zip(wanted, contents, strict=False)):
                 if reasons[index]:
                     continue
-                read = _CountedRead(reader.of(ref, content))
+                read = _CountedRead(reader.read_function(ref, content))
                 began = time.thread_time()
                 try:
                     pixels[index] = decode_ref(ref, self.look, self.limits.max_pixels, read)
@@ -108,7 +111,7 @@ class GroupDecoder:
                 read_bytes[index] = read.bytes
                 seconds[:, index] = read.seconds, time.thread_time() - began - read.processor_seconds
         return DecodedBatch(
-            row=self.manifest.rows_of(request.group).start + np.array(positions, np.int64),
+            row=self.manifest.rows_of_group(request.group).start + np.array(positions, np.int64),
             pixels=pixels,
             reason=np.array(reasons, dtype=np.str_),
             bytes=read_bytes,
@@ -117,12 +120,12 @@ class GroupDecoder:
         )
 
 
-def decode_ref(ref: ImageRef, look: Look, max_pixels: int, read: Read) -> NDArray[np.uint8]:
-    """Return what a model sees of an image, uint8 (size, size, 3): decoded, its masks drawn on it, resized.
+def decode_ref(ref: ImageRef, look: Look, max_pixels: int, read: ReadFunction) -> NDArray[np.uint8]:
+    """Return a model's input of an image, uint8 (size, size, 3): decoded, its masks drawn on it, resized.
 
     Raises:
-        ImageError: the image or a mask can't be used.
-        OSError: a file can't be read for a cause that may pass.
+        ImageError: the image or a mask is damaged or too large, or a mask has another size; the message is the reason.
+        OSError: a file can't be read for a transient cause.
     """
     style = look.overlay or OverlayStyle(style="none")
     drawn = render_overlay(ref, style, max_pixels=max_pixels, target=decode_target(look.size, look.resize), read=read)
@@ -130,7 +133,10 @@ def decode_ref(ref: ImageRef, look: Look, max_pixels: int, read: Read) -> NDArra
 
 
 def sample_pixels(decoder: GroupDecoder, units: Sequence[ReadUnit], count: int = 128) -> NDArray[np.uint8]:
-    """Decode at most ``count`` images from all over the inputs, (n, size, size, 3); broken ones are left out."""
+    """Decode at most ``count`` images, evenly from the inputs, uint8 (n, size, size, 3), without damaged ones.
+
+    They calibrate int8 quantisation.
+    """
     several = units[:: max(1, len(units) // _SAMPLED_UNITS)]
     found = []
     for unit in several:
@@ -140,9 +146,9 @@ def sample_pixels(decoder: GroupDecoder, units: Sequence[ReadUnit], count: int =
 
 
 class _CountedRead:
-    """A function that reads, and counts bytes and seconds."""
+    """Wrapper of a read function that counts bytes, wall-clock seconds and CPU seconds."""
 
-    def __init__(self, read: Read) -> None:
+    def __init__(self, read: ReadFunction) -> None:
         self._read = read
         self.bytes = 0
         self.seconds = self.processor_seconds = 0.0

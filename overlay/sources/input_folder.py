@@ -1,4 +1,4 @@
-"""Folders as inputs: their images, and then the archives and tables of images in them."""
+"""Folders as inputs: images, and archives and tables of images in them."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from overlay.errors import RequestError, one_line
 from overlay.images.ref import ImageRef
 from overlay.sources.input_table import holds_images, list_table
-from overlay.sources.inputs import ListingRule, Portion, list_members, list_together
+from overlay.sources.inputs import ListingRule, Portion, list_members, list_walked_files
 from overlay.storage.filenames import escape_name, is_archive, is_image, is_table
 from overlay.storage.path import StoragePath
 from overlay.storage.walk import WalkedFolder, walk_folder
@@ -15,10 +15,10 @@ _ARCHIVES_AT_ONCE = 8  # decompression and requests to a bucket wait outside Pyt
 
 
 def list_images(place: StoragePath, rule: ListingRule) -> Iterator[tuple[Portion, list[str]]]:
-    """List the images of a folder and of all folders in it, and beside each portion the names of other files of use.
+    """List the images of a folder recursively; yields each portion with the names of archives and tables.
 
     Raises:
-        OSError: it can't be read.
+        OSError: the folder, or a folder in it, can't be read.
     """
     for folder in walk_folder(place):
         images = [name for name in folder.names if is_image(name)]
@@ -27,18 +27,18 @@ def list_images(place: StoragePath, rule: ListingRule) -> Iterator[tuple[Portion
         passed_over = len(others) - len(useful) + folder.left_out
         if useful or passed_over:
             yield Portion([], passed_over=passed_over), useful
-        for portion in list_together(WalkedFolder(images, folder.stamp, folder.irregular), place, rule):
+        for portion in list_walked_files(WalkedFolder(images, folder.stamp, folder.irregular), place, rule):
             yield portion, []
 
 
 def list_folder(place: StoragePath, rule: ListingRule) -> Iterator[Portion]:
-    """List a folder and all folders in it; an archive or a table in it is listed as if it were a folder.
+    """List a folder recursively; an archive or a table of images in it is listed as if it were a folder.
 
-    A table of paths is passed over: most likely it tells of the images beside it. One that can't be read may have held
-    images, and becomes an input with the reason.
+    A table of paths is skipped: most likely it describes the images beside it. A table that can't be read may hold
+    images, and becomes an input with a reason.
 
     Raises:
-        OSError: it can't be read.
+        OSError: the folder, or a folder or an archive in it, can't be read.
     """
     archives: list[str] = []
     tables: list[str] = []

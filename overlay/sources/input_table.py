@@ -1,8 +1,8 @@
-"""Parquet tables as inputs of a prediction: with the images' bytes in them, or with the paths of files.
+"""Parquet tables as inputs of a prediction: tables of image bytes or of file paths.
 
-A column of bytes is ``image`` (bytes, or Hugging Face's struct of bytes and path), ``bytes`` or ``image_bytes``; one of
-paths is ``uri``, ``path`` or ``image_path``, relative ones to the table's folder. ``id`` and ``label`` may stand beside
-them, and ``overlay`` as in a prepared dataset. Without ``id``, a row's path or number is its id.
+A column of bytes is ``image`` (bytes, or Hugging Face's struct of bytes and path), ``bytes`` or ``image_bytes``; a
+column of paths is ``uri``, ``path`` or ``image_path``; relative paths start at the table's folder. Optional columns are
+``id``, ``label``, and ``overlay`` as in a prepared dataset. Without ``id``, a row's path or number is its id.
 """
 
 from collections.abc import Iterator
@@ -14,22 +14,23 @@ import pyarrow.parquet as pq
 from overlay.dataset.prepared import open_dataset, part_path
 from overlay.errors import RequestError, one_line
 from overlay.images.ref import ImageRef
-from overlay.sources.inputs import ListingRule, Portion, too_large
+from overlay.sources.inputs import ListingRule, Portion, size_problem
 from overlay.sources.parquet_images import BYTES, PATHS, group_rows, image_column
 from overlay.storage.filenames import escape_name
 from overlay.storage.path import StoragePath
-from overlay.storage.walk import stamp_of
+from overlay.storage.walk import read_stamp
 
 _BATCH = 1024
 
 
 def list_table(place: StoragePath, rule: ListingRule) -> Iterator[Portion]:
-    """List the rows of a Parquet table; those of one of its row groups are read by one task.
+    """List the rows of a Parquet table; a row group of image bytes is read by one task.
 
     Raises:
-        RequestError: it can't be read, has no column of images, or two rows with one id.
+        RequestError: the table can't be read, has no column of images, two rows with equal ids, or a column of ids,
+            labels or paths that is not text.
     """
-    file = _opened(place)
+    file = _open_table(place)
     column, holds_bytes = image_column(file.schema_arrow) or ("", False)
     if not column:
         raise RequestError(
@@ -40,7 +41,7 @@ def list_table(place: StoragePath, rule: ListingRule) -> Iterator[Portion]:
     if key is not None:
         _check_unique(file, place, key)
     columns = [name for name in (key, "label", "overlay", None if holds_bytes else column) if name in there]
-    uri, (_, version) = escape_name(str(place)), stamp_of(place)
+    uri, (_, version) = escape_name(str(place)), read_stamp(place)
     first = 0
     for number in range(file.num_row_groups):
         images: list[ImageRef] = []
@@ -48,19 +49,19 @@ def list_table(place: StoragePath, rule: ListingRule) -> Iterator[Portion]:
             values = {name: _texts(batch, name, place) for name in columns}
             for position in range(batch.num_rows):
                 row = first + position
-                told = {name: each[position] for name, each in values.items()}
+                fields = {name: each[position] for name, each in values.items()}
                 image = ImageRef(
-                    id=escape_name(f"{rule.prefix}{told[key] if key else row}"),
+                    id=escape_name(f"{rule.prefix}{fields[key] if key else row}"),
                     uri=uri,
-                    label=rule.label(told.get("label"), ()),
+                    label=rule.label(fields.get("label"), ()),
                     source=rule.source,
-                    drawn=told.get("overlay") not in (None, "none"),
+                    drawn=fields.get("overlay") not in (None, "none"),
                     version=version,
                 )
                 images.append(
                     image._replace(member=str(row))
                     if holds_bytes
-                    else _file(image, told[column], place, rule.limits.member_bytes)
+                    else _file_of_row(image, fields[column], place, rule.limits.member_bytes)
                 )
             first += batch.num_rows
             if not holds_bytes:
@@ -74,7 +75,7 @@ def list_dataset(place: StoragePath, rule: ListingRule) -> Iterator[Portion]:
     """List the rows of a prepared dataset.
 
     Raises:
-        RequestError: it is incomplete, or a newer version wrote it.
+        RequestError: the dataset is incomplete or damaged, or a newer version wrote it.
     """
     dataset = open_dataset(place.text)
     for part in range(dataset.card.parts):
@@ -82,23 +83,23 @@ def list_dataset(place: StoragePath, rule: ListingRule) -> Iterator[Portion]:
 
 
 def holds_images(place: StoragePath) -> bool:
-    """Whether a table has a column of images' bytes.
+    """Whether a Parquet table has a column of image bytes.
 
     Raises:
-        RequestError: it can't be read.
+        RequestError: the table can't be read.
     """
-    return (image_column(_opened(place).schema_arrow) or ("", False))[1]
+    return (image_column(_open_table(place).schema_arrow) or ("", False))[1]
 
 
-def _file(image: ImageRef, path: str | None, table: StoragePath, most: int) -> ImageRef:
+def _file_of_row(image: ImageRef, path: str | None, table: StoragePath, most: int) -> ImageRef:
     if path is None:
         return image._replace(reason="the row names no file")
     try:
         place = StoragePath.of(path) if "://" in path or path.startswith("/") else table.parent / path
     except RequestError as error:
         return image._replace(reason=one_line(error))
-    size, version = (None, None) if place.in_bucket else stamp_of(place)
-    return image._replace(uri=str(place), size=size, version=version, reason=too_large(size, most))
+    size, version = (None, None) if place.in_bucket else read_stamp(place)
+    return image._replace(uri=str(place), size=size, version=version, reason=size_problem(size, most))
 
 
 def _texts(batch: pa.RecordBatch, name: str | None, place: StoragePath) -> list[str | None]:
@@ -119,7 +120,7 @@ def _check_unique(file: pq.ParquetFile, place: StoragePath, key: str) -> None:
         raise RequestError(f"table {place} has {twice!r} twice in its column {key}; give each row an id of its own")
 
 
-def _opened(place: StoragePath) -> pq.ParquetFile:
+def _open_table(place: StoragePath) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(place.path, filesystem=place.filesystem)
     except (OSError, pa.ArrowException) as error:

@@ -1,8 +1,8 @@
-"""Inputs by their names: which files are images, which are their masks, and what their folders say of the label.
+"""Listing of inputs by their names: images, their masks, and labels by folder names.
 
-`overlay prepare` and `overlay predict` list by these functions, from folders, archives and files, in small portions, so
-that a million of them are never held at one time. Nothing that was named is left out: what can't be used becomes an
-input with the reason, and in the end a row with it.
+`overlay prepare` and `overlay predict` list folders, archives and files by these functions, in small portions, so that
+memory doesn't grow with the number of inputs. No input is dropped: one that can't be used has a reason, and in the end
+a row with this reason.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,68 +20,69 @@ from overlay.sources.parquet_images import GROUP_ROWS
 from overlay.sources.read_plan import archive_passes
 from overlay.storage.filenames import escape_name, sample_key
 from overlay.storage.path import StoragePath
-from overlay.storage.walk import Stamp, WalkedFolder, stamp_of
+from overlay.storage.walk import Stamp, WalkedFolder, read_stamp
 
 _PORTION = 1024
 IRREGULAR = "not a regular file: a pipe, a socket, a device, or a link that leads nowhere"
+"""reason of an input that is not a regular file"""
 
 
 class Portion(NamedTuple):
-    """Some of the inputs."""
+    """Portion of a listing."""
 
     images: list[ImageRef]
     in_order: bool = False
-    """whether one task must read them, one after the other: see `overlay.sources.read_plan`"""
+    """whether one task must read them sequentially: see `overlay.sources.read_plan`"""
     group_rows: int = GROUP_ROWS
     """most inputs whose bytes may be in memory at one time"""
     passed_over: int = 0
-    """files that are no images by their names, and folders that are not entered"""
+    """number of files that are not images by their names, and of folders that are not entered"""
     masks: int = 0
-    """masks among the names of this portion, those without an image too"""
+    """number of masks among the names of this portion, including those without an image"""
 
 
 @dataclass(frozen=True)
 class ListingRule:
-    """Rules that all inputs of one source share."""
+    """Rule for ids and labels of all inputs of one source."""
 
     prefix: str
-    """what their ids begin with"""
+    """prefix of the ids"""
     limits: Limits
     classes: Sequence[str] | None = None
-    """classes that a folder or a table may name, in any case; None where any word of a WebDataset or a table counts,
-    and no folder does"""
+    """known classes, by which labels and folders are matched without regard to case; None: any label of a WebDataset
+    or a table is taken, and folders are not"""
     source: str | None = None
     """name of the source"""
 
     def below(self, name: str) -> "ListingRule":
-        """Return the rule of what lies in an archive or a table in the source."""
+        """Return the rule for an archive or a table within the source, whose name extends the prefix."""
         return replace(self, prefix=f"{self.prefix}{name}/")
 
-    def label(self, told: str | None, folders: Iterable[str]) -> str | None:
-        """Return the label by what is ``told`` of the image itself, or else by the nearest of its ``folders``."""
+    def label(self, own: str | None, folders: Iterable[str]) -> str | None:
+        """Return an image's label: its ``own`` from an archive or a table, or else the first matching folder."""
         if self.classes is None:
-            return told or None
+            return own or None
         names = {known.lower(): known for known in self.classes}
-        return next((names[text.lower()] for text in (told or "", *folders) if text.lower() in names), None)
+        return next((names[text.lower()] for text in (own or "", *folders) if text.lower() in names), None)
 
 
 def list_files(names: Sequence[str], root: StoragePath, rule: ListingRule) -> Iterator[Portion]:
-    """List files that were named one by one, by their paths relative to ``root``; a mask goes to its image.
+    """List files that were named one by one, by their paths relative to ``root``; masks are paired with images.
 
     Raises:
-        OSError: a bucket can't be asked for their sizes.
+        OSError: the bucket can't be reached.
     """
     ordered = sorted(set(names))
     stamps: dict[str, Stamp] = {}
     if root.in_bucket:
-        with ThreadPoolExecutor(32) as threads:  # each is a request
-            stamps = dict(zip(ordered, threads.map(lambda name: stamp_of(root / name), ordered), strict=True))
-    stamp: Callable[[str], Stamp] = stamps.__getitem__ if stamps else lambda name: stamp_of(root / name)
-    yield from list_together(WalkedFolder(ordered, stamp), root, rule)
+        with ThreadPoolExecutor(32) as threads:  # one request a file
+            stamps = dict(zip(ordered, threads.map(lambda name: read_stamp(root / name), ordered), strict=True))
+    stamp: Callable[[str], Stamp] = stamps.__getitem__ if stamps else lambda name: read_stamp(root / name)
+    yield from list_walked_files(WalkedFolder(ordered, stamp), root, rule)
 
 
-def list_together(folder: WalkedFolder, root: StoragePath, rule: ListingRule) -> Iterator[Portion]:
-    """List files that may belong together, a portion at a time, by their paths relative to ``root``."""
+def list_walked_files(folder: WalkedFolder, root: StoragePath, rule: ListingRule) -> Iterator[Portion]:
+    """List the files of a `WalkedFolder`, whose paths are relative to ``root``, in portions of at most 1024."""
     labels: dict[str, str | None] = {}
     above = PurePosixPath(root.path).parts
     for pairing in pair_in_steps(folder.names):
@@ -95,7 +96,7 @@ def list_together(folder: WalkedFolder, root: StoragePath, rule: ListingRule) ->
                     labels[parent] = rule.label(None, reversed([*above, *parent.split("/")]))
                 own = pairing.images.get(name, ())
                 size, version = folder.stamp(name)
-                reason = pairing.rejected.get(name) or too_large(size, rule.limits.member_bytes)
+                reason = pairing.rejected.get(name) or size_problem(size, rule.limits.member_bytes)
                 images.append(
                     ImageRef(
                         id=escape_name(rule.prefix + name),
@@ -114,37 +115,37 @@ def list_together(folder: WalkedFolder, root: StoragePath, rule: ListingRule) ->
 
 
 def list_members(place: StoragePath, rule: ListingRule) -> list[Portion]:
-    """List an archive; whatever is wrong with it or a member becomes an input with the reason.
+    """List an archive; a problem of the archive or of a member becomes an input with a reason.
 
     Raises:
-        OSError: the file can't be read.
+        OSError: the archive's file can't be read.
     """
-    held = list_archive(place, rule.limits)
-    uri, (_, version) = escape_name(str(place)), stamp_of(place)
-    pairing = pair_masks(held.members)
+    listing = list_archive(place, rule.limits)
+    uri, (_, version) = escape_name(str(place)), read_stamp(place)
+    pairing = pair_masks(listing.members)
     above = PurePosixPath(place.path).parts
     images = []
     for name in sorted({*pairing.images, *pairing.rejected}):
         masks = pairing.images.get(name, ())
         folders = [*above, *PurePosixPath(name).parts[:-1]]
-        span = held.members[name]
+        span = listing.members[name]
         images.append(
             ImageRef(
                 id=escape_name(rule.prefix + name),
                 uri=uri,
                 member=escape_name(name),
                 masks=masks,
-                label=rule.label(held.labels.get(sample_key(name)), reversed(folders)),
+                label=rule.label(listing.labels.get(sample_key(name)), reversed(folders)),
                 source=rule.source,
                 size=span.size,
                 version=version,
-                spans=tuple(held.members[each] for each in (name, *masks)),
+                spans=tuple(listing.members[each] for each in (name, *masks)),
                 reason=pairing.rejected.get(name),
                 drawn=bool(masks),
             )
         )
     taken = {image.id for image in images}
-    for member, reason in held.troubles:
+    for member, reason in listing.problems:
         first = id = escape_name(rule.prefix.rstrip("/") or place.name if member is None else rule.prefix + member)
         number = 2
         while id in taken:
@@ -155,13 +156,13 @@ def list_members(place: StoragePath, rule: ListingRule) -> list[Portion]:
     at_once = [image for image in images if not (image.spans and image.spans[0].in_order_only)]
     in_order = [image for image in images if image.spans and image.spans[0].in_order_only]
     return [
-        Portion(at_once, passed_over=held.passed_over, masks=pairing.masks),
+        Portion(at_once, passed_over=listing.passed_over, masks=pairing.masks),
         *(Portion(each, in_order=True) for each in archive_passes(in_order)),
     ]
 
 
-def too_large(size: int | None, most: int) -> str | None:
-    """Return the reason why a file of ``size`` bytes is not read, if there is one."""
+def size_problem(size: int | None, most: int) -> str | None:
+    """Return the reason to reject a file of ``size`` bytes, more than ``most``; None where it is small enough."""
     if size is None or size <= most:
         return None
     return f"file too large: {size} bytes, more than {most} (limits.member_bytes)"

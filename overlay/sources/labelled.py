@@ -1,8 +1,8 @@
 """Labelled sources of a prepared dataset: folders and archives with one subfolder a class.
 
-Folders, buckets and archives are listed alike, by `overlay.sources.inputs`, and give the same ids. No image is opened
-here: broken ones and masks of another size are found later, when they are decoded. What the listing as a whole decides
-(the folder that wraps all others, whether a source has masks) is applied in a second pass over a spool on the disk.
+Folders, buckets and archives are listed by `overlay.sources.inputs`, and give the same ids. No image is opened here:
+damaged images and masks of another size are found when they are decoded. Decisions that need the whole listing (the
+wrapping folder, whether a source has masks) are applied in a second pass over a spool on the disk.
 """
 
 from collections import Counter
@@ -23,6 +23,7 @@ from overlay.storage.filenames import escape_name, is_archive, is_image, safe_na
 from overlay.storage.path import StoragePath
 
 LAYOUT = "give a folder with one subfolder for each class, such as benign/ and malignant/"
+"""hint at the end of messages about sources"""
 
 _SPLIT_FOLDERS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 _ARCHIVES_AT_ONCE = 8  # decompression and requests to a bucket wait outside Python's lock
@@ -30,7 +31,7 @@ _ARCHIVES_AT_ONCE = 8  # decompression and requests to a bucket wait outside Pyt
 
 @dataclass
 class _Source:
-    """One folder or archive, counted while it is listed."""
+    """One folder or archive, with counts of its listing."""
 
     place: StoragePath
     images: int = 0
@@ -38,7 +39,7 @@ class _Source:
     passed_over: int = 0
     folders: set[str] = field(default_factory=set)
     """folders that hold images, relative to the place"""
-    trouble: str | None = None
+    problem: str | None = None
     """first reason why something in an archive can't be used"""
 
     def count(self, portion: Portion) -> None:
@@ -47,7 +48,7 @@ class _Source:
         for ref in portion.images:
             unusable_member = ref.member is not None and ref.spans is None
             if unusable_member or (ref.reason and ref.id == self.place.name):
-                self.trouble = self.trouble or ref.reason
+                self.problem = self.problem or ref.reason
             else:
                 self.images += ref.reason != "mask without an image"
                 self.folders.add(_path(ref).rpartition("/")[0])
@@ -55,28 +56,30 @@ class _Source:
 
 @dataclass(frozen=True)
 class LabelledListing:
-    """Everything in the sources, with class counts; the references themselves are on the disk, and read once."""
+    """Listing of the sources of a dataset; the image references are in a spool on the disk, and are read once."""
 
     sources: Sequence[_Source]
     spool: RefSpool
 
     @property
     def images(self) -> int:
-        """Images found, the rejected ones among them."""
+        """Number of images found, including rejected ones."""
         return sum(source.images for source in self.sources)
 
     @property
     def masks(self) -> int:
-        """Masks found, those without an image among them."""
+        """Number of masks found, including those without an image."""
         return sum(source.masks for source in self.sources)
 
     @property
     def passed_over(self) -> int:
-        """Files that are neither, and folders that are not entered."""
+        """Number of files that are neither, and of folders that are not entered."""
         return sum(source.passed_over for source in self.sources)
 
     def read(self) -> Iterator[tuple[ImageRef, str]]:
-        """Yield each reference with its id, label and source, and its path within the source from the class folder on.
+        """Yield each image reference with its final id, label and source, and its path within the source's class root.
+
+        The path starts with the class folder; ``split.group_by`` and ``split.column`` refer to it.
 
         Raises:
             RequestError: a source has images but no class folders.
@@ -104,15 +107,15 @@ class LabelledListing:
 
 @dataclass
 class ClassCounts:
-    """Classes of a listing, counted reference by reference."""
+    """Counter of the usable images of each class, and of the reasons against others."""
 
     usable: Counter[str] = field(default_factory=Counter)
-    """class -> images without a reason against them"""
+    """class -> number of images without a reason"""
     reasons: dict[str, set[str]] = field(default_factory=dict)
-    """class -> reasons of those that can't be used"""
+    """class -> reasons of the images that can't be used"""
 
     def add(self, ref: ImageRef) -> None:
-        """Count a reference."""
+        """Count an image reference."""
         if ref.label is None:
             return
         if ref.reason is None:
@@ -122,15 +125,15 @@ class ClassCounts:
 
     @property
     def classes(self) -> list[str]:
-        """The classes with an image that may be used, sorted."""
+        """Sorted classes with at least one usable image."""
         return sorted(self.usable)
 
     def check(self, sources: Sequence[str]) -> None:
-        """Refuse what are no classes.
+        """Check that the top folders are two or more classes.
 
         Raises:
-            RequestError: a folder of images, masks or a split stands where a class should, there is one class only, or
-                a class has no image left.
+            RequestError: a folder of images, masks or a split is where a class folder should be, there is only one
+                class, or a class has no usable image.
         """
         where = ", ".join(sources)
         found = {*self.usable, *self.reasons}
@@ -150,10 +153,11 @@ class ClassCounts:
 
 
 def list_labelled(sources: Sequence[str], limits: Limits, folder: Path) -> LabelledListing:
-    """List the sources of a dataset into a spool in ``folder``, a temporary one.
+    """List the sources of a dataset into a spool in ``folder``, a temporary folder.
 
     Raises:
-        RequestError: a source isn't there, is neither a folder nor an archive, is named twice or holds no image.
+        RequestError: a source does not exist, can't be read, is neither a folder nor an archive, is named twice, or
+            holds no image.
     """
     places = [_place_of(source) for source in sources]
     real = [place.real for place in places]
@@ -168,16 +172,16 @@ def list_labelled(sources: Sequence[str], limits: Limits, folder: Path) -> Label
         except OSError as error:
             raise RequestError(f"{place} can't be read: {one_line(error)}; check it and its permissions") from error
     for source in listed:
-        if not source.folders and (source.trouble is None or len(listed) == 1):
+        if not source.folders and (source.problem is None or len(listed) == 1):
             raise RequestError(_empty(source))
     return LabelledListing(listed, spool)
 
 
 def wrapping_folder(folders: set[str]) -> str:
-    """Return the folder, with its slash, that holds the class folders and all else, as unpacked downloads do.
+    """Return the folder that wraps all class folders, with its slash, as unpacked downloads have one.
 
-    ``folders`` are those that hold images. Empty where the class folders stand at the top. One class folder with
-    ``images`` and ``masks`` in it is no wrapper.
+    ``folders`` are those with images. Empty where the class folders are at the top. A single class folder with
+    ``images`` and ``masks`` in it is not a wrapper.
     """
     prefix = ""
     while True:
@@ -193,7 +197,7 @@ def wrapping_folder(folders: set[str]) -> str:
 
 
 def _list_place(place: StoragePath, limits: Limits, spool: RefSpool, listed: list[_Source]) -> None:
-    """List a folder or an archive; a folder that holds archives and no image stands for its archives."""
+    """List a folder or an archive; a folder with archives and without images is replaced by its archives."""
     rule = ListingRule("", limits)
     archives = [place]
     if place.is_folder():
@@ -219,13 +223,13 @@ def _list_place(place: StoragePath, limits: Limits, spool: RefSpool, listed: lis
 
 
 def _path(ref: ImageRef) -> str:
-    """Return the path in a source, with a WebDataset's label as its class folder, where it has one."""
+    """Return the path in a source; the label of a WebDataset, if any, is prepended as the class folder."""
     return f"{escape_name(ref.label).replace('/', '_')}/{ref.id}" if ref.label else ref.id
 
 
 def _empty(source: _Source) -> str:
-    if source.trouble:
-        return f"source {source.place} holds no image that can be used: {escape_name(source.trouble)}"
+    if source.problem:
+        return f"source {source.place} holds no image that can be used: {escape_name(source.problem)}"
     return f"source {source.place} holds no image among its {source.passed_over} files; {LAYOUT}"
 
 

@@ -1,9 +1,9 @@
-"""Manifest: all inputs of a job as Parquet, written before any other work is done.
+"""Manifest: all inputs of a job as Parquet, written before any image is read.
 
-That of a prediction has files ``part-000000.parquet`` and so on, with as many rows each as the parts of the output, in
-the order of reading, so that input and output of a part belong together. That of a dataset is one file. A row group is
-what is read and decoded together. Inputs are written as they are listed; what stays in memory is where each group
-begins.
+The manifest of a prediction has files ``part-000000.parquet`` and so on, with as many rows as the parts of the output,
+in the order of reading, so that a part of the input has the rows of the same part of the output. The manifest of a
+dataset is one file. The images of a row group (a group) are read and decoded together. Inputs are written while they
+are listed; memory holds the first row of each group only.
 """
 
 import hashlib
@@ -30,14 +30,14 @@ _IDENTITY = ["id", "uri", "member", "masks", "size", "version"]
 
 @dataclass(frozen=True, eq=False)
 class Manifest:
-    """Where the rows of a manifest are; small, so that each task can have it."""
+    """Manifest on a disk or in a bucket, with its index of groups; small, so that each task can have it."""
 
     place: StoragePath
-    """a folder of parts; the one file, where ``part_rows`` is None"""
+    """folder of the parts; the single file where ``part_rows`` is None"""
     part_rows: int | None
-    """rows of each part but the last"""
+    """rows of each part except the last"""
     starts: NDArray[np.int64]
-    """(groups + 1,) the first row of each group, and then the number of rows"""
+    """(groups + 1,) first row of each group, and then the number of rows"""
 
     @property
     def rows(self) -> int:
@@ -50,7 +50,7 @@ class Manifest:
         return 1 if self.part_rows is None else -(-self.rows // self.part_rows)
 
     def part_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the part of each row."""
+        """Return the part of each row, (n,)."""
         return np.zeros_like(rows) if self.part_rows is None else rows // self.part_rows
 
     def rows_of_part(self, part: int) -> range:
@@ -59,7 +59,7 @@ class Manifest:
             return range(self.rows)
         return range(part * self.part_rows, min((part + 1) * self.part_rows, self.rows))
 
-    def rows_of(self, group: int) -> range:
+    def rows_of_group(self, group: int) -> range:
         """Return the rows of a group."""
         return range(int(self.starts[group]), int(self.starts[group + 1]))
 
@@ -69,10 +69,10 @@ class Manifest:
         return len(self.starts) - 1
 
     def read_group(self, group: int, columns: Sequence[str] | None = None) -> list[ImageRef]:
-        """Read the rows of a group; fields of columns that are not asked for are None.
+        """Read the rows of a group; fields that are not in ``columns`` are None.
 
         Raises:
-            OSError: the file can't be read.
+            OSError: the manifest's file can't be read.
         """
         part = 0 if self.part_rows is None else int(self.starts[group]) // self.part_rows
         first = 0 if self.part_rows is None else int(np.searchsorted(self.starts, part * self.part_rows))
@@ -81,37 +81,36 @@ class Manifest:
         return [ref_from_row(row) for row in rows]
 
     def read_part(self, part: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """Read the rows of a part.
+        """Read the rows of a part as a table.
 
         Raises:
-            OSError: the file can't be read.
+            OSError: the manifest's file can't be read.
         """
         with open_parquet(self.file(part)) as file:
             return file.read(columns=columns)
 
     def file(self, part: int) -> StoragePath:
-        """Return the file of a part."""
+        """Return the path of a part."""
         return self.place if self.part_rows is None else self.place / part_name(part)
 
 
 @dataclass(frozen=True, eq=False)
 class ManifestListing:
-    """A manifest as it was just written, and what there is to say of it."""
+    """Manifest that was just written, with its read units, fingerprint and counts."""
 
     manifest: Manifest
     units: list[ReadUnit]
-    """what one task reads"""
     fingerprint: str
-    """sha256 over the rows' ids, places, masks, sizes and versions"""
+    """SHA-256 of the rows' ids, paths, masks, sizes and versions"""
     passed_over: int
-    """files that are no images by their names, and folders that are not entered"""
-    bare: int
-    """images without an overlay"""
+    """number of files that are not images by their names, and of folders that are not entered"""
+    without_overlay: int
+    """number of images without an overlay"""
 
 
 @dataclass
 class _Writer:
-    """Writes groups into parts."""
+    """Writer of groups into the parts of a manifest."""
 
     place: Path
     part_rows: int | None
@@ -119,7 +118,7 @@ class _Writer:
     _file: pq.ParquetWriter | None = None
 
     def write(self, images: Sequence[ImageRef]) -> range:
-        """Write a group, which becomes two where a part ends within it; returns the numbers that they have."""
+        """Write a group, and return its number; a group that crosses the end of a part becomes two."""
         first = len(self.starts) - 1
         while images:
             row = self.starts[-1]
@@ -127,7 +126,7 @@ class _Writer:
             images = images[len(here) :]
             if self._file is None:
                 file = self.place if self.part_rows is None else self.place / part_name(row // self.part_rows)
-                # Groups are too small to gain from these: without them the files are a third smaller.
+                # Groups are too small to gain from dictionaries and statistics: without, files are a third smaller.
                 self._file = pq.ParquetWriter(file, MANIFEST_SCHEMA, use_dictionary=False, write_statistics=False)
             self._file.write_table(refs_table(list(here)))
             self.starts.append(row + len(here))
@@ -148,16 +147,19 @@ def write_manifest(
     on_progress: Callable[[int], None],
     group_rows: int = GROUP_ROWS,
 ) -> ManifestListing:
-    """Write inputs as they come, in groups of at most ``group_rows``.
+    """Write portions of a listing to a manifest, in groups of at most ``group_rows`` rows.
 
-    ``place`` is the folder of the parts, or the file where ``part_rows`` is None. ``on_progress`` is told how many
-    inputs there are after each portion.
+    ``place`` is the folder of the parts, or the file where ``part_rows`` is None. ``on_progress`` is called with the
+    number of inputs so far after each portion.
+
+    Raises:
+        OSError: the manifest can't be written.
     """
     writer = _Writer(place, part_rows)
     units: list[ReadUnit] = []
     digest = hashlib.sha256()
     waiting: list[ImageRef] = []
-    passed_over = bare = 0
+    passed_over = without_overlay = 0
 
     def write_waiting(least: int) -> None:
         nonlocal waiting
@@ -169,7 +171,7 @@ def write_manifest(
         passed_over += portion.passed_over
         for image in portion.images:
             digest.update(json.dumps([*image[:4], image.size, image.version]).encode())
-            bare += not image.drawn and image.reason is None
+            without_overlay += not image.drawn and image.reason is None
         if portion.in_order:
             groups = cut_groups(portion.images, min(group_rows, portion.group_rows))
             units.append(ReadUnit(tuple(number for group in groups for number in writer.write(group)), in_order=True))
@@ -180,11 +182,17 @@ def write_manifest(
     write_waiting(1)
     writer.close()
     manifest = Manifest(StoragePath.of(place), part_rows, np.array(writer.starts))
-    return ManifestListing(manifest, units, digest.hexdigest(), passed_over, bare)
+    return ManifestListing(manifest, units, digest.hexdigest(), passed_over, without_overlay)
 
 
 def publish_manifest(manifest: Manifest, folder: StoragePath, *, replace: bool) -> Manifest:
-    """Copy a manifest of parts to where it stays; without ``replace``, files that are there already are the same."""
+    """Copy a manifest of parts to its final folder, each file atomically, and return the copy.
+
+    Without ``replace``, existing files are kept: they are known to be equal.
+
+    Raises:
+        OSError: a file can't be read or written.
+    """
     folder.make_folder()
     there = set() if replace else set(folder.children())
     for part in range(manifest.parts):
@@ -195,16 +203,23 @@ def publish_manifest(manifest: Manifest, folder: StoragePath, *, replace: bool) 
 
 
 def publish_file(manifest: Manifest, place: StoragePath) -> Manifest:
-    """Copy a manifest of one file to where it stays."""
+    """Copy a manifest of one file atomically to its final path, and return the copy.
+
+    Raises:
+        OSError: the file can't be read or written.
+    """
     with write_atomically(place) as temporary:
         temporary.write_bytes(manifest.place.read_bytes())
     return Manifest(place, None, manifest.starts)
 
 
 def first_difference(manifest: Manifest, other: StoragePath, *, appeared: bool = False) -> str | None:
-    """Say where a manifest first differs from another that was published; None where it doesn't.
+    """Return the first difference between a manifest and an earlier, published one as text; None where they are equal.
 
-    ``appeared``: a file may be there now that was not there then.
+    ``appeared``: a file that was missing in the earlier one may exist now.
+
+    Raises:
+        OSError: a file can't be read.
     """
     if manifest.parts != sum(name.startswith("part-") for name in other.children()):
         return "more or fewer files"
@@ -225,5 +240,5 @@ def first_difference(manifest: Manifest, other: StoragePath, *, appeared: bool =
 
 
 def part_name(part: int) -> str:
-    """Return the name of a file of the manifest, and of the output's of the same rows."""
+    """Return the file name of a part of the manifest, and of the output's part with the same rows."""
     return f"part-{part:06d}.parquet"

@@ -1,7 +1,7 @@
-"""Pairing of images with their masks, by file names alone, so that it serves for any listing.
+"""Pairing of images with their masks by file names, in folders, buckets and archives.
 
-Two layouts are known, and may be mixed: BUSI's, where ``x.png`` has ``x_mask.png``, ``x_mask_1.png``, ... beside it;
-and folders ``images`` and ``masks``, anywhere on the way to the files.
+Two layouts are supported, and may be mixed: that of BUSI, where ``x.png`` has ``x_mask.png``, ``x_mask_1.png`` and so
+on beside it; and folders ``images`` and ``masks`` at any level of the path.
 """
 
 import re
@@ -14,34 +14,34 @@ from overlay.storage.filenames import escape_name
 IMAGE_FOLDERS = frozenset({"image", "images"})
 MASK_FOLDERS = frozenset({"mask", "masks"})
 PAIRED_NAMES = 16_384
-"""most names that are paired in one step, which needs about a kilobyte for each"""
+"""most names that are paired in one step, which needs about 1 kB a name"""
 _MASK_NAME = re.compile(r"(?P<stem>.+)_mask(_\d+)?", re.IGNORECASE)
 _MASKED = re.compile(r"_mask|(^|/)masks?/", re.IGNORECASE)
 
 Key = tuple[str, str]
-"""folders of a file without the ``images`` or ``masks`` that sets them apart, and its name without the ending"""
+"""path of a file's folder without parts ``images`` and ``masks``, and its name without extension"""
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """Images with their masks, and the names that can't be used."""
+    """Images with their masks, and rejected names."""
 
     images: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """name of each image -> names of its masks, none where it has none"""
+    """name of each image -> names of its masks, perhaps none"""
     rejected: dict[str, str] = field(default_factory=dict)
     """name -> reason"""
     masks: int = 0
-    """masks among the names, those without an image too"""
+    """number of masks among the names, including those without an image"""
 
 
 def image_of_mask(stem: str) -> str | None:
-    """Return the name of the image that a mask is called after, both without ending; None for another name."""
+    """Return the stem of the image from the stem of a mask, such as x from x_mask_1; None for other names."""
     named = _MASK_NAME.fullmatch(stem)
     return named["stem"] if named else None
 
 
 def is_mask(name: str) -> bool:
-    """Whether a relative name is that of a mask."""
+    """Whether a relative name is that of a mask, by its folders or by its stem."""
     folders = set(name.lower().split("/")[:-1])
     if folders & MASK_FOLDERS:
         return True
@@ -49,9 +49,9 @@ def is_mask(name: str) -> bool:
 
 
 def pair_masks(names: Iterable[str]) -> Pairing:
-    """Pair images with their masks by relative names, whose order does not matter.
+    """Pair images with their masks by relative names, in any order.
 
-    A mask without an image is rejected; an image without a mask is not.
+    A mask without an image is rejected, and so is a name that is not UTF-8; an image without a mask is not.
     """
     images: dict[str, tuple[str, ...]] = {}
     rejected: dict[str, str] = {}
@@ -66,7 +66,7 @@ def pair_masks(names: Iterable[str]) -> Pairing:
             images[name] = ()
             of_key.setdefault(_key(name), []).append(name)
     for key, found in masks.items():
-        # In a folder of masks the name may be the image's own, and that comes first: an image may be called x_mask.
+        # In a folder of masks the name may equal the image's. That takes precedence: an image may be called x_mask.
         owners = of_key.get(key) or of_key.get((key[0], image_of_mask(key[1]) or ""))
         for mask in found:
             if owners is None:
@@ -77,7 +77,7 @@ def pair_masks(names: Iterable[str]) -> Pairing:
 
 
 def pair_in_steps(names: Sequence[str]) -> Iterator[Pairing]:
-    """Pair as `pair_masks` does, in steps of bounded memory: names that may belong together come in one step."""
+    """Pair as `pair_masks` does, in steps of bounded memory; an image and its masks are always in the same step."""
     if not any(map(_MASKED.search, names)):
         for start in range(0, len(names), PAIRED_NAMES):
             some = names[start : start + PAIRED_NAMES]
@@ -97,7 +97,7 @@ def _step_of(name: str, steps: int) -> int:
 
 
 def _key(name: str) -> Key:
-    # By text: path objects would take most of the time of listing a million files.
+    # On the text: path objects would take most of the time of listing a million files.
     folder, _, file = name.rpartition("/")
     stem, dot, _ = file.rpartition(".")
     kept = [each for each in folder.split("/") if each.lower() not in IMAGE_FOLDERS | MASK_FOLDERS]

@@ -1,4 +1,4 @@
-"""The column of a Parquet table that holds images, or their paths, and the images' bytes in it."""
+"""Images in Parquet tables: the column of bytes or paths, and a bounded reader of bytes by row."""
 
 from collections.abc import Iterator
 
@@ -9,14 +9,16 @@ from overlay.errors import one_line
 from overlay.storage.path import StoragePath
 
 BYTES = ("image", "bytes", "image_bytes")
+"""names of columns of image bytes"""
 PATHS = ("uri", "path", "image_path")
+"""names of columns of file paths"""
 GROUP_ROWS = 32
-"""most images that are read and decoded together"""
+"""most images in one group of a manifest"""
 _GROUP_BYTES = 64 * 2**20
 
 
 def image_column(schema: pa.Schema) -> tuple[str, bool] | None:
-    """Return the name of the column with the images, and whether it holds their bytes; None where there is none."""
+    """Return the name of the column of images, and whether it holds bytes (else paths); None where there is none."""
     for name in BYTES:
         if name in schema.names and _is_bytes(schema.field(name).type):
             return name, True
@@ -29,7 +31,7 @@ def image_column(schema: pa.Schema) -> tuple[str, bool] | None:
 
 
 def group_rows(file: pq.ParquetFile, number: int, column: str) -> int:
-    """Return how many images of a row group may be in memory at one time."""
+    """Return how many images of a row group may be in memory at one time: at most 32, and about 64 MiB."""
     metadata = file.metadata.row_group(number)
     chunks = [metadata.column(index) for index in range(metadata.num_columns)]
     total: int = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] == column)
@@ -38,12 +40,12 @@ def group_rows(file: pq.ParquetFile, number: int, column: str) -> int:
 
 
 def read_images(place: StoragePath, rows: list[int]) -> Iterator[bytes | None]:
-    """Yield the bytes of the images in some rows of a table, ascending; None where a row has none.
+    """Yield the image bytes of the given ascending rows of a table; None for a null.
 
-    What is held is a batch of few rows, however large the table's row groups are.
+    Memory holds a batch of few rows, whatever the size of the table's row groups.
 
     Raises:
-        OSError: the table can't be read, or is not what was listed.
+        OSError: the table can't be read, is damaged, or has changed since it was listed.
     """
     try:
         yield from _contents(place, rows)
@@ -52,7 +54,7 @@ def read_images(place: StoragePath, rows: list[int]) -> Iterator[bytes | None]:
 
 
 def _contents(place: StoragePath, rows: list[int]) -> Iterator[bytes | None]:
-    # Pages come as they are needed, not a whole row group before its first row.
+    # Without pre_buffer pages are read on demand, not a whole row group before its first row.
     with pq.ParquetFile(place.path, filesystem=place.filesystem, pre_buffer=False, buffer_size=2**20) as file:
         column, _ = image_column(file.schema_arrow) or ("", True)
         wanted = iter(rows)

@@ -1,8 +1,8 @@
-"""Read plan: which inputs one task reads, and in which order.
+"""Read plan: inputs that one task reads, and their order.
 
-Files, members of a zip and of a plain tar are read by position, in any order. A tar that is compressed as a whole is
-read by one task from its start to its end, in one pass or more: so that what waits for its masks meanwhile fits into
-memory, images whose masks lie too far away are left to another pass.
+Files, and members of a zip or a plain tar, are read by position, in any order. A tar that is compressed as a whole is
+read by one task sequentially, in one or more passes: images that wait for their masks must fit into memory, so images
+whose masks are too far away are deferred to another pass.
 """
 
 import heapq
@@ -13,15 +13,13 @@ from typing import Protocol, TypeVar
 from overlay.archives.entries import Span
 
 WAITING_BYTES = 256 * 2**20
-"""most that waits for its masks in one pass"""
-
-
+"""most bytes of incomplete records (images and masks) in one pass"""
 GROUP_BYTES = 64 * 2**20
-"""least that closes a group of images from an archive that is read in order"""
+"""bytes of images and masks at which a group of an archive that is read in order is closed"""
 
 
 class Readable(Protocol):
-    """What a record must say to be read."""
+    """Record of an image and its masks with their positions, such as `ImageRef`."""
 
     @property
     def uri(self) -> str: ...  # noqa: D102
@@ -34,60 +32,60 @@ _Record = TypeVar("_Record", bound=Readable)
 
 @dataclass(frozen=True)
 class ReadUnit:
-    """What one task reads."""
+    """Groups of a manifest that one task reads."""
 
     groups: tuple[int, ...]
     in_order: bool
-    """whether it is a pass over an archive or a table, which can only be read in order"""
-    left: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
-    """group -> positions in it that are to be read, where these are not all"""
+    """whether the unit is one sequential pass over an archive or a table"""
+    positions: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """group -> positions in it to be read, counted from 0, where these are not all"""
 
 
 def join_units(units: Sequence[ReadUnit], at_least: int, most: int) -> list[ReadUnit]:
-    """Join up to ``most`` groups that any task can read into one unit, where ``at_least`` units are left all the same.
+    """Join up to ``most`` units that are not read in order into one, as long as about ``at_least`` units are left.
 
-    A task costs several milliseconds, whatever it does.
+    Each task has an overhead of several milliseconds.
     """
     together = max(1, min(most, len(units) // at_least))
     found = [unit for unit in units if unit.in_order]
     free = [unit for unit in units if not unit.in_order]
     for start in range(0, len(free), together):
         several = free[start : start + together]
-        left = {group: positions for unit in several for group, positions in unit.left.items()}
-        found.append(ReadUnit(tuple(group for unit in several for group in unit.groups), False, left))
+        positions = {group: rows for unit in several for group, rows in unit.positions.items()}
+        found.append(ReadUnit(tuple(group for unit in several for group in unit.groups), False, positions))
     return found
 
 
 def remove_done(units: Sequence[ReadUnit], done: set[int]) -> list[ReadUnit]:
-    """Return the units without groups that are done."""
+    """Return the units without the groups in ``done``."""
     left = [ReadUnit(tuple(group for group in unit.groups if group not in done), unit.in_order) for unit in units]
     return [unit for unit in left if unit.groups]
 
 
 def archive_passes(records: Sequence[_Record]) -> Iterator[list[_Record]]:
-    """Divide the records of an archive among passes over it, each in the order in which they become complete."""
-    left = sorted(records, key=lambda record: _ends(record)[0])
+    """Divide the records of an archive into passes over it, each sorted by the position where a record is complete."""
+    left = sorted(records, key=lambda record: _offsets(record)[0])
     while left:
-        waiting: list[tuple[int, int]] = []  # (end, bytes) of records of which something has come
-        held = 0
+        waiting: list[tuple[int, int]] = []  # heap of (end, bytes) of incomplete records
+        waiting_bytes = 0
         chosen, later = [], []
         for record in left:
-            start, end = _ends(record)
+            start, end = _offsets(record)
             while waiting and waiting[0][0] < start:
-                held -= heapq.heappop(waiting)[1]
+                waiting_bytes -= heapq.heappop(waiting)[1]
             size = _size(record)
-            if waiting and held + size > WAITING_BYTES:
+            if waiting and waiting_bytes + size > WAITING_BYTES:
                 later.append(record)
                 continue
             heapq.heappush(waiting, (end, size))
-            held += size
+            waiting_bytes += size
             chosen.append(record)
-        yield sorted(chosen, key=lambda record: _ends(record)[1])
+        yield sorted(chosen, key=lambda record: _offsets(record)[1])
         left = later
 
 
 def cut_groups(records: Sequence[_Record], rows: int) -> Iterator[list[_Record]]:
-    """Divide the records of a pass into groups of at most ``rows``, and fewer where their images are large."""
+    """Divide the records of a pass into groups of at most ``rows`` records, fewer where these are large."""
     group: list[_Record] = []
     for record in records:
         group.append(record)
@@ -98,8 +96,8 @@ def cut_groups(records: Sequence[_Record], rows: int) -> Iterator[list[_Record]]
         yield group
 
 
-def _ends(record: Readable) -> tuple[int, int]:
-    """Return the offsets of a record's first and last member."""
+def _offsets(record: Readable) -> tuple[int, int]:
+    """Return the byte offsets of a record's first and last member."""
     offsets = [span.offset for span in record.spans or ()]
     return min(offsets), max(offsets)
 

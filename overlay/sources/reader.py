@@ -1,8 +1,8 @@
-"""Bounded reading of images and masks, wherever they lie: files, archives, tables.
+"""Bounded reading of images and masks from files, archives and tables.
 
-Files, members of a zip and of a plain tar are read by position, so any task can read any of them. A tar that is
-compressed as a whole yields its members only from its start to its end: one task reads it, once, and hands an image on
-when its last mask has come. A table of images is read by one task for each of its row groups.
+Files, and members of a zip or a plain tar, are read by position, so that any task can read any of them. A tar that is
+compressed as a whole is read sequentially: one task reads it, and yields an image when its last mask is read. A table
+of images is read by one task for each of its row groups.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,39 +14,39 @@ from typing import BinaryIO, Protocol
 from overlay.archives.index import read_member, read_members_in_order
 from overlay.config import Limits
 from overlay.errors import ImageError, one_line
-from overlay.images.ref import ImageRef
+from overlay.images.ref import ImageRef, ReadFunction
 from overlay.sources import parquet_images
 from overlay.sources.inputs import IRREGULAR
 from overlay.sources.read_plan import ReadUnit
-from overlay.storage.path import NotRegularFileError, Read, StoragePath
+from overlay.storage.path import NotRegularFileError, StoragePath
 
 UNREADABLE = "file that can't be read"
-"""what a reason says that may pass, unlike those of the image itself"""
+"""prefix of the reason of a transient error, which another attempt may not have"""
 
 
 class GroupReader(Protocol):
-    """A manifest, as seen by what reads its images."""
+    """Interface of a manifest for reading its images."""
 
     def read_group(self, group: int, columns: Sequence[str] | None = None) -> list[ImageRef]:
-        """Read the rows of a group."""
+        """Read the rows of a group; see `Manifest.read_group`."""
 
 
 @dataclass(frozen=True)
 class GroupRequest:
-    """A group of the manifest to be decoded."""
+    """Request to decode one group of a manifest."""
 
     group: int
     positions: Sequence[int] | None = None
-    """rows of the group that are wanted, counted from 0; None where all are"""
+    """rows of the group to be decoded, counted from 0; None for all"""
     contents: Sequence[Sequence[bytes]] | None = None
-    """bytes of the image and the masks of each of them, where they were read already"""
+    """bytes of the image and the masks of each row, where they were read in order; else None"""
     fault: str | None = None
-    """reason why they could not be read, where they should have been"""
+    """reason why reading in order failed"""
 
 
 def group_requests(unit: ReadUnit, manifest: GroupReader) -> Iterator[GroupRequest]:
-    """Yield each group of a unit, with its contents where it is read in order, or why they can't be read."""
-    waiting = {group: unit.left.get(group) for group in unit.groups}
+    """Yield a request for each group of a unit, with its contents, or a fault, where it is read in order."""
+    waiting = {group: unit.positions.get(group) for group in unit.groups}
     fault = None
     try:
         for group, contents in read_in_order(manifest, unit) if unit.in_order else ():
@@ -61,12 +61,12 @@ def read_in_order(manifest: GroupReader, unit: ReadUnit) -> Iterator[tuple[int, 
     """Read an archive or a table in order, and yield each group's number with the bytes of its images and masks.
 
     Raises:
-        OSError: it can't be read.
+        OSError: the manifest, the archive or the table can't be read, or has changed since it was listed.
     """
     groups: dict[int, list[ImageRef]] = {}
     for group in unit.groups:
         rows = manifest.read_group(group, ["uri", "member", "spans"])
-        groups[group] = [rows[position] for position in unit.left.get(group, range(len(rows)))]
+        groups[group] = [rows[position] for position in unit.positions.get(group, range(len(rows)))]
     refs = [ref for group in groups.values() for ref in group]
     place = StoragePath(refs[0].uri)
     if refs[0].spans is None:
@@ -88,7 +88,7 @@ def read_in_order(manifest: GroupReader, unit: ReadUnit) -> Iterator[tuple[int, 
 
 
 class Reader:
-    """Reads images and masks, and keeps the archive open that it read from last."""
+    """Reader of images and masks of at most ``member_bytes`` bytes, which keeps the last archive open."""
 
     def __init__(self, member_bytes: int = Limits.member_bytes) -> None:
         self._member_bytes = member_bytes
@@ -103,8 +103,8 @@ class Reader:
         if self._archive:
             self._archive[1].close()
 
-    def of(self, ref: ImageRef, contents: Sequence[bytes] | None = None) -> Read:
-        """Return how to read an image and its masks by their names; ``contents`` are read already."""
+    def read_function(self, ref: ImageRef, contents: Sequence[bytes] | None = None) -> ReadFunction:
+        """Return the function that reads an image and its masks by their names; from ``contents``, where given."""
         names = [ref.name, *ref.masks]
         if contents is not None:
             return dict(zip(names, contents, strict=True)).__getitem__
@@ -127,8 +127,8 @@ def read_bytes(uri: str, limit: int = Limits.member_bytes) -> bytes:
     """Read a file of at most ``limit`` bytes.
 
     Raises:
-        ImageError: it is not there, may not be read, is larger, or is no regular file.
-        OSError: it can't be read for a cause that may pass.
+        ImageError: the file does not exist, is larger, or is not a regular file, or its permissions forbid reading.
+        OSError: the file can't be read for a transient cause.
     """
     try:
         data = StoragePath(uri).read_bytes(limit + 1)

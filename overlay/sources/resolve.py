@@ -1,4 +1,4 @@
-"""What a user named as inputs of a prediction: folders, files, archives, tables, datasets, patterns, and "-".
+"""Resolution of the inputs of a prediction: folders, files, archives, tables, datasets, glob patterns, "-" (stdin).
 
 Each becomes a source, which lists its own inputs. An input's id is its path in its source, after the source's name
 where there are several.
@@ -27,10 +27,10 @@ _Source = tuple[StoragePath, Callable[[ListingRule], Iterator[Portion]]]
 
 
 def resolve_inputs(inputs: Sequence[str], classes: Sequence[str], limits: Limits) -> Iterator[Portion]:
-    """List all that was named, portion by portion, always in the same order.
+    """List all inputs in portions, in a fixed order; ``classes`` are the labels that folders and tables may name.
 
     Raises:
-        RequestError: an input isn't there or can't be read, a pattern matches nothing, or there is no image at all.
+        RequestError: an input does not exist or can't be read, a pattern matches nothing, or no input holds an image.
     """
     sources = _sources(inputs)
     found = False
@@ -50,10 +50,10 @@ def resolve_inputs(inputs: Sequence[str], classes: Sequence[str], limits: Limits
 
 
 def locate_source(given: str, what: str) -> StoragePath:
-    """Return the place that a user named, under the name that was given.
+    """Return the path of an existing input, under the name that the user gave; ``what`` is the option's name.
 
     Raises:
-        RequestError: there is nothing, or it can't be reached.
+        RequestError: the path does not exist, or the bucket can't be reached.
     """
     place = StoragePath.of(given)
     try:
@@ -67,7 +67,7 @@ def locate_source(given: str, what: str) -> StoragePath:
 
 
 def name_places(places: Sequence[StoragePath]) -> list[str]:
-    """Name each place by its folder or archive; equal names are numbered in the order in which they were given."""
+    """Return a unique name for each source: its folder or archive, with a number appended to repeated names."""
     names: list[str] = []
     for place in places:
         first = name = file_stem(place.name)
@@ -83,7 +83,7 @@ def _sources(inputs: Sequence[str]) -> list[_Source]:
     files: list[StoragePath] = []
     for place in _places(inputs):
         if is_archive(place.name):
-            sources[place] = partial(_archive, place)
+            sources[place] = partial(_list_archive, place)
         elif is_table(place.name):
             sources[place] = partial(list_table, place)
         elif not place.is_folder():
@@ -94,11 +94,11 @@ def _sources(inputs: Sequence[str]) -> list[_Source]:
             sources[place] = partial(list_folder, place)
     folders = [f"{place.path}/" for place in sources if not is_table(place.name) and not is_archive(place.name)]
     rest = [file for file in files if not (is_image(file.name) and file.path.startswith(tuple(folders)))]
-    return [*sources.items(), *_of_files(rest)]
+    return [*sources.items(), *_group_files(rest)]
 
 
-def _of_files(files: Sequence[StoragePath]) -> Iterator[_Source]:
-    """Make one source of all files on the disk, and one of those of each bucket."""
+def _group_files(files: Sequence[StoragePath]) -> Iterator[_Source]:
+    """Yield one source for all files on the disk, and one for those of each bucket."""
     stores: dict[str, list[StoragePath]] = {}
     for file in files:
         stores.setdefault(file.text.split("/")[2] if file.in_bucket else "", []).append(file)
@@ -111,27 +111,23 @@ def _of_files(files: Sequence[StoragePath]) -> Iterator[_Source]:
         yield root, partial(list_files, names, root)
 
 
-def _archive(place: StoragePath, rule: ListingRule) -> Iterator[Portion]:
+def _list_archive(place: StoragePath, rule: ListingRule) -> Iterator[Portion]:
     return iter(list_members(place, rule))
 
 
 def _places(inputs: Sequence[str]) -> Iterator[StoragePath]:
     for given in inputs:
         if given == "-":
-            yield from (_listed(line.rstrip("\r\n")) for line in sys.stdin if line.strip())
+            # A missing file in a list becomes a row with a reason.
+            yield from (StoragePath.of(line.rstrip("\r\n")) for line in sys.stdin if line.strip())
         elif _PATTERN.search(_path(given)) and not (_is_local(given) and Path(given).expanduser().exists()):
             yield from _matches(given)
         else:
             yield locate_source(given, "input")
 
 
-def _listed(line: str) -> StoragePath:
-    """Return the place of a line of a list; what isn't there becomes a row that says so."""
-    return StoragePath.of(line)
-
-
 def _matches(pattern: str) -> Iterator[StoragePath]:
-    """Return the images, archives and tables that match a pattern, and the folders, unless it has a ``**``.
+    """Yield the images, archives and tables that match a glob pattern; also folders, unless it has a ``**``.
 
     Raises:
         RequestError: nothing matches.
@@ -143,7 +139,7 @@ def _matches(pattern: str) -> Iterator[StoragePath]:
 
 
 def _on_disk(pattern: str) -> list[StoragePath]:
-    # Path.glob would want to know where the pattern begins.
+    # Path.glob needs the folder before the pattern.
     paths = map(Path, sorted(glob.iglob(str(Path(pattern).expanduser()), recursive=True)))  # noqa: PTH207
     return [
         StoragePath.of(path)
@@ -166,7 +162,7 @@ def _in_bucket(pattern: str) -> list[StoragePath]:
 
 
 def _expression(pattern: str) -> str:
-    """Return the regular expression of a pattern, in which only ``**`` crosses a slash."""
+    """Return the regular expression of a glob pattern, in which only ``**`` matches a slash."""
     parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", pattern)
     special = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     return "".join(
@@ -184,5 +180,5 @@ def _is_local(given: str) -> bool:
 
 
 def _path(given: str) -> str:
-    """Return what of an input may be a pattern: not the query of an address."""
+    """Return the part of an input that may be a pattern: a URI without its query."""
     return given if _is_local(given) else StoragePath.of(given).path

@@ -1,4 +1,4 @@
-"""Spool and external sort of image references on the disk, so that a listing of any length needs little memory."""
+"""Spool and external sort of image references on the disk, which bound the memory of a listing."""
 
 import pickle
 from collections.abc import Iterator
@@ -11,27 +11,35 @@ _BUFFERED = 256
 
 
 class RefSpool:
-    """References in the order in which they were added, each list of them with a number of the caller's."""
+    """Append-only file of lists of image references, each with an integer of the caller's."""
 
     def __init__(self, file: Path) -> None:
         self._path = file
         file.touch()
 
     def add(self, number: int, refs: list[ImageRef]) -> None:
-        """Append references."""
+        """Append a list of image references.
+
+        Raises:
+            OSError: the file can't be written.
+        """
         with self._path.open("ab") as file:
             pickle.dump((number, refs), file, pickle.HIGHEST_PROTOCOL)
 
     def read(self) -> Iterator[tuple[int, list[ImageRef]]]:
-        """Yield what was added, and remove the file."""
+        """Yield the lists with their integers in the order of `add`, and delete the file at the end.
+
+        Raises:
+            OSError: the file can't be read.
+        """
         with self._path.open("rb") as file:
             while file.peek(1):
-                yield pickle.load(file)  # a file of this process's own
+                yield pickle.load(file)  # written by this process, so that unpickling is safe
         self._path.unlink()
 
 
 class RefSorter:
-    """External sort of references by a digest: bucket by its first bits, then sort each bucket in memory."""
+    """External sort of image references by a digest: buckets by its first bits, each sorted in memory."""
 
     def __init__(self, folder: Path) -> None:
         self._paths = [folder / f"bucket-{number:02d}" for number in range(_BUCKETS)]
@@ -39,14 +47,22 @@ class RefSorter:
         self._count = 0
 
     def add(self, digest: bytes, ref: ImageRef) -> None:
-        """Add a reference by its digest, whose first byte is evenly distributed."""
+        """Add an image reference by its digest, whose first byte must be uniformly distributed.
+
+        Raises:
+            OSError: a bucket can't be written.
+        """
         self._waiting[digest[0] * _BUCKETS // 256].append((digest, ref))
         self._count += 1
         if self._count >= _BUFFERED * _BUCKETS:
             self._flush()
 
     def read(self) -> Iterator[list[ImageRef]]:
-        """Yield all references in the order of their digests, a bucket at a time."""
+        """Yield all image references in the order of their digests, one bucket at a time.
+
+        Raises:
+            OSError: a bucket can't be read.
+        """
         self._flush()
         for path in self._paths:
             found: list[tuple[bytes, ImageRef]] = []

@@ -1,4 +1,4 @@
-"""Atomic writes of files on a disk or in a bucket."""
+"""Atomic write of files on a disk (temporary file, fsync, rename) or in a bucket (one upload)."""
 
 import os
 import tempfile
@@ -7,23 +7,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from overlay.storage.object_store import retried
+from overlay.storage.object_store import retry
 from overlay.storage.path import StoragePath
 
 
 @contextmanager
 def write_atomically(place: Path | StoragePath) -> Iterator[Path]:
-    """Give a temporary local path, and move what was written there to ``place`` once the block has ended.
+    """Yield a temporary local path, and commit what was written there to ``place`` when the block ends.
 
-    On a disk the temporary file lies beside ``place`` and is renamed; to a bucket it is uploaded, where an object
-    appears only once all of it is there. A process that is killed in the middle, or a machine that loses its power,
-    leaves the old file, or none, and never a torn one.
+    On a disk the temporary file lies beside ``place``; it is synchronised (fsync) and renamed. To a bucket it is
+    uploaded, where an object becomes visible only when it is complete. A killed process or a power failure leaves the
+    old file or none, never a partial one.
+
+    Raises:
+        OSError: the temporary file can't be written, renamed or uploaded.
     """
     if isinstance(place, StoragePath) and place.in_bucket:
         with tempfile.TemporaryDirectory(prefix="overlay-") as folder:
             temporary = Path(folder, place.name)
             yield temporary
-            retried(lambda: place.upload(temporary))
+            retry(lambda: place.upload(temporary))
         return
     path = Path(place.text) if isinstance(place, StoragePath) else place
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
@@ -37,13 +40,21 @@ def write_atomically(place: Path | StoragePath) -> Iterator[Path]:
 
 
 def write_text_atomically(place: Path | StoragePath, text: str) -> None:
-    """Write a small text file atomically, in UTF-8."""
+    """Write a small text file atomically, in UTF-8.
+
+    Raises:
+        OSError: the file can't be written.
+    """
     with write_atomically(place) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def sync(path: Path) -> None:
-    """Wait until a file or a folder's entries are on the disk, should the machine itself go down."""
+    """Flush a file, or the entries of a folder, to the disk (fsync), so that they survive a power failure.
+
+    Raises:
+        OSError: the path can't be opened or flushed.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

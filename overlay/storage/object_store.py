@@ -1,4 +1,4 @@
-"""How a bucket is reached, by pyarrow's file systems: a fault is waited out, and an object is read with seeks."""
+"""Object storage (S3, Google Cloud Storage) by pyarrow: retries after network faults, seekable readers."""
 
 import io
 import os
@@ -11,7 +11,7 @@ from pyarrow import NativeFile
 from pyarrow.fs import FileSystem
 
 PAUSES = (1.0, 3.0)
-"""seconds before each new try of what a network fault stopped"""
+"""seconds before each retry after a network fault"""
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer as Buffer  # collections.abc has it from Python 3.12 on
@@ -21,20 +21,21 @@ _Result = TypeVar("_Result")
 
 @lru_cache(maxsize=64)
 def bucket_filesystem(root: str) -> FileSystem:
-    """Return the file system of a bucket, by its URI.
+    """Return pyarrow's file system for the URI of a bucket, such as ``s3://bucket``; cached in the process.
 
     Raises:
-        ValueError, NotImplementedError: the URI is none that pyarrow knows.
+        ValueError, NotImplementedError: pyarrow doesn't support the URI or one of its parameters.
+        OSError: the bucket's region can't be requested.
     """
-    found, _ = retried(lambda: FileSystem.from_uri(root))
+    found, _ = retry(lambda: FileSystem.from_uri(root))
     return found
 
 
-def retried(work: Callable[[], _Result]) -> _Result:
-    """Do something again after each of ``PAUSES`` where it fails.
+def retry(work: Callable[[], _Result]) -> _Result:
+    """Call a function, and retry it after each of ``PAUSES`` (seconds) while it raises OSError.
 
     Raises:
-        OSError: it still fails; FileNotFoundError at once.
+        OSError: the last attempt failed; FileNotFoundError is raised at once.
     """
     for pause in PAUSES:
         try:
@@ -47,22 +48,23 @@ def retried(work: Callable[[], _Result]) -> _Result:
 
 
 def open_object(filesystem: FileSystem, path: str, buffer: int) -> BinaryIO:
-    """Open an object to be read, with seeks; ``buffer`` is what one request asks for, in bytes.
+    """Open an object for reading, with seeks; each request asks for ``buffer`` bytes.
 
     Raises:
-        OSError: it can't be read; FileNotFoundError where it is not there.
+        FileNotFoundError: there is no such object.
+        OSError: the object can't be opened after all retries.
     """
     return io.BufferedReader(_ObjectReader(filesystem, path), buffer)
 
 
 class _ObjectReader(io.RawIOBase):
-    """Reads an object of a bucket; after a fault it is opened again, and goes on where it was."""
+    """Seekable reader of an object; after a fault it opens the object again and resumes at its position."""
 
     def __init__(self, filesystem: FileSystem, path: str) -> None:
         self._filesystem, self._path = filesystem, path
         self._position = 0
         self._file: NativeFile | None = None
-        self._size = int(retried(self._opened).size())
+        self._size = int(retry(self._open_file).size())
 
     def readable(self) -> bool:
         return True
@@ -84,7 +86,7 @@ class _ObjectReader(io.RawIOBase):
         view = memoryview(buffer).cast("B")
         if self._position >= self._size:
             return 0
-        data = retried(lambda: self._read(len(view)))
+        data = retry(lambda: self._read(len(view)))
         view[: len(data)] = data
         self._position += len(data)
         return len(data)
@@ -97,14 +99,14 @@ class _ObjectReader(io.RawIOBase):
 
     def _read(self, length: int) -> bytes:
         try:
-            file = self._opened()
+            file = self._open_file()
             file.seek(self._position)
             return bytes(file.read(length))
         except OSError:
             self._file = None
             raise
 
-    def _opened(self) -> NativeFile:
+    def _open_file(self) -> NativeFile:
         if self._file is None:
             self._file = self._filesystem.open_input_file(self._path)
         return self._file

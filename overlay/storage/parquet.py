@@ -1,4 +1,4 @@
-"""How images are written to Parquet: in small row groups, whole files or none."""
+"""Parquet files of images: atomic writer with small row groups, and reader."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,10 +19,13 @@ ROW_GROUP_BYTES = 64 * 2**20
 
 @contextmanager
 def write_rows(path: Path | StoragePath, schema: pa.Schema) -> Iterator["RowWriter"]:
-    """Write a Parquet file of images atomically, holding one row group in memory.
+    """Yield a writer of a Parquet file of images, which appears atomically when the block ends.
 
-    Row groups are small, so that a reader streams and seeks; the bytes of image files, which are structs of bytes and
-    path, are compressed already and stored as they are.
+    One row group is in memory: at most ``ROW_GROUP_ROWS`` rows or about ``ROW_GROUP_BYTES`` bytes, so that a reader can
+    stream and seek. Image files (structs of bytes and path) are compressed already, and stored uncompressed.
+
+    Raises:
+        OSError: the file can't be written.
     """
     stored = [field.name for field in schema if pa.types.is_struct(field.type)]
     small = [name for name in schema.names if name not in stored]
@@ -44,7 +47,7 @@ def write_rows(path: Path | StoragePath, schema: pa.Schema) -> Iterator["RowWrit
 
 
 class RowWriter:
-    """Gathers rows into row groups."""
+    """Writer that buffers rows and writes them as row groups."""
 
     def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema) -> None:
         self._writer, self._schema = writer, schema
@@ -53,32 +56,32 @@ class RowWriter:
         self._count = self._bytes = 0
 
     def write(self, row: dict[str, Any]) -> None:
-        """Add a row; columns that it lacks are null."""
+        """Append a row; missing columns are null."""
         self._rows.append(row)
-        self._counted(1, len(row["image"]["bytes"]) if row["image"] else 0)
+        self._count_rows(1, len(row["image"]["bytes"]) if row["image"] else 0)
 
     def write_table(self, table: pa.Table) -> None:
-        """Add a few rows, which come into one row group."""
-        self._gather()
+        """Append a table of few rows, which stay in one row group."""
+        self._convert_rows()
         self._tables.append(table.select(self._schema.names).cast(self._schema))
         sizes = pc.binary_length(pc.struct_field(table["image"], "bytes"))
-        self._counted(table.num_rows, pc.sum(sizes).as_py() or 0)
+        self._count_rows(table.num_rows, pc.sum(sizes).as_py() or 0)
 
     def flush(self) -> None:
-        """Write what was gathered as a row group."""
-        self._gather()
+        """Write the buffered rows as a row group."""
+        self._convert_rows()
         if self._tables:
             table = pa.concat_tables(self._tables)
             self._writer.write_table(table, row_group_size=table.num_rows)
         self._tables = []
         self._count = self._bytes = 0
 
-    def _gather(self) -> None:
+    def _convert_rows(self) -> None:
         if self._rows:
             self._tables.append(pa.Table.from_pylist(self._rows, schema=self._schema))
         self._rows = []
 
-    def _counted(self, rows: int, size: int) -> None:
+    def _count_rows(self, rows: int, size: int) -> None:
         self._count += rows
         self._bytes += size
         if self._count >= ROW_GROUP_ROWS or self._bytes >= ROW_GROUP_BYTES:
@@ -86,10 +89,10 @@ class RowWriter:
 
 
 def open_parquet(place: Path | StoragePath) -> pq.ParquetFile:
-    """Open a Parquet file.
+    """Open a Parquet file on a disk or in a bucket.
 
     Raises:
-        OSError: it can't be read.
+        OSError: the file is missing, can't be read, or is incomplete or damaged.
     """
     place = StoragePath.of(place)
     try:

@@ -1,8 +1,8 @@
 """Directory walk: the files below a folder, on a disk or in a bucket, folder by folder in a fixed order.
 
-A million files need little memory, since only one folder's names are held at a time. What may belong together comes
-together: folders called ``images`` and ``masks`` count as part of the folder that holds them, as in
-`overlay.sources.mask_pairing`, so ``p/images/x.png`` and ``p/masks/x.png`` come in one `WalkedFolder`.
+On a disk only one folder's names are in memory at a time. Images and their masks come in one `WalkedFolder`: folders
+called ``images`` and ``masks`` count as part of the folder that holds them, as in `overlay.sources.mask_pairing`, so
+``p/images/x.png`` and ``p/masks/x.png`` come together.
 """
 
 import os
@@ -17,42 +17,42 @@ from overlay.storage.filenames import is_hidden
 from overlay.storage.path import StoragePath
 
 TRANSPARENT = frozenset({"image", "images", "mask", "masks"})
-"""names of folders that set images and masks apart, in lower case"""
+"""lower-case names of folders that separate images from masks"""
 
 Stamp = tuple[int | None, str | None]
-"""size in bytes and time of the last change in nanoseconds; None for a file that has gone"""
+"""size in bytes and time of modification in nanoseconds; both None for a file that does not exist"""
 
 
 @dataclass(frozen=True)
 class WalkedFolder:
-    """Files that may belong together."""
+    """Files of one folder, with those of its ``images`` and ``masks`` folders."""
 
     names: list[str]
-    """paths relative to the folder that was walked, with slashes, sorted"""
+    """sorted paths relative to the root of the walk, with slashes"""
     stamp: Callable[[str], Stamp]
-    """from such a path to what would tell another file of the same name"""
+    """from such a path to its size and time of modification, by which a changed file is detected"""
     irregular: frozenset[str] = frozenset()
-    """those of ``names`` that are no regular files: pipes, sockets, devices, links that lead nowhere"""
+    """those of ``names`` that are not regular files: pipes, sockets, devices, broken symbolic links"""
     left_out: int = 0
-    """hidden folders and those of operating systems, which are not entered"""
+    """number of hidden folders and system folders, which are not entered"""
 
 
 def walk_folder(folder: StoragePath) -> Iterator[WalkedFolder]:
-    """Walk a folder and all folders in it, always in the same order; a link to a folder is followed once.
+    """Walk a folder recursively in a fixed order; a symbolic link to a folder is followed once.
 
-    Hidden folders and those of operating systems are counted and not entered.
+    Hidden folders and system folders are counted and not entered.
 
     Raises:
-        OSError: the folder, or one in it, can't be read.
+        OSError: the folder, or a folder in it, can't be read.
     """
     return _walk_bucket(folder) if folder.in_bucket else _walk_disk(folder.text)
 
 
-def stamp_of(place: StoragePath) -> Stamp:
-    """Return the stamp of a file on a disk or in a bucket.
+def read_stamp(place: StoragePath) -> Stamp:
+    """Return the size and the time of modification of a file on a disk or in a bucket.
 
     Raises:
-        OSError: a bucket can't be asked.
+        OSError: the bucket can't be reached.
     """
     if place.filesystem is None:
         return _stamp(place.text)
@@ -80,7 +80,7 @@ def _walk_disk(root: str) -> Iterator[WalkedFolder]:
         irregular: list[str] = []
         left_out = 0
         below: dict[str, list[str]] = {}
-        for folder in together:  # grows while it is gone through
+        for folder in together:  # grows during the iteration
             status = os.stat(f"{root}/{folder}")  # noqa: PTH116
             if (status.st_dev, status.st_ino) in seen:
                 continue

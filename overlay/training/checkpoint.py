@@ -1,34 +1,68 @@
-"""Checkpoints of a training run: whole or not there, written while training goes on, found again by the same command.
+"""Checkpoints of a training run: atomic, written asynchronously while the training continues.
 
-A checkpoint is a folder ``step-NNNNNNNNN`` with two files: ``last.pt``, all that the run needs to go on after so many
-steps, and ``best.pt``, the state_dict of the best epoch so far. It is written under another name and renamed once it is
-complete and on the disk, so whichever process dies at whichever moment, the newest folder is a good one. Ray Train's
-own index of checkpoints is rewritten in place, where a kill can tear it, and so is not used.
+A checkpoint is a folder ``step-NNNNNNNNN`` with two files: ``last.pt``, the state from which the run resumes after so
+many steps, and ``best.pt``, the state_dict of the best epoch so far. It is written under another name and renamed once
+it is complete and on the disk, so whichever process dies at whichever moment, the newest folder is complete. Ray
+Train's own index of checkpoints is rewritten in place, where a kill can leave it incomplete, and so is not used.
 """
 
 import mmap
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.utils.serialization import config
 
+from overlay.config import EarlyStopping
+from overlay.models.network import StateDict
 from overlay.storage.atomic import sync
-from overlay.training.history import Epoch
+from overlay.training.epoch_metrics import EpochTotals
+from overlay.training.history import Epoch, should_stop
+from overlay.training.learner import LearnerState
+from overlay.training.sampler import SamplePlan
 
 BLOCK_BYTES = 2**22
-"""of memory, which is taken and written at one time; a multiple of every page's size"""
+"""of memory, allocated and written at one time; a multiple of every page's size"""
 
-_PARTIAL = "partial-"
+_PARTIAL, _LAST, _BEST = "partial-", "last.pt", "best.pt"
+
+
+@dataclass(frozen=True)
+class CheckpointState:
+    """Training state after a step: the content of ``last.pt``."""
+
+    step: int
+    """steps of the run that are done"""
+    learner: LearnerState
+    totals: EpochTotals
+    """metrics of the epoch so far, over all workers"""
+    seconds: float
+    """time spent in the epoch so far"""
+    history: list[Epoch]
+
+
+@dataclass(frozen=True)
+class TrainingProgress:
+    """Steps and epochs of a run that are done, as its newest checkpoint holds them; step 0 without one."""
+
+    step: int
+    """steps of the run that are done"""
+    history: list[Epoch]
+    """epochs that are done"""
+
+    def is_complete(self, plan: SamplePlan, config: EarlyStopping) -> bool:
+        """Whether the training has ended: all steps of the plan are done, or early stopping ended it."""
+        return self.step >= plan.steps or should_stop(self.history, config)
 
 
 def newest_checkpoint(checkpoints: Path) -> Path | None:
-    """Return the folder of the newest complete checkpoint."""
+    """Return the folder of the newest complete checkpoint; None where there is none."""
     return max(checkpoints.glob("step-*"), key=lambda folder: folder.name, default=None)
 
 
@@ -50,21 +84,33 @@ def checkpoint_step(folder: Path | None) -> int:
     return 0 if folder is None else int(folder.name.removeprefix("step-"))
 
 
-def checkpoint_history(folder: Path | None) -> list[Epoch]:
-    """Return the epochs that had been done when a checkpoint was written; none without one."""
-    return [] if folder is None else [Epoch(**row) for row in load_checkpoint(folder, "last.pt")["history"]]
+def read_progress(checkpoints: Path) -> TrainingProgress:
+    """Return the progress that the newest checkpoint holds."""
+    newest = newest_checkpoint(checkpoints)
+    history = [] if newest is None else load_checkpoint(newest).history
+    return TrainingProgress(checkpoint_step(newest), history)
 
 
-def load_checkpoint(folder: Path, file: str, *, mmap: bool = True) -> dict[str, Any]:
-    """Read one of a checkpoint's two files, tensors to the CPU; with ``mmap`` only once they are looked at, so the file
-    stays open for as long as one of them lives.
+def load_checkpoint(folder: Path, *, mmap: bool = True) -> CheckpointState:
+    """Read a checkpoint's training state, tensors on the CPU.
+
+    With ``mmap``, tensors are read once they are used, so the file stays open for as long as one of them lives.
     """
-    content: dict[str, Any] = torch.load(folder / file, map_location="cpu", weights_only=True, mmap=mmap)
-    return content
+    content = torch.load(folder / _LAST, map_location="cpu", weights_only=True, mmap=mmap)
+    return CheckpointState(**content | {"history": [Epoch(**row) for row in content["history"]]})
+
+
+def load_best_weights(folder: Path) -> StateDict:
+    """Memory-map a checkpoint's state_dict of the best epoch, tensors on the CPU.
+
+    Raises:
+        FileNotFoundError: the checkpoint was written in the first epoch.
+    """
+    return OrderedDict(torch.load(folder / _BEST, map_location="cpu", weights_only=True, mmap=True))
 
 
 class CheckpointWriter:
-    """Writes checkpoints in a thread of its own, one after the other; the training waits for copies in memory only."""
+    """Asynchronous writer of checkpoints, in a thread of its own; the training waits for copies in memory only."""
 
     def __init__(self, checkpoints: Path) -> None:
         self._checkpoints = checkpoints
@@ -74,9 +120,9 @@ class CheckpointWriter:
         self._best = _Content()
 
     def submit(
-        self, step: int, last: dict[str, Any], best: dict[str, Any] | None, then: Callable[[], None] | None = None
+        self, state: CheckpointState, best: StateDict | None, on_written: Callable[[], None] | None = None
     ) -> None:
-        """Have a checkpoint written, after the one before it; ``then`` is called once it is there.
+        """Copy a checkpoint's content and queue its writing; ``on_written`` is called in the thread once it is on disk.
 
         ``best`` is the state_dict of the best epoch, or None where that is still the one of the checkpoint before.
 
@@ -84,52 +130,53 @@ class CheckpointWriter:
             OSError: the checkpoint before could not be written.
         """
         self.wait()
-        self._last.hold(last)
+        fields = {name: getattr(state, name) for name in ("step", "learner", "totals", "seconds")}
+        self._last.hold(fields | {"history": [asdict(epoch) for epoch in state.history]})
         if best is not None:
             self._best.hold(best)
-        self._pending = self._thread.submit(self._write, step, best is not None, then)
+        self._pending = self._thread.submit(self._write, state.step, best is not None, on_written)
 
     def wait(self) -> None:
-        """Wait until all is written.
+        """Wait until all submitted checkpoints are on the disk.
 
         Raises:
-            OSError: it could not be.
+            OSError: one could not be written.
         """
         if self._pending is not None:
             self._pending.result()
 
-    def _write(self, step: int, improved: bool, then: Callable[[], None] | None) -> None:
+    def _write(self, step: int, improved: bool, on_written: Callable[[], None] | None) -> None:
         previous = newest_checkpoint(self._checkpoints)
         folder = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=self._checkpoints))
-        self._last.save(folder / "last.pt")
+        self._last.save(folder / _LAST)
         if improved:
-            self._best.save(folder / "best.pt")
-        elif previous is not None and (previous / "best.pt").exists():
-            _link(previous / "best.pt", folder / "best.pt")
+            self._best.save(folder / _BEST)
+        elif previous is not None and (previous / _BEST).exists():
+            _link(previous / _BEST, folder / _BEST)
         folder.replace(self._checkpoints / checkpoint_name(step))
         sync(self._checkpoints)
         if previous is not None:
             shutil.rmtree(previous, ignore_errors=True)  # over NFS, what somebody has open stays until it is closed
-        if then is not None:
-            then()
+        if on_written is not None:
+            on_written()
 
 
 class _Content:
-    """What a file will hold, in memory that is used again: new memory takes longer than filling it."""
+    """Reused buffer of a file's content: allocating new memory takes longer than filling it."""
 
     def __init__(self) -> None:
         self._blocks: list[mmap.mmap] = []
         self._length = 0
 
-    def hold(self, state: dict[str, Any]) -> None:
-        """Take the state's bytes, as `torch.save` writes them; what was held before is gone."""
+    def hold(self, state: Mapping[str, object]) -> None:
+        """Replace the content by a state's bytes, as `torch.save` writes them."""
         self._length = 0
         # Nothing reads the checksums, and they are most of the work: a second of each epoch of a ResNet101.
         with config.patch("save.compute_crc32", False):  # type: ignore[attr-defined]  # torch puts it there at import
             torch.save(state, self)  # type: ignore[arg-type]  # it needs no more of a file than these two
 
     def write(self, data: bytes | memoryview) -> int:
-        """Hold more."""
+        """Append to the content, for `torch.save`."""
         left = memoryview(data)
         while left:
             block, start = divmod(self._length, BLOCK_BYTES)
@@ -141,13 +188,13 @@ class _Content:
         return len(data)
 
     def flush(self) -> None:
-        """Do nothing, as there is nothing behind."""
+        """Do nothing; `torch.save` calls it."""
 
     def save(self, file: Path) -> None:
-        """Write the file, and wait until it is on the disk.
+        """Write the file, and wait until it is on the disk (fsync).
 
-        The system's cache is passed by where it can be: to find half a gigabyte of pages for it takes a second of a
-        core, and nobody reads them soon.
+        It bypasses the page cache (O_DIRECT) where the file system can: to allocate half a gigabyte of pages takes a
+        second of a core, and nobody reads them soon.
         """
         flags = os.O_WRONLY | os.O_CREAT
         try:
@@ -155,7 +202,7 @@ class _Content:
         except OSError:  # not every file system can
             descriptor = os.open(file, flags, 0o644)
         try:
-            for block in self._blocks[: -(-self._length // BLOCK_BYTES)]:  # past the cache, whole pages only
+            for block in self._blocks[: -(-self._length // BLOCK_BYTES)]:  # O_DIRECT takes whole pages only
                 with memoryview(block) as left:
                     while left:
                         left = left[os.write(descriptor, left) :]

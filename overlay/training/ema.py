@@ -1,14 +1,21 @@
-"""The exponential moving average of a network's weights, which often generalises better than the last ones."""
+"""Exponential moving average (EMA) of a network's weights, which often generalises better than the last weights."""
 
 from copy import deepcopy
-from typing import Any
+from typing import TypedDict
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+
+class EmaState(TypedDict):
+    """State of an `Ema` in a checkpoint."""
+
+    network: dict[str, Tensor]
+    updates: int
 
 
 class Ema:
-    """A copy of a network whose parameters follow the trained ones slowly (Polyak & Juditsky 1992).
+    """Averaged copy of a network, whose parameters follow the trained ones slowly (Polyak & Juditsky 1992).
 
     Update n, counted from 0, keeps min(decay, (1 + n) / (10 + n)) of the average, as TensorFlow's
     ExponentialMovingAverage does: else the first weights would linger through a short run. Buffers, such as the running
@@ -22,18 +29,18 @@ class Ema:
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Take one step towards the network, which must not be wrapped; call it after the optimizer's step."""
+        """Move the average one step towards an unwrapped network; call it after the optimizer's step."""
         kept = min(self._decay, (1 + self._updates) / (10 + self._updates))
         self._updates += 1
         torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), 1 - kept)
         if own := list(self.network.buffers()):
             torch._foreach_copy_(own, list(network.buffers()))
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs: the averaged network's state_dict, and the number of updates."""
+    def state_dict(self) -> EmaState:
+        """Return the state that a resumed run needs."""
         return {"network": self.network.state_dict(), "updates": self._updates}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where another average of the same network stopped."""
+    def load_state_dict(self, state: EmaState) -> None:
+        """Resume from the state of another average of the same network."""
         self.network.load_state_dict(state["network"])
         self._updates = state["updates"]

@@ -1,7 +1,7 @@
-"""Which parameters are trained in which epoch.
+"""Freezing and gradual unfreezing of pretrained stages.
 
-A frozen stage keeps its pretrained weights to the bit, and its batch normalisation works as in evaluation: by the
-running statistics, which stay as they are. Dropout and stochastic depth stay as they are in training.
+A frozen stage keeps its pretrained weights to the bit, and its batch normalisation is in evaluation mode: it uses the
+running statistics and does not update them. Dropout and stochastic depth stay as they are in training.
 """
 
 from torch import nn
@@ -33,10 +33,10 @@ def trainable_parameters(network: nn.Module, config: Model, epoch: int) -> froze
 
 
 def apply_freezing(network: nn.Module, config: Model, epoch: int) -> bool:
-    """Let only the parameters of ``trainable`` need gradients; return whether that changed any.
+    """Set ``requires_grad`` to `trainable_parameters` of an epoch, counted from 0; return whether that changed any.
 
     DistributedDataParallel exchanges the gradients of those parameters alone that need them when it is built, so after
-    a change the network must be wrapped anew.
+    a change the network must be wrapped again.
     """
     names = trainable_parameters(network, config, epoch)
     changed = False
@@ -48,7 +48,7 @@ def apply_freezing(network: nn.Module, config: Model, epoch: int) -> bool:
 
 
 def set_train_mode(network: nn.Module) -> None:
-    """Set a network, wrapped or not, to training, all but the batch normalisation whose parameters are frozen."""
+    """Set a network, wrapped or not, to training mode, except batch normalisation whose parameters are frozen."""
     network.train()
     for module in network.modules():
         if isinstance(module, _BatchNorm) and not module.weight.requires_grad:

@@ -1,4 +1,4 @@
-"""The epochs of a run so far, and what follows from them: the best epoch, and whether to stop."""
+"""Training history: the metrics of each epoch, the best epoch, and early stopping."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from overlay.config import EarlyStopping
-from overlay.evaluation import figures
 from overlay.storage.atomic import write_atomically
 
 
@@ -37,18 +36,13 @@ def history_table(history: Sequence[Epoch]) -> pa.Table:
 
 
 def write_history(history: Sequence[Epoch], path: Path) -> None:
-    """Write history.parquet, whole or not at all."""
+    """Write history.parquet atomically."""
     with write_atomically(path) as temporary:
         pq.write_table(history_table(history), temporary)
 
 
-def history_curves(history: Sequence[Epoch], best: int) -> bytes:
-    """Draw the picture curves.png, as PNG; ``best`` is the position of the best epoch."""
-    return figures.draw_curves(history_table(history).to_pydict(), best_epoch=history[best].epoch)
-
-
 def best_epoch(history: Sequence[Epoch], config: EarlyStopping) -> int:
-    """Return the position in the history, which is not empty, of the last epoch that improved on all before it.
+    """Return the position, in a history that is not empty, of the last epoch that improved on all before it.
 
     An epoch whose validation loss is not a finite number is best only where all are like that: such a network may
     score well, since argmax takes NaN for the first class, but it predicts nothing.
@@ -64,7 +58,7 @@ def best_epoch(history: Sequence[Epoch], config: EarlyStopping) -> int:
 
 
 def should_stop(history: Sequence[Epoch], config: EarlyStopping) -> bool:
-    """Say whether ``patience`` epochs have passed since the best one, or the run diverged.
+    """Early stopping: whether ``patience`` epochs have passed since the best one, or the run diverged.
 
     A training loss of NaN has made every weight NaN, and no later step changes that.
     """

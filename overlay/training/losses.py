@@ -1,4 +1,4 @@
-"""The loss of each sample and its weight, so that a batch can be divided over workers without changing its mean."""
+"""Weighted cross-entropy per sample, so that a batch can be divided over workers without changing its mean."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ def class_weights(config: Loss, classes: Sequence[str], counts: Sequence[int]) -
     (King & Zeng 2001): summed over the training images, each class weighs the same.
 
     Raises:
-        RequestError: a class that should be balanced has no training image.
+        RequestError: a class has no training image, and the weights should be balanced.
     """
     if config.class_weights == "none":
         return None

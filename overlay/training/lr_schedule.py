@@ -1,11 +1,23 @@
-"""The learning rate at each step: a warm-up, and a curve after it."""
+"""Learning rate schedules: a warm-up and a decay after it."""
 
 import math
-from typing import Any
+from typing import TypedDict
 
 from torch.optim import Optimizer as TorchOptimizer
 
 from overlay.config import Optimizer
+
+
+class ScheduleState(TypedDict):
+    """State of a `LearningRateSchedule` in a checkpoint."""
+
+    step: int
+    factor: float
+    """product of the plateau schedule's drops"""
+    best: float
+    """lowest validation loss"""
+    bad_epochs: int
+    """epochs since the lowest validation loss or the last drop"""
 
 
 def learning_rate_share(config: Optimizer, step: int, steps: int, steps_per_epoch: int) -> float:
@@ -14,8 +26,8 @@ def learning_rate_share(config: Optimizer, step: int, steps: int, steps_per_epoc
     The rate rises over ``config.warmup`` of the steps; the step after the rise has the full rate, and there always is
     one. Then, by ``config.schedule``: "cosine" falls to 0 (Loshchilov & Hutter 2017, arXiv:1608.03983, without
     restarts), "step" drops after each ``config.step_size`` epochs, "constant" stays; so does "plateau", whose drops
-    depend on the run (`Schedule`). "onecycle" is torch's OneCycleLR with its own numbers: a cosine from 1/25 up to the
-    full rate and another down to 1/250,000 (Smith & Topin 2019, arXiv:1708.07120); the momentum stays.
+    depend on the run (`LearningRateSchedule`). "onecycle" is torch's OneCycleLR with its default factors: a cosine from
+    1/25 up to the full rate and another down to 1/250,000 (Smith & Topin 2019, arXiv:1708.07120); the momentum stays.
     """
     rise = min(round(config.warmup * steps), steps - 1)
     if config.schedule == "onecycle":
@@ -31,7 +43,7 @@ def learning_rate_share(config: Optimizer, step: int, steps: int, steps_per_epoc
 
 
 class LearningRateSchedule:
-    """Sets the learning rates of an optimizer's groups, each of which keeps its share of the highest rate."""
+    """Schedule of the learning rates of an optimizer's groups, each of which keeps its share of the highest rate."""
 
     def __init__(self, optimizer: TorchOptimizer, config: Optimizer, steps: int, steps_per_epoch: int) -> None:
         self._optimizer, self._config = optimizer, config
@@ -58,7 +70,7 @@ class LearningRateSchedule:
         self._step += 1
         self._set()
 
-    def epoch_ended(self, val_loss: float) -> None:
+    def end_epoch(self, val_loss: float) -> None:
         """Drop the rate after ``config.patience`` epochs without a lower loss; only the schedule "plateau" does.
 
         As torch's ReduceLROnPlateau: lower is lower by more than a ten-thousandth, and NaN is not.
@@ -74,12 +86,12 @@ class LearningRateSchedule:
             self._bad_epochs = 0
             self._set()
 
-    def state_dict(self) -> dict[str, float]:
-        """Return what a resumed run needs: plain numbers."""
+    def state_dict(self) -> ScheduleState:
+        """Return the state that a resumed run needs."""
         return {"step": self._step, "factor": self._factor, "best": self._best, "bad_epochs": self._bad_epochs}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where another schedule of the same run stopped."""
+    def load_state_dict(self, state: ScheduleState) -> None:
+        """Resume from the state of another schedule of the same run."""
         self._step, self._factor = state["step"], state["factor"]
         self._best, self._bad_epochs = state["best"], state["bad_epochs"]
         self._set()
@@ -94,5 +106,5 @@ def _drops(config: Optimizer, epoch: int) -> float:
 
 
 def _cosine(start: float, end: float, done: float) -> float:
-    """Go from ``start`` to ``end`` on half a cosine's wave, of which the share ``done`` is done."""
+    """Interpolate from ``start`` to ``end`` on half a cosine's wave, of which the share ``done`` in 0..1 is done."""
     return end + (start - end) * (1 + math.cos(math.pi * done)) / 2

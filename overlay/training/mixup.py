@@ -1,8 +1,8 @@
-"""Mixup and cutmix: training on blends of two images, with targets blended alike.
+"""Mixup and cutmix augmentation: training on blends of two images, with targets blended alike.
 
-It works on the device, on a worker's share of the batch. What is drawn depends on (seed, step) alone, on the CPU: the
-same for any number of workers, and without waiting for the device. Only which images are partners depends on the
-shares, since each is blended with the one before it in its share.
+Images are blended on the device, in a worker's share of the batch. Random numbers depend on (seed, step) alone and are
+drawn on the CPU: the same for any number of workers, and without waiting for the device. Only the choice of partners
+depends on the shares, since each image is blended with the one before it in its share.
 """
 
 import math
@@ -15,7 +15,7 @@ from overlay.config import Augment
 
 
 def mix_batch(images: Tensor, targets: Tensor, config: Augment, *, seed: int, step: int) -> tuple[Tensor, Tensor]:
-    """Blend each image with its neighbour in the batch.
+    """Blend each image with its neighbour in the batch, by mixup or cutmix; with both, each batch gets one at random.
 
     mixup (Zhang et al. 2018, arXiv:1710.09412) adds two images up, cutmix (Yun et al. 2019, arXiv:1905.04899) pastes a
     box of the other one; how much stays of the first is drawn from Beta(alpha, alpha), once a batch. ``images`` float
@@ -26,8 +26,8 @@ def mix_batch(images: Tensor, targets: Tensor, config: Augment, *, seed: int, st
         return images, targets
     # The spawn key sets these numbers apart from those of the plan and of the augmentation.
     random = np.random.default_rng(np.random.SeedSequence((seed, step), spawn_key=(1,)))
-    coin = random.random()
-    if config.cutmix == 0 or (config.mixup > 0 and coin < 0.5):
+    choice = random.random()
+    if config.cutmix == 0 or (config.mixup > 0 and choice < 0.5):
         kept = float(random.beta(config.mixup, config.mixup))
         mixed = torch.lerp(images.roll(1, dims=0), images, kept)
     else:

@@ -1,4 +1,4 @@
-"""The optimizer of a run, and the highest learning rate and the weight decay of each parameter."""
+"""Optimizer (AdamW or SGD) with parameter groups: layer-wise learning rates and weight decay."""
 
 from typing import TypedDict
 
@@ -11,7 +11,7 @@ from overlay.models.network import parameter_stages
 
 
 class ParameterGroup(TypedDict):
-    """Parameters that share a learning rate and a weight decay."""
+    """Parameters that share a learning rate and a weight decay, as torch's optimizers take them."""
 
     params: list[nn.Parameter]
     lr: float
@@ -21,8 +21,8 @@ class ParameterGroup(TypedDict):
 def build_optimizer(network: nn.Module, config: Optimizer) -> TorchOptimizer:
     """Return AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), or SGD with Nesterov's momentum.
 
-    It holds all parameters, frozen ones too: those have no gradient, so it passes them over, weight decay and all,
-    until they are trained.
+    It holds all parameters, frozen ones too: those have no gradient, so it skips them, weight decay included, until
+    they are trained.
     """
     groups = parameter_groups(network, config)
     if config.name == "sgd":

@@ -1,10 +1,9 @@
-"""The folder of a training run: what lies where, and whether a command may go on in it."""
+"""Folder of a training run: its files, its identity, and whether a command may resume it."""
 
 import json
 import secrets
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -12,7 +11,7 @@ from overlay.config import Train, dotted
 from overlay.errors import RequestError
 from overlay.storage.atomic import write_atomically
 
-# What may differ between the command that began a run and the one that goes on with it: where it runs, not what it is.
+# Options that may differ between the command that began a run and one that resumes it: where it runs, not what it is.
 _MAY_DIFFER = (
     "out",
     "dataset",
@@ -25,107 +24,119 @@ _MAY_DIFFER = (
 
 
 @dataclass(frozen=True)
+class RunRecord:
+    """Identity and state of a run, in run.json."""
+
+    dataset: str
+    """fingerprint"""
+    batch_size: int
+    """images in a step; the configuration may say "auto\""""
+    tracking_id: str
+    """id in Weights & Biases, the same after every restart"""
+    finished: bool
+
+
+@dataclass(frozen=True)
 class RunFolder:
-    """A run's folder. It is written to from `begin` on; before that, it may not even exist."""
+    """Paths and record of a run. Nothing is written before `begin`, and the folder need not exist until then."""
 
     path: Path
 
     @property
     def config_file(self) -> Path:
-        """The run's whole configuration, as --config reads it."""
+        """Whole configuration of the run, as --config reads it."""
         return self.path / "config.yaml"
 
     @property
     def dataset(self) -> Path:
-        """Where a folder of images is prepared, when a run is started on one directly."""
+        """Dataset that is prepared for this run, where it is started on a folder of images directly."""
         return self.path / "dataset"
 
     @property
     def checkpoints(self) -> Path:
-        """Ray Train's checkpoints."""
+        """Folder of the checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def history_file(self) -> Path:
-        """A row an epoch."""
+        """Training history, a row an epoch."""
         return self.path / "history.parquet"
 
     @property
     def curves_file(self) -> Path:
-        """Loss and accuracy over the epochs."""
+        """Picture of loss and accuracy over the epochs."""
         return self.path / "curves.png"
 
     @property
     def evaluation(self) -> Path:
-        """The evaluation on the test split."""
+        """Folder of the evaluation on the test split."""
         return self.path / "evaluation"
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to do."""
-        return self._identity().get("finished", False) is True
+        """Whether the run is complete."""
+        return self._record_file.exists() and self._read_record().finished
 
     @property
     def tracking_id(self) -> str:
-        """The id under which the run is tracked, the same after every restart."""
-        return str(self._identity()["tracking_id"])
+        """Id of the run in Weights & Biases, the same after every restart; only of a run that has begun."""
+        return self._read_record().tracking_id
 
     @property
     def batch_size(self) -> int | None:
-        """Images in a step, where the run has begun; its configuration may say "auto"."""
-        return self._identity().get("batch_size")
+        """Images in a step; None where the run has not begun."""
+        return self._read_record().batch_size if self._record_file.exists() else None
 
     def begin(self, config: Train, fingerprint: str, batch_size: int) -> None:
-        """Write down what the run is; where that stands there already, check that the dataset is the same.
+        """Write a run's configuration and record; where a record exists, check that the dataset is the same.
 
         Raises:
             RequestError: the run was begun on another dataset.
         """
-        identity = self._identity()
-        if identity and identity["dataset"] != fingerprint:
+        resumed = self._record_file.exists()
+        if resumed and self._read_record().dataset != fingerprint:
             raise RequestError(
                 f"{self.path} holds a run on another dataset than {config.dataset}; choose another --out"
             )
         self.path.mkdir(parents=True, exist_ok=True)
-        # First of all, since a folder without it is not known for a run's, should this process be killed now.
+        # First of all, since a folder without it is not recognised as a run's, should this process be killed now.
         with write_atomically(self.config_file) as temporary:
             temporary.write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
-        if not identity:
-            name = secrets.token_hex(4)
-            self._write_identity(
-                {"dataset": fingerprint, "batch_size": batch_size, "tracking_id": name, "finished": False}
-            )
+        if not resumed:
+            self._write_record(RunRecord(fingerprint, batch_size, tracking_id=secrets.token_hex(4), finished=False))
         self.checkpoints.mkdir(exist_ok=True)
 
     def finish(self) -> None:
-        """Note that nothing is left to do."""
-        self._write_identity({**self._identity(), "finished": True})
+        """Mark the run as complete."""
+        self._write_record(replace(self._read_record(), finished=True))
 
-    def _identity(self) -> dict[str, Any]:
-        file = self.path / "run.json"
-        identity: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-        return identity
+    @property
+    def _record_file(self) -> Path:
+        return self.path / "run.json"
 
-    def _write_identity(self, identity: dict[str, Any]) -> None:
-        with write_atomically(self.path / "run.json") as temporary:
-            temporary.write_text(json.dumps(identity, indent=2) + "\n")
+    def _read_record(self) -> RunRecord:
+        return RunRecord(**json.loads(self._record_file.read_text()))
+
+    def _write_record(self, record: RunRecord) -> None:
+        with write_atomically(self._record_file) as temporary:
+            temporary.write_text(json.dumps(asdict(record), indent=2) + "\n")
 
 
 def open_run(config: Train) -> RunFolder:
-    """Return the folder of a run, new or begun earlier; writes nothing.
+    """Return the folder of a run, new or to be resumed; writes nothing.
 
     Raises:
-        RequestError: it holds something else, or a run with other options.
+        RequestError: the path is a file, or the folder holds something else, or a run with other options.
     """
     folder = RunFolder(Path(config.out).expanduser().absolute())
     if folder.path.is_file():
         raise RequestError(f"--out {config.out} is a file; name a folder")
     there = {entry.name for entry in folder.path.iterdir()} if folder.path.exists() else set()
-    strange = {name for name in there if not _is_torn(name)} - {folder.dataset.name}
+    others = {name for name in there if not _is_temporary(name)} - {folder.dataset.name}
     stored = _read_yaml(folder.config_file) if folder.config_file.exists() else None
     if not isinstance(stored, dict) or not {"dataset", "out", "train"} <= stored.keys():
-        if strange:
-            raise RequestError(f"--out {config.out} holds something else ({min(strange)}); choose an empty folder")
+        if others:
+            raise RequestError(f"--out {config.out} holds something else ({min(others)}); choose an empty folder")
         return folder
     before, now = dotted(stored), dotted(asdict(config))
     for option in sorted((before.keys() | now.keys()) - set(_MAY_DIFFER)):
@@ -137,8 +148,8 @@ def open_run(config: Train) -> RunFolder:
     return folder
 
 
-def _is_torn(name: str) -> bool:
-    """Say whether a file is what `write_atomically` leaves behind in a process that is killed."""
+def _is_temporary(name: str) -> bool:
+    """Whether a file is an incomplete one that `write_atomically` leaves behind in a process that is killed."""
     return name.startswith(".") and name.endswith(".tmp")
 
 

@@ -1,7 +1,7 @@
-"""Which sample comes when: the order of a whole training run, known before its first step.
+"""Deterministic sampling plans: the order of samples over a whole training run, known before its first step.
 
-The plan is a pure function of its fields. Whoever asks, in whatever process and in whatever order, gets the same
-answer; so data tasks can work ahead in parallel, a run can be repeated, and a resumed run goes on at the next step.
+A plan is a pure function of its fields. Any process gets the same answer in any order of questions, so data tasks can
+prefetch in parallel, a run can be repeated, and a resumed run continues with the very next step.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+@dataclass(frozen=True)
+class Worker:
+    """Identity of one of the processes that train together (data parallelism)."""
+
+    rank: int
+    """in ``[0, world_size)``"""
+    world_size: int
+
+
+SINGLE_WORKER = Worker(rank=0, world_size=1)
+
+
 def worker_slice(total: int, parts: int, part: int) -> slice:
     """Return the ``part``-th of ``parts`` adjoining slices of ``range(total)``, whose lengths differ by at most one."""
     return slice(part * total // parts, (part + 1) * total // parts)
@@ -18,11 +30,11 @@ def worker_slice(total: int, parts: int, part: int) -> slice:
 
 @dataclass(frozen=True)
 class SamplePlan:
-    """The batches of a run: every sample once an epoch, in a new random order each time.
+    """Batches of a run by random sampling without replacement: every sample once an epoch, reshuffled each time.
 
-    With ``balanced``, the labels of all samples, an epoch is as long but each class comes equally often in it (give or
-    take one), and within its class each sample as often as any other (give or take one): those of rare classes come
-    several times, and of frequent ones a part does, a new one each epoch.
+    With ``balanced``, the labels of all samples, classes are drawn equally often (oversampling): an epoch is as long,
+    but each class comes equally often in it (give or take one), and within its class each sample as often as any other
+    (give or take one). Samples of rare classes come several times; of frequent ones a part, a new one each epoch.
 
     An epoch of 100 samples in batches of at most 32 is four batches of 25, not three of 32 and one of 4: no sample is
     dropped, and no step is taken on a handful of images, whose batch statistics would be poor.
@@ -53,31 +65,69 @@ class SamplePlan:
         """Return the epoch that a step belongs to; both count from 0."""
         return step // self.steps_per_epoch
 
-    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> NDArray[np.int64]:
-        """Return the sample numbers, each in ``[0, samples)``, that one worker sees in one step of the run.
+    def batch(self, step: int, worker: Worker = SINGLE_WORKER) -> NDArray[np.int64]:
+        """Return one worker's share of a step's batch: sample numbers (n,), each in ``[0, samples)``.
 
         The shares of all ranks, one after the other, are the batch of a single worker.
         """
         order, _ = self._order(self.epoch(step))
-        return order[self._share(step, rank, world_size)]
+        return order[self._share(step, worker)]
 
-    def repeats(self, step: int, rank: int = 0, world_size: int = 1) -> NDArray[np.int64]:
+    def repeats(self, step: int, worker: Worker = SINGLE_WORKER) -> NDArray[np.int64]:
         """Return how often each sample of ``batch`` came before in its epoch: always 0, unless the plan is balanced."""
         _, repeats = self._order(self.epoch(step))
-        return repeats[self._share(step, rank, world_size)]
+        return repeats[self._share(step, worker)]
+
+    def task_steps(self, start: int, images: int) -> list[range]:
+        """Return the steps from ``start`` on, divided among data tasks of about ``images`` images, at least a step."""
+        each = max(1, images // self.batch_size)
+        return [range(first, min(first + each, self.steps)) for first in range(start, self.steps, each)]
 
     def _order(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        return _order(self.seed, epoch, self.balanced or self.samples)
+        return _shuffled_order(self.seed, epoch, self.balanced or self.samples)
 
-    def _share(self, step: int, rank: int, world_size: int) -> slice:
+    def _share(self, step: int, worker: Worker) -> slice:
         """Return the positions in the epoch that one worker sees in one step."""
         whole = worker_slice(self.samples, self.steps_per_epoch, step % self.steps_per_epoch)
-        part = worker_slice(whole.stop - whole.start, world_size, rank)
+        part = worker_slice(whole.stop - whole.start, worker.world_size, worker.rank)
         return slice(whole.start + part.start, whole.start + part.stop)
 
 
-@lru_cache(maxsize=2)  # data tasks of one epoch border ask for two epochs in turn
-def _order(seed: int, epoch: int, drawn: int | tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+@dataclass(frozen=True)
+class WindowedSamplePlan(SamplePlan):
+    """Batches of a run over shards, by a shuffle buffer: for datasets too large for memory.
+
+    All shards come once an epoch, in a new random order. The samples of so many consecutive steps, a window, are
+    shuffled together. A sample moves within its window only, but windows consist of other shards in each epoch. As in
+    `SamplePlan`, every sample comes once an epoch. Samples are numbered as they lie in the shards, shard after shard.
+    """
+
+    shards: tuple[int, ...] = ()
+    """samples in each shard"""
+    window: int = 1
+    """steps whose samples are shuffled together"""
+
+    def windows(self, start: int) -> list[range]:
+        """Return the steps from ``start`` on, window by window; a window ends with its epoch."""
+        found = []
+        for epoch in range(self.epoch(start), self.epochs):
+            first = epoch * self.steps_per_epoch
+            for begin in range(first, first + self.steps_per_epoch, self.window):
+                end = min(begin + self.window, first + self.steps_per_epoch)
+                if end > start:
+                    found.append(range(max(begin, start), end))
+        return found
+
+    def task_steps(self, start: int, images: int) -> list[range]:  # noqa: ARG002 - a window is read by one task
+        """Return the steps from ``start`` on, a window for each data task."""
+        return self.windows(start)
+
+    def _order(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        return _windowed_order(self, epoch)
+
+
+@lru_cache(maxsize=2)  # data tasks around the end of an epoch ask for two epochs in turn
+def _shuffled_order(seed: int, epoch: int, drawn: int | tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the samples of an epoch in order, and how often each came before in it.
 
     ``drawn`` is the number of samples, or the labels of a balanced plan.
@@ -97,3 +147,19 @@ def _order(seed: int, epoch: int, drawn: int | tuple[int, ...]) -> tuple[NDArray
     alike = np.argsort(order, kind="stable")
     first = np.searchsorted(order[alike], order)
     return order, np.argsort(alike) - first
+
+
+@lru_cache(maxsize=2)
+def _windowed_order(plan: WindowedSamplePlan, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the samples of an epoch in order, shuffled within windows, and zeros, since none is repeated."""
+    random = np.random.default_rng((plan.seed, epoch))
+    starts = np.concatenate([[0], np.cumsum(plan.shards)])
+    order = np.concatenate(
+        [np.arange(starts[shard], starts[shard + 1]) for shard in random.permutation(len(plan.shards))]
+    )
+    for begin in range(0, plan.steps_per_epoch, plan.window):
+        last = min(begin + plan.window, plan.steps_per_epoch) - 1
+        first_sample = worker_slice(plan.samples, plan.steps_per_epoch, begin).start
+        end_sample = worker_slice(plan.samples, plan.steps_per_epoch, last).stop
+        random.shuffle(order[first_sample:end_sample])
+    return order, np.zeros(plan.samples, np.int64)

@@ -1,6 +1,6 @@
-"""The work of a small prediction, in this process: rows come from the functions that the tasks on Ray call too.
+"""Local backend of a prediction: decoding threads and one model in this process, by the functions that Ray tasks call.
 
-Threads decode a few groups ahead, so the model does not wait for them: Pillow lets others work meanwhile.
+Threads prefetch a few decoded groups, so that the model does not wait: Pillow releases the GIL while it decodes.
 """
 
 from collections import deque
@@ -22,10 +22,11 @@ from overlay.sources.reader import group_requests
 
 
 class LocalBackend:
-    """A model in this process.
+    """Backend with one model in this process.
 
     Raises:
-        RequestError: cuda is asked for and this machine has no GPU, or the engine can't be had.
+        RequestError: ``config.device`` is cuda and this machine has no GPU, or the engine does not support the model,
+            the device or the precision.
     """
 
     def __init__(self, config: Predict, loaded: ModelFile, calibration: Pixels | None) -> None:
@@ -38,10 +39,10 @@ class LocalBackend:
         self._embeddings = config.embeddings
         self._cores = joblib.cpu_count()
         self.processes: Mapping[str, float] = {"read": self._cores, "decode": self._cores}
-        """stage -> threads that work at it, where these are more than one"""
+        """stage -> number of threads"""
 
     def classify(self, decoder: GroupDecoder, units: Sequence[ReadUnit]) -> Iterator[ScoredBatch]:
-        """Yield the scored rows of all units, a group at a time."""
+        """Yield the scored rows of all units, one group at a time."""
         with ThreadPoolExecutor(self._cores) as threads:
             ahead = deque[Future[DecodedBatch]]()
             for unit in units:

@@ -1,4 +1,4 @@
-"""The work of a prediction on Ray: tasks that read and decode, a pool of actors that hold the model."""
+"""Ray backend of a prediction: tasks that read and decode, and a pool of model actors."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
@@ -24,10 +24,11 @@ _JOINED_GROUPS = 8
 
 
 class RayBackend:
-    """What the cluster gives to a prediction.
+    """Backend with decoding tasks and model actors on a Ray cluster.
 
     Raises:
-        RequestError: it can't be joined, or has not what the request asks for; or the engine can't be had.
+        RequestError: the cluster can't be joined or lacks the requested resources, or the engine does not support the
+            model, the device or the precision.
     """
 
     def __init__(self, config: Predict, loaded: ModelFile, calibration: Pixels | None) -> None:
@@ -49,13 +50,13 @@ class RayBackend:
             "decode": self._cluster.cpus,
             "forward": float(actor_count(self._engine, self._cluster)),
         }
-        """stage -> processes that work at it"""
+        """stage -> number of processes"""
 
     def classify(self, decoder: GroupDecoder, units: Sequence[ReadUnit]) -> Iterator[ScoredBatch]:
-        """Yield the scored rows of all units, a batch at a time, in whatever order.
+        """Yield the scored rows of all units, one batch at a time, in any order.
 
         Raises:
-            WorkError: a worker failed, again and again.
+            WorkError: a task or an actor failed after all of Ray's retries.
         """
         several = join_units(units, at_least=8 * max(1, int(self._cluster.cpus)), most=_JOINED_GROUPS)
         groups = read_groups(decoder.manifest, several)
@@ -75,7 +76,7 @@ class RayBackend:
 
 
 def decode_groups(chunk: pa.Table, decoder: "ray.ObjectRef[GroupDecoder]") -> DecodedBatch:
-    """Decode one group; runs in a worker."""
+    """Decode one group, given as a row of `GROUP_SCHEMA` (a Ray task)."""
     (request,) = chunk.to_pylist()
     decode: GroupDecoder = ray.get(decoder)
     return decode(GroupRequest(**request))

@@ -1,8 +1,8 @@
-"""The first stage of a prediction: which group of images a task reads, as Ray Data.
+"""Reading stage of a prediction: a Ray Dataset of the groups of images to be decoded.
 
-A group is a row group of the manifest. Mostly its number is all that is handed on, and the task that decodes the images
-reads them too: Ray Data runs both stages as one. An archive that can only be read in order is read by one task, which
-hands on the bytes of group after group, so that many others can decode them meanwhile.
+A group is a row group of the manifest. Usually only its number is passed on, and the decoding task also reads the
+images: Ray Data fuses both stages. An archive that can only be read in order is read by one task, which passes on the
+bytes of one group after the other, so that other tasks decode them meanwhile.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,43 +25,44 @@ GROUP_SCHEMA = pa.schema(
         ("fault", pa.string()),
     ]
 )
-"""
-positions: the rows of the group that are wanted; null where all are
-contents: the bytes of the image and the masks of each of them, where they were read already; else null
-fault: why they could not be read, where they should have been
+"""columns of a `GroupRequest`
+
+positions: rows of the group to be decoded; null for all
+contents: bytes of the image and the masks of each row, where they were read in order; else null
+fault: reason why reading in order failed; else null
 """
 _BLOCK_BYTES = 2**20
 
 
 @dataclass(frozen=True)
 class GroupRequests:
-    """Groups of images to be decoded."""
+    """Ray Dataset of groups of images to be decoded."""
 
     rows: ray.data.Dataset
-    """a row for each group: see `GROUP_SCHEMA`"""
+    """one row for each group: see `GROUP_SCHEMA`"""
     cpus: float = 1
-    """what to reserve for the task that decodes a group"""
+    """CPUs to reserve for a decoding task"""
 
 
 def read_groups(manifest: Manifest, units: Sequence[ReadUnit]) -> GroupRequests:
-    """Plan the reading of groups; each arrives once, in whatever order."""
+    """Return the groups of all units as a lazy Ray Dataset; each comes once, in any order."""
     in_order = any(unit.in_order for unit in units)
     rows = ray.data.range(len(units), override_num_blocks=len(units)).map_batches(
         read_unit,  # type: ignore[arg-type]  # Ray's type knows nothing of fn_kwargs
         batch_size=1,
         fn_kwargs={"manifest": manifest, "units": ray.put(units)},
-        # Tasks that ask for different CPUs are not run as one.
+        # Stages with different num_cpus are not fused.
         num_cpus=0.25 if in_order else 1,
     )
     if in_order:
-        rows.context.target_max_block_size = _BLOCK_BYTES  # hand on each group as soon as it is there
+        rows.context.target_max_block_size = _BLOCK_BYTES  # pass on each group as soon as it is read
     return GroupRequests(rows, cpus=0.75 if in_order else 1)
 
 
 def read_unit(
     batch: dict[str, NDArray[np.int64]], manifest: Manifest, units: "ray.ObjectRef[Sequence[ReadUnit]]"
 ) -> Iterator[pa.Table]:
-    """Hand on the groups of one unit; runs in a worker."""
+    """Yield the group requests of one unit (a Ray task)."""
     unit: ReadUnit = ray.get(units)[int(batch["id"][0])]
     for request in group_requests(unit, manifest):
         yield pa.Table.from_pylist([vars(request)], schema=GROUP_SCHEMA)

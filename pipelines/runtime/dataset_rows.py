@@ -1,4 +1,4 @@
-"""Decoded rows of a prepared dataset, by Ray Data."""
+"""Ray Dataset of the decoded rows of a prepared dataset."""
 
 from typing import TypedDict
 
@@ -17,20 +17,20 @@ from overlay.sources.decode import StoredLook, decode_ref
 
 
 class DatasetBatch(TypedDict):
-    """Decoded rows of a prepared dataset, (n,)."""
+    """Batch of n decoded rows of a prepared dataset."""
 
     id: NDArray[np.str_]
     label: NDArray[np.str_]
     pixels: NDArray[np.uint8]
     """(n, size, size, 3)"""
     reason: NDArray[np.str_]
-    """always empty: every image of a dataset was decoded once"""
+    """always empty, since every image of a dataset can be decoded"""
 
 
 def decoded_rows(
     dataset: PreparedDataset, split: str, config: Input, batch_size: int, limit: int | None = None
 ) -> ray.data.Dataset:
-    """Stream a split with the columns of `DatasetBatch`."""
+    """Return a lazy Ray Dataset of a split, or of its first ``limit`` rows, with the columns of `DatasetBatch`."""
     rows = ray.data.read_parquet(dataset.data_files(), filesystem=dataset.filesystem).select_columns(
         ["id", "image", "label", "split"]
     )
@@ -61,7 +61,7 @@ def decode_stored(name: str, data: bytes, config: Input, max_pixels: int) -> NDA
     """Decode and resize an image of a prepared dataset, uint8 (size, size, 3).
 
     Raises:
-        WorkError: it can't be decoded.
+        WorkError: the image can't be decoded.
     """
     try:
         return decode_ref(ImageRef(name, name), StoredLook(config.size, config.resize), max_pixels, lambda _: data)

@@ -1,4 +1,4 @@
-"""Where the parts of a training run go: the device, and how the CPUs are shared between workers and data tasks."""
+"""Placement of a job on the cluster: device, number of workers, and CPUs reserved for workers and data tasks."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +10,7 @@ from overlay.errors import RequestError
 
 @dataclass(frozen=True)
 class Placement:
-    """What the workers run on."""
+    """Device and resources of training workers."""
 
     device: Literal["cpu", "cuda"]
     least_workers: int
@@ -19,16 +19,19 @@ class Placement:
     """CPUs that Ray reserves for each worker; how many threads torch uses does not depend on it"""
 
     def data_cpus(self, workers: int, cluster: Resources) -> float:
-        """Return the CPUs that stay for the tasks that feed each of so many workers."""
+        """Return the CPUs that are left for the data tasks of each of so many workers."""
         return max(1.0, cluster.cpus - self.worker_cpus * workers) / workers
 
     @property
     def bundle(self) -> dict[str, float]:
-        """What Ray reserves for each worker."""
+        """Resources that Ray reserves for each worker."""
         return {"CPU": self.worker_cpus} | ({"GPU": 1.0} if self.device == "cuda" else {})
 
-    def missing(self, cluster: Resources, *, queued: bool = False) -> str | None:
-        """Say what the workers need and the cluster hasn't, if anything; or has not free, where they are queued."""
+    def describe_shortage(self, cluster: Resources, *, queued: bool = False) -> str | None:
+        """Return which resources the least workers need and the cluster lacks, in one line; None where it has them.
+
+        With ``queued``, where the workers are pending, the line names the resources that other jobs hold.
+        """
         kind, there, free = ("CPUs", cluster.cpus, cluster.free_cpus)
         if self.device == "cuda":
             kind, there, free = ("GPUs", cluster.gpus, cluster.free_gpus)
@@ -39,10 +42,10 @@ class Placement:
 
 
 def choose_device(wanted: str, cluster: Resources) -> Literal["cpu", "cuda"]:
-    """Choose the device.
+    """Resolve the option ``device``: auto is cuda where the cluster has a GPU.
 
     Raises:
-        RequestError: cuda is asked for and the cluster has no GPU.
+        RequestError: ``wanted`` is cuda and the cluster has no GPU.
     """
     if wanted == "cuda" and cluster.gpus < 1:
         raise RequestError("device is cuda, but the cluster has no GPU; choose cpu, or join a cluster that has one")
@@ -50,10 +53,10 @@ def choose_device(wanted: str, cluster: Resources) -> Literal["cpu", "cuda"]:
 
 
 def place_workers(config: Loop, cluster: Resources) -> Placement:
-    """Share the cluster out.
+    """Choose the device and the resources of each training worker.
 
     Raises:
-        RequestError: it has fewer CPUs or GPUs than the request needs.
+        RequestError: the cluster has fewer CPUs or GPUs than ``config.workers`` needs.
     """
     chosen = choose_device(config.device, cluster)
     there = cluster.gpus if chosen == "cuda" else cluster.cpus
@@ -65,7 +68,7 @@ def place_workers(config: Loop, cluster: Resources) -> Placement:
     elif chosen == "cuda":
         worker_cpus = actor_cpus(min(config.most_workers, int(there)), cluster)
     else:
-        # Ray Train starts as many workers as a node has room for. One a node, which uses all cores anyway.
+        # Ray Train starts as many workers as a node has room for: one a node, which uses all cores anyway.
         worker_cpus = cluster.node_cpus - 1
         if cluster.node_cpus < 3:
             raise RequestError(
@@ -76,8 +79,8 @@ def place_workers(config: Loop, cluster: Resources) -> Placement:
 
 
 def actor_cpus(actors: int, cluster: Resources) -> float:
-    """Return the CPUs to reserve for each actor that computes, so that one stays for the tasks that feed them.
+    """Return the CPUs to reserve for each actor that computes, so that one is left for the tasks that feed them.
 
-    Actors that reserved every CPU would wait for ever for tasks that no CPU is left to run.
+    Actors that reserved every CPU would deadlock: they wait for tasks that no CPU is left to run.
     """
     return min(1.0, (cluster.cpus - 1) / actors)

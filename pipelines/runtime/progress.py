@@ -1,4 +1,4 @@
-"""Progress of a job: a bar on a terminal, and in a job's log a plain line every half minute."""
+"""Progress of a job: a bar on a terminal, or a line of text every 30 s in a log."""
 
 import sys
 import time
@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 PLAIN_SECONDS = 30.0
+"""seconds between lines in a log"""
 
 
 class ProgressMeter:
-    """Counts what is done and shows it; made by `progress`."""
+    """Counter that shows its progress; made by `progress_meter`."""
 
     def __init__(self, description: str, total: int | None, unit: str, done: int, bar: Progress | None) -> None:
         self._description, self._total, self._unit, self._bar = description, total, unit, bar
@@ -23,7 +24,7 @@ class ProgressMeter:
         self._started = self._shown = time.monotonic()
 
     def advance(self, n: int = 1, **fields: float | str) -> None:
-        """Count ``n`` more as done; ``fields``, such as a loss, stand beside the count until they change."""
+        """Add ``n`` to the count; ``fields``, such as a loss, are shown beside it until they change."""
         self._done += n
         self._fields |= fields
         if self._bar and self._task is not None:
@@ -32,15 +33,15 @@ class ProgressMeter:
             self.print()
 
     def advance_to(self, done: int) -> None:
-        """Count up to ``done``."""
+        """Set the count to ``done``."""
         self.advance(done - self._done)
 
     def start(self) -> None:
-        """Count time and speed from now on; what was before was the start of something else."""
+        """Restart the clock and the rate, once start-up is over."""
         self._before, self._started = self._done, time.monotonic()
 
     def print(self) -> None:
-        """Print where the job is as one line on stderr."""
+        """Print the progress as one line on stderr."""
         self._shown = time.monotonic()
         of_all = "" if self._total is None else f" of {self._total}"
         extra = f", {self._extra()}" if self._done > self._before else ""
@@ -50,7 +51,7 @@ class ProgressMeter:
         print(line, file=sys.stderr, flush=True)
 
     def _left(self) -> str:
-        """Say how long the rest takes at the speed so far."""
+        """Return the remaining time at the current rate, as h:mm:ss."""
         seconds = ((self._total or 0) - self._done) / self._rate()
         return str(timedelta(seconds=round(seconds)))
 
@@ -67,9 +68,9 @@ class ProgressMeter:
 
 @contextmanager
 def progress_meter(description: str, total: int | None, unit: str = "images", done: int = 0) -> Iterator[ProgressMeter]:
-    """Show on stderr how far a job is and how fast since it began; where it ends well, one plain line says so.
+    """Yield a meter that shows progress and rate on stderr; without an error, one line is printed at the end.
 
-    ``total`` is None where nobody knows it; ``done`` was done before, and does not count for the speed.
+    ``total`` is None where it is unknown; ``done`` was done by an earlier run, and does not count for the rate.
     """
     console = Console(stderr=True)
     if console.is_terminal:

@@ -1,8 +1,8 @@
-"""Pieces of work as Ray tasks, a few more in flight than there are CPUs.
+"""Parallel Ray tasks with a bounded number in flight, and throughput.
 
-What a task makes, it writes to its place itself, and it hands back a few numbers; so nothing grows here with the work.
-They are plain tasks: where no stream of rows is needed, Ray Data's actors and its scheduling cost a tenth of two cores,
-and several seconds to start.
+A task writes its output to storage itself and returns a few numbers, so that the driver's memory doesn't grow with the
+work. Plain tasks: where no stream of rows is needed, Ray Data's actors and scheduling cost a tenth of two cores, and
+several seconds to start.
 """
 
 import time
@@ -23,23 +23,23 @@ _Result = TypeVar("_Result")
 
 
 def run_in_parallel(work: Callable[..., _Result], calls: Iterable[tuple[Any, ...]]) -> Iterator[_Result]:
-    """Call ``work`` in workers, once with the arguments of each call, and yield the results as they come.
+    """Call ``work`` in Ray tasks, once with the arguments of each call, and yield the results in order of completion.
 
-    An argument may be a reference to what another task makes. A call is repeated where its worker dies.
+    An argument may be an ObjectRef of another task's result. A call is retried where its worker dies.
 
     Raises:
-        WorkError: a call failed.
+        WorkError: a call raised an error, or failed after all of Ray's retries.
     """
     task = ray.remote(num_cpus=1)(work)
     left = iter(calls)
-    flying: list[ray.ObjectRef[_Result]] = []
+    pending: list[ray.ObjectRef[_Result]] = []
     try:
         while True:
-            most = 2 * max(1, int(session.resources().cpus))  # a cluster may grow meanwhile
-            flying += [task.remote(*arguments) for arguments in islice(left, max(0, most - len(flying)))]
-            if not flying:
+            most = 2 * max(1, int(session.resources().cpus))  # each time, since a cluster may grow
+            pending += [task.remote(*arguments) for arguments in islice(left, max(0, most - len(pending)))]
+            if not pending:
                 return
-            done, flying = ray.wait(flying)
+            done, pending = ray.wait(pending)
             yield ray.get(done[0])
     except RayTaskError as error:
         cause = error.cause
@@ -47,12 +47,12 @@ def run_in_parallel(work: Callable[..., _Result], calls: Iterable[tuple[Any, ...
     except RayError as error:
         raise WorkError(f"a task failed: {one_line(error)}") from error
     finally:
-        for call in flying:
+        for call in pending:
             ray.cancel(call)
 
 
 def read_inputs(manifest: Manifest, units: Sequence[ReadUnit]) -> Iterator[Any]:
-    """Yield for each group of the units a first argument for `in_parallel`: (group, contents).
+    """Yield (group, contents), or an ObjectRef of it, for each group of the units: an argument for `run_in_parallel`.
 
     Contents are the bytes of each row's image and masks, where the archive can only be read in order; else None.
     """
@@ -71,15 +71,19 @@ def read_inputs(manifest: Manifest, units: Sequence[ReadUnit]) -> Iterator[Any]:
 
 
 class ArchivePass:
-    """One pass over an archive that can only be read in order; hands on group after group, as they are asked for."""
+    """Actor of one pass over an archive that can only be read in order; it returns one group after the other."""
 
     def __init__(self, manifest: Manifest, unit: ReadUnit) -> None:
         self._manifest, self._unit = manifest, unit
         self._begin()
 
     def group(self, number: int) -> tuple[int, list[list[bytes]]]:
-        """Return the group that comes ``number`` places after the first."""
-        if number < self._next:  # asked again, since its node was lost
+        """Return the group with index ``number`` in the unit, and its contents.
+
+        Raises:
+            OSError: the archive can't be read, or has changed since it was listed.
+        """
+        if number < self._next:  # requested again, since its node was lost
             self._begin()
         while True:
             read = next(self._groups)
@@ -92,15 +96,15 @@ class ArchivePass:
 
 
 class ThroughputMeter:
-    """How fast work goes once it has started: the first results, one from each CPU, are left out."""
+    """Throughput without start-up: the first results, one from each CPU, are not counted."""
 
     def __init__(self) -> None:
         self._starting = max(1, int(session.resources().cpus))
         self._began = 0.0
         self._done = 0
 
-    def rate(self, done: int) -> float | None:
-        """Count one result, of ``done`` images; returns images a second, None while the work starts."""
+    def update(self, done: int) -> float | None:
+        """Count one result of ``done`` images; return images/s, None during start-up."""
         if self._starting:
             self._starting -= 1
             self._began = time.monotonic()

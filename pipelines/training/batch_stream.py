@@ -1,13 +1,14 @@
-"""From a prepared dataset to the batches of a training run, by Ray Data.
+"""Prefetched training batches of one worker: images are read, augmented and batched by tasks of Ray Data.
 
 Where the images fit into Ray's object store, each is decoded and resized once, in parallel. Where they don't, they are
-read from the shards anew in each epoch, window by window. Either way one stream serves the whole run: its tasks gather
-and augment the samples of step after step, in the plan's order, ahead of the training and across epochs. It is made of
-short executions of Ray Data: while one's batches are used up, the next makes its own and ends. One execution for the
-whole run would work far ahead at the training's cost, and then wait for room, which keeps a core of the training worker
-busy: its scheduler (Ray 2.60) asks again and again without a pause. Two at one time would do the same on few CPUs.
+read from the shards again in each epoch, window by window. Either way one stream serves the whole run: its tasks gather
+and augment the samples of step after step, in the plan's order, ahead of the training and across epochs.
 
-Every worker runs its own stream over its own share of each batch. So what a worker sees depends on the plan, its rank
+A stream consists of short executions of Ray Data: while one's batches are used up, the next makes its own and ends. One
+execution for the whole run would work far ahead at the training's cost, and then wait for room, which keeps a core of
+the training worker busy: its scheduler (Ray 2.60) polls without a pause. Two at one time would do the same on few CPUs.
+
+Every worker runs its own stream over its own share of each batch. So a worker's batches depend on the plan, its rank
 and the world size alone, and a resumed worker begins with the very next step.
 """
 
@@ -25,18 +26,21 @@ from ray.data import TaskPoolStrategy
 
 from overlay.config import Augment
 from overlay.images.augment import augment, augmentation_generator
-from overlay.training.sampler import SamplePlan
-from pipelines.training.image_source import TASK_IMAGES, ImageSource
+from overlay.training.sampler import Worker
+from pipelines.training.image_source import TrainingData
 
 LEAST_TASKS = 8
-"""of an execution, which costs some tenths of a second in itself"""
+"""tasks in an execution, at least; an execution costs some tenths of a second in itself"""
+TASK_IMAGES = 256
+"""images that a task makes, about, and yields as one block, at least a step's: a task and its block cost 60 ms of a
+core in themselves"""
 
 _BLOCK = pa.schema([("step", pa.int64()), ("images", pa.large_binary()), ("labels", pa.list_(pa.int64()))])
 
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """What one worker sees in one step."""
+    """One worker's share of a step's batch, augmented."""
 
     step: int
     images: NDArray[np.uint8]
@@ -45,32 +49,32 @@ class TrainingBatch:
     """(n,)"""
 
 
-def stream_batches(
-    source: ImageSource,
-    plan: SamplePlan,
-    config: Augment,
-    *,
-    rank: int,
-    world_size: int,
-    start: int,
-    cpus: float,
-    ahead_bytes: float,
-) -> Iterator[TrainingBatch]:
-    """Yield one worker's batches from step ``start`` of the plan to its end, augmented ahead of their use.
+@dataclass(frozen=True)
+class StreamBudget:
+    """Resources that one worker's stream may use."""
 
-    ``cpus`` bounds the tasks that work at one time for this worker, and ``ahead_bytes`` what they have made in advance,
-    give or take a task.
-    """
-    tasks = source.tasks(plan, start)
-    at_one_time = max(1, int(cpus))
-    task_bytes = len(tasks[0]) * plan.batch_size / world_size * source.size**2 * 3
-    each = max(1, min(int(ahead_bytes / 2 / task_bytes), max(LEAST_TASKS, 4 * at_one_time)))
+    cpus: float
+    """bounds the tasks that run at one time"""
+    ahead_bytes: float
+    """bounds the prefetched batches, give or take a task's"""
+
+
+def stream_batches(
+    data: TrainingData, augmentation: Augment, worker: Worker, *, start: int, budget: StreamBudget
+) -> Iterator[TrainingBatch]:
+    """Yield one worker's batches from step ``start`` of the plan to its end, prefetched within the budget."""
+    size, plan = data.source.size, data.plan
+    tasks = plan.task_steps(start, TASK_IMAGES)
+    at_one_time = max(1, int(budget.cpus))
+    task_bytes = len(tasks[0]) * plan.batch_size / worker.world_size * size**2 * 3
+    each = max(1, min(int(budget.ahead_bytes / 2 / task_bytes), max(LEAST_TASKS, 4 * at_one_time)))
     soon = min(each, at_one_time)  # the first execution is short, since the training waits for it
     parts = [tasks[:soon], *(tasks[first : first + each] for first in range(soon, len(tasks), each))]
-    executions = [_Execution(source, plan, config, rank, world_size, part) for part in parts]
+    stored = ray.put(data)  # once: labels and positions of a large dataset would be pickled for each execution
+    executions = [_Execution(stored, augmentation, worker, part) for part in parts]
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
-    context.target_max_block_size = TASK_IMAGES * source.size**2 * 3
+    context.target_max_block_size = TASK_IMAGES * size**2 * 3
     with ThreadPoolExecutor(1, "next-execution") as ahead:
         following = ahead.submit(executions[0].run, at_one_time)
         for execution in [*executions[1:], None]:
@@ -78,47 +82,48 @@ def stream_batches(
             if execution is not None:
                 following = ahead.submit(execution.run, at_one_time)
             while blocks:
-                ray.wait(blocks[:2], num_returns=1)  # has the one after it fetched, too, from wherever it is
-                rows = ray.get(blocks.pop(0))
-                for row in range(len(rows)):
-                    labels = np.array(rows["labels"][row].as_py())
-                    images = np.frombuffer(rows["images"][row].as_buffer(), np.uint8)
-                    images = images.reshape(len(labels), source.size, source.size, 3)
-                    yield TrainingBatch(rows["step"][row].as_py(), images, labels)
+                ray.wait(blocks[:2], num_returns=1)  # starts the transfer of the block after it, too
+                yield from _block_batches(ray.get(blocks.pop(0)), size)
+
+
+def _block_batches(block: pa.Table, size: int) -> Iterator[TrainingBatch]:
+    """Yield the batches of a block, with images as views of its memory."""
+    for row in range(len(block)):
+        labels = np.array(block["labels"][row].as_py())
+        images = np.frombuffer(block["images"][row].as_buffer(), np.uint8)
+        yield TrainingBatch(block["step"][row].as_py(), images.reshape(len(labels), size, size, 3), labels)
 
 
 @dataclass(frozen=True)
 class _Execution:
-    """Some of a stream's tasks, each of which makes the batches of its steps."""
+    """Part of a stream: some tasks, each of which makes the batches of its steps."""
 
-    source: ImageSource
-    plan: SamplePlan
-    config: Augment
-    rank: int
-    world_size: int
+    data: ray.ObjectRef[TrainingData]
+    augmentation: Augment
+    worker: Worker
     tasks: list[range]
 
     def run(self, at_one_time: int) -> list[ray.ObjectRef[pa.Table]]:
         """Make all batches; return the blocks in order."""
         tasks = len(self.tasks)
         blocks = ray.data.range(tasks, override_num_blocks=tasks).map_batches(
-            self.batches,  # type: ignore[arg-type]  # NumPy columns, as the default format is
+            self.make_batches,  # type: ignore[arg-type]  # NumPy columns, as the default format is
             batch_size=1,
             compute=TaskPoolStrategy(size=min(at_one_time, tasks)),
         )
         refs: list[ray.ObjectRef[pa.Table]] = blocks.materialize().to_arrow_refs()
         return refs
 
-    def batches(self, rows: dict[str, NDArray[Any]]) -> Iterator[pa.Table]:
-        steps = self.tasks[int(rows["id"][0])]
-        read = self.source.read(self.plan, steps, self.rank, self.world_size)
-        for step, images in zip(steps, read, strict=True):
-            epoch = self.plan.epoch(step)
-            samples = self.plan.batch(step, self.rank, self.world_size)
-            repeats = self.plan.repeats(step, self.rank, self.world_size)
+    def make_batches(self, rows: dict[str, NDArray[Any]]) -> Iterator[pa.Table]:
+        """Yield a row of the block for each step of one task; ``rows`` holds the task's number."""
+        data = ray.get(self.data)
+        plan, steps = data.plan, self.tasks[int(rows["id"][0])]
+        for step, images in zip(steps, data.source.read(plan, steps, self.worker), strict=True):
+            epoch, samples = plan.epoch(step), plan.batch(step, self.worker)
+            repeats = plan.repeats(step, self.worker)
             augmented = [
-                augment(image, self.config, augmentation_generator(self.plan.seed, epoch, sample, repeat)).tobytes()
+                augment(image, self.augmentation, augmentation_generator(plan.seed, epoch, sample, repeat)).tobytes()
                 for image, sample, repeat in zip(images, samples.tolist(), repeats.tolist(), strict=True)
             ]
-            labels = self.source.labels[samples].tolist()
+            labels = data.source.labels[samples].tolist()
             yield pa.table([[step], [b"".join(augmented)], [labels]], schema=_BLOCK)

@@ -1,6 +1,7 @@
-"""When a training run must save and perhaps leave: SIGTERM at the driver, or a node that is about to go.
+"""Preemption of a training run: saving and stopping on SIGTERM at the driver, or when a node is about to be drained.
 
-All workers have to come to the same decision at the same step, or those that go on would wait for ever for the others.
+All workers have to come to the same decision at the same step, or those that continue would deadlock in a collective
+operation that the others never join.
 """
 
 from contextlib import suppress
@@ -13,43 +14,43 @@ import ray.train.collective
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
-from pipelines.training.monitor import StatusBoard
+from overlay.training.sampler import Worker
+from pipelines.training.status_board import StatusBoard
 
 ASK_EVERY = 8
-"""steps; with several workers asking costs a message to an actor and back"""
+"""steps between two questions; with several workers each costs a round trip to an actor"""
 
-Decision = Literal["go on", "save", "leave"]
+Decision = Literal["continue", "save", "stop"]
 
 
 @dataclass
 class Interruptions:
-    """What a worker asks after each step."""
+    """Requests to save or to stop, as one worker learns of them."""
 
     board: ActorHandle[StatusBoard]
-    rank: int
-    world_size: int
+    worker: Worker
     _saved_for: object = None
-    _answer: ray.ObjectRef[bool] | None = field(default=None, repr=False)
-    _leave: bool = False
+    _pending: ray.ObjectRef[bool] | None = field(default=None, repr=False)
+    _stop_requested: bool = False
 
-    def told(self, answer: ray.ObjectRef[bool]) -> None:
-        """Take the board's answer to a post, which comes later: whether the run is to stop."""
-        self._answer = answer
+    def set_pending(self, answer: ray.ObjectRef[bool]) -> None:
+        """Keep the board's answer to a post, which arrives later: whether a stop was requested."""
+        self._pending = answer
 
-    def after(self, step: int) -> Decision:
-        """Say what to do now; the same for all workers. To save for a node that goes is asked for once."""
-        if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
-            with suppress(RayError):  # the board was killed; it comes again, and the next post is answered
-                self._leave = bool(ray.get(self._answer))
-            self._answer = None
-        if self.world_size == 1 and self._leave:
-            return "leave"
+    def decide(self, step: int) -> Decision:
+        """Return what to do after ``step`` steps, the same for all workers; "save" comes once for each preemption."""
+        if self._pending is not None and ray.wait([self._pending], timeout=0)[0]:
+            with suppress(RayError):  # the board was killed; Ray restarts it, and the next post is answered
+                self._stop_requested = bool(ray.get(self._pending))
+            self._pending = None
+        if self.worker.world_size == 1 and self._stop_requested:
+            return "stop"
         if step % ASK_EVERY:
-            return "go on"
-        if self.world_size > 1 and ray.train.collective.broadcast_from_rank_zero(self._leave):
-            return "leave"
-        going = ray.train.get_preemption_info()
-        if going is None or going == self._saved_for:
-            return "go on"
-        self._saved_for = going
+            return "continue"
+        if self.worker.world_size > 1 and ray.train.collective.broadcast_from_rank_zero(self._stop_requested):
+            return "stop"
+        preemption = ray.train.get_preemption_info()
+        if preemption is None or preemption == self._saved_for:
+            return "continue"
+        self._saved_for = preemption
         return "save"

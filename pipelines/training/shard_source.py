@@ -12,8 +12,7 @@ from overlay.config import Input
 from overlay.dataset.prepared import PreparedDataset, part_path
 from overlay.storage.parquet import open_parquet
 from overlay.storage.path import StoragePath
-from overlay.training.sampler import SamplePlan
-from overlay.training.windowed_sampler import WindowedSamplePlan
+from overlay.training.sampler import SamplePlan, Worker
 from pipelines.runtime.dataset_rows import decode_stored
 
 STORE_SHARE = 0.5
@@ -21,17 +20,17 @@ STORE_SHARE = 0.5
 
 
 def fits_in_memory(images: int, config: Input, cluster: Resources) -> bool:
-    """Say whether so many decoded images leave room in every node's object store for what moves through it."""
+    """Whether so many decoded images leave room in every node's object store for the batches that pass through it."""
     return images * config.size**2 * 3 <= STORE_SHARE * cluster.store_bytes
 
 
 @dataclass(frozen=True)
 class ShardSource:
-    """The images of one split, in the shards, numbered as they lie there."""
+    """Encoded images of one split in a dataset's shards, numbered as they lie there."""
 
     files: list[StoragePath]
     rows: list[NDArray[np.int64]]
-    """the rows of the split in each file"""
+    """row numbers of the split in each file"""
     labels: NDArray[np.int64]
     input: Input
     max_pixels: int
@@ -41,21 +40,20 @@ class ShardSource:
         """Side of an image in pixels."""
         return self.input.size
 
-    def tasks(self, plan: SamplePlan, start: int) -> list[range]:
-        """Give each window to one task."""
-        assert isinstance(plan, WindowedSamplePlan)
-        return plan.windows(start)
+    def read(self, plan: SamplePlan, steps: range, worker: Worker) -> Iterator[NDArray[np.uint8]]:
+        """Yield for each step the images of one worker's share of the batch.
 
-    def read(self, plan: SamplePlan, steps: range, rank: int, world_size: int) -> Iterator[NDArray[np.uint8]]:
-        """Read the bytes of a window's images, shard after shard, and decode them step after step."""
-        batches = [plan.batch(step, rank, world_size) for step in steps]
-        encoded = self._bytes(np.sort(np.concatenate(batches)))
+        The bytes of all steps' images are read first, shard after shard, so the steps should be those of one window
+        (`WindowedSamplePlan`); they are decoded step after step.
+        """
+        batches = [plan.batch(step, worker) for step in steps]
+        encoded = self._read_bytes(np.sort(np.concatenate(batches)))
         for batch in batches:
             yield np.stack(
                 [decode_stored(*encoded.pop(sample), self.input, self.max_pixels) for sample in batch.tolist()]
             )
 
-    def _bytes(self, samples: NDArray[np.int64]) -> dict[int, tuple[str, bytes]]:
+    def _read_bytes(self, samples: NDArray[np.int64]) -> dict[int, tuple[str, bytes]]:
         """Return the id and the bytes of some samples, whose numbers ascend."""
         starts = np.cumsum([0, *map(len, self.rows)])
         found: dict[int, tuple[str, bytes]] = {}
@@ -69,7 +67,7 @@ class ShardSource:
 
 
 def open_shards(dataset: PreparedDataset, split: str, config: Input) -> ShardSource:
-    """Find the images of a split; reads no images."""
+    """Locate a split's images in the shards; reads the columns label and split only."""
     files, rows, labels = [], [], list[NDArray[np.int64]]()
     classes: Sequence[str] = dataset.card.classes
     for part in range(dataset.card.parts):

@@ -1,240 +1,199 @@
-"""The training loop: what each worker of `pipelines.train` does.
+"""Training loop of each worker of `pipelines.train`, which Ray Train runs.
 
-It begins at the newest checkpoint, takes the plan's steps one after the other, and after each epoch validates, saves
-and reports. All workers hold the same totals and hear the same interruptions, so all come to the same decisions.
+A worker resumes from the newest checkpoint, takes the plan's steps one after the other, and after each epoch validates,
+saves and reports. All workers hold the same totals and see the same interruptions, so all come to the same decisions.
 """
 
 import resource
 import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import asdict
 
-import numpy as np
 import ray
 import ray.train
 import ray.train.collective
 import ray.train.torch
 import torch
-from numpy.typing import NDArray
-from ray.actor import ActorHandle
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from cluster import session
-from overlay.config import Train
 from overlay.evaluation import metrics
-from overlay.models import model_file
 from overlay.models.device import autocast, use_all_cores
-from overlay.models.network import StateDict, normalise
-from overlay.models.pretrained import Weights
-from overlay.training import checkpoint, history
+from overlay.models.network import StateDict
+from overlay.training import checkpoint
+from overlay.training.checkpoint import CheckpointState, CheckpointWriter, TrainingProgress
 from overlay.training.epoch_metrics import EpochMetrics
-from overlay.training.history import Epoch
-from overlay.training.learner import Learner
-from overlay.training.sampler import SamplePlan
-from pipelines.runtime.placement import Placement
-from pipelines.training import batch_stream, image_source
-from pipelines.training.monitor import StatusBoard, TrainingStatus
-from pipelines.training.preemption import Interruptions
+from overlay.training.history import Epoch, best_epoch
+from overlay.training.learner import Learner, LearningTask
+from overlay.training.sampler import Worker
+from pipelines.training.batch_stream import StreamBudget, TrainingBatch, stream_batches
+from pipelines.training.preemption import Decision, Interruptions
+from pipelines.training.setup import TrainingJob
+from pipelines.training.status_board import TrainingStatus
+from pipelines.training.validation import copy_to_device, validate_epoch
 
-VALIDATION_BATCH = 32
 POST_SECONDS = 1.0
 AHEAD_SHARE = 0.25
-"""of a node's object store, for batches that its workers have not used yet"""
-
-
-@dataclass(frozen=True)
-class TrainingJob:
-    """What a worker is told."""
-
-    config: Train
-    card: model_file.ModelCard
-    weights: ray.ObjectRef[Weights]
-    class_weights: Tensor | None
-    """float32 (classes,)"""
-    train: image_source.ImageSource
-    validation: image_source.DecodedImages
-    plan: SamplePlan
-    placement: Placement
-    checkpoints: Path
-    board: ActorHandle[StatusBoard]
+"""share of a node's object store for prefetched batches"""
 
 
 def train_worker(config: dict[str, TrainingJob]) -> None:
-    """Train as one of the workers, from the newest checkpoint to the last epoch, the early stop, or an interruption."""
+    """Train as one of Ray Train's workers, from the newest checkpoint to the end of the training or a stop request."""
     job = config["job"]
-    settings, plan = job.config, job.plan
-    posted: TrainingStatus = ray.get(job.board.read.remote())  # type: ignore[assignment]
-    if posted.hopeless:
+    status: TrainingStatus = ray.get(job.board.read.remote())  # type: ignore[assignment]
+    if status.fatal_error:
         return
     context = ray.train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
-    device = ray.train.torch.get_device()
     use_all_cores(share=context.get_local_world_size())
-    learner = Learner(
-        settings,
-        len(job.card.classes),
-        ray.get(job.weights),
-        plan,
-        device,
-        rank=rank,
-        world_size=world_size,
-        class_weights=job.class_weights,
-    )
-    tally = EpochMetrics(len(job.card.classes), device)
-    precision = autocast(device, settings.train.precision)
-    interruptions = Interruptions(job.board, rank, world_size)
-    writer = checkpoint.CheckpointWriter(job.checkpoints)
-    step, epochs, trained_for = 0, list[Epoch](), 0.0
-    previous = ray.train.collective.broadcast_from_rank_zero(checkpoint.newest_checkpoint(job.checkpoints))
-    if previous is not None:
-        state = checkpoint.load_checkpoint(previous, "last.pt", mmap=False)
-        learner.load_state_dict(state["learner"])
-        step, epochs, trained_for = state["step"], checkpoint.checkpoint_history(previous), state["seconds"]
-        if rank == 0:  # the totals are those of all workers
-            tally.load(state["tally"])
-        del state
-    if step == plan.steps or history.should_stop(epochs, settings.early_stopping):
-        return
+    worker = TrainingWorker(job, Worker(context.get_world_rank(), context.get_world_size()))
+    worker.restore()
+    worker.run()
 
-    def save(best: StateDict | None = None) -> None:
-        totals = tally.totals()
-        if rank > 0:
+
+class TrainingWorker:
+    """One worker's state in a training run: learner, metrics, history and checkpoint writer."""
+
+    def __init__(self, job: TrainingJob, worker: Worker) -> None:
+        self._job, self._worker, self._plan = job, worker, job.data.plan
+        self._device = ray.train.torch.get_device()
+        classes, weights = len(job.card.classes), ray.get(job.weights)
+        task = LearningTask(job.config, classes, weights, self._plan, job.class_weights)
+        self._learner = Learner(task, self._device, worker)
+        self._metrics = EpochMetrics(classes, self._device)
+        self._interruptions = Interruptions(job.board, worker)
+        self._writer = CheckpointWriter(job.checkpoints)
+        self._step, self._history, self._seconds = 0, list[Epoch](), 0.0
+        self._epoch_began = self._posted = 0.0
+        self._learning_rate = self._learner.learning_rate
+
+    def restore(self) -> None:
+        """Load the newest checkpoint, if there is one; all workers that of rank 0."""
+        newest = ray.train.collective.broadcast_from_rank_zero(checkpoint.newest_checkpoint(self._job.checkpoints))
+        if newest is None:
             return
-        state = {"learner": learner.state_dict(), "tally": totals, "seconds": time.monotonic() - began}
-        state |= {"step": step, "history": [asdict(epoch) for epoch in epochs]}
-        known = list(epochs)
-        writer.submit(step, state, best, then=lambda: job.board.post_epochs.remote(known))
+        state = checkpoint.load_checkpoint(newest, mmap=False)
+        self._learner.load_state_dict(state.learner)
+        self._step, self._history, self._seconds = state.step, state.history, state.seconds
+        if self._worker.rank == 0:  # the totals are those of all workers
+            self._metrics.load_totals(state.totals)
 
-    def saved_for_a_node() -> None:
-        writer.wait()
-        if rank == 0:
-            job.board.post_saved.remote(step)
-
-    learner.begin_epoch(plan.epoch(step))
-    cluster = session.resources()
-    batches = batch_stream.stream_batches(
-        job.train,
-        plan,
-        settings.augment,
-        rank=rank,
-        world_size=world_size,
-        start=step,
-        cpus=job.placement.data_cpus(world_size, cluster),
-        ahead_bytes=AHEAD_SHARE * cluster.store_bytes / context.get_local_world_size(),
-    )
-    told = 0.0
-    began = time.monotonic() - trained_for
-    for batch in batches:
-        images, labels = _to_device(batch.images, device), _to_device(batch.labels, device)
-        learning_rate = learner.learning_rate
-        try:
-            logits, losses = learner.step(images, labels, batch.step, _total_weight(job, batch.step))
-        except torch.OutOfMemoryError:
-            ray.get(job.board.give_up.remote(_out_of_memory(settings, plan)))
-            raise
-        tally.add(logits, labels, losses)
-        step = batch.step + 1
-        if rank == 0 and time.monotonic() - told >= POST_SECONDS:
-            told = time.monotonic()
-            interruptions.told(job.board.post.remote(step, tally.glance(), world_size))
-        decision = interruptions.after(step)
-        if step % plan.steps_per_epoch:
-            if decision != "go on" or step % settings.train.checkpoint_steps == 0:
-                save()
-            if decision == "save":
-                saved_for_a_node()
-            if decision == "leave":
+    def run(self) -> None:
+        """Train to the last epoch, to early stopping, or to a stop request."""
+        if self._is_complete():
+            return
+        self._learner.begin_epoch(self._plan.epoch(self._step))
+        batches = self._stream()
+        self._epoch_began = time.monotonic() - self._seconds
+        for batch in batches:
+            self.train_step(batch)
+            decision = self._interruptions.decide(self._step)
+            epoch_ended = self._step % self._plan.steps_per_epoch == 0
+            if epoch_ended:
+                self.end_epoch(decision)
+            elif decision != "continue" or self._step % self._job.config.train.checkpoint_steps == 0:
+                self.save(decision)
+            if decision == "stop" or (epoch_ended and self._is_complete()):
                 break
-            continue
+            if epoch_ended:
+                self._learner.begin_epoch(self._plan.epoch(self._step))
+        self._writer.wait()
 
-        train_loss, train_confusion = tally.sums()
-        trained_for = time.monotonic() - began
+    def train_step(self, batch: TrainingBatch) -> None:
+        """Take one step of the optimizer; rank 0 posts the progress, at most once a second.
+
+        Raises:
+            torch.OutOfMemoryError: the GPU's memory is too small for the batch; the run is aborted.
+        """
+        images, labels = copy_to_device(batch.images, self._device), copy_to_device(batch.labels, self._device)
+        self._learning_rate = self._learner.learning_rate
+        try:
+            logits, losses = self._learner.step(images, labels, batch.step, self._total_weight(batch.step))
+        except torch.OutOfMemoryError:
+            ray.get(self._job.board.abort.remote(self._describe_out_of_memory()))
+            raise
+        self._metrics.add(logits, labels, losses)
+        self._step = batch.step + 1
+        if self._worker.rank == 0 and time.monotonic() - self._posted >= POST_SECONDS:
+            self._posted = time.monotonic()
+            loss, workers = self._metrics.running_loss(), self._worker.world_size
+            self._interruptions.set_pending(self._job.board.post_progress.remote(self._step, loss, workers))
+
+    def end_epoch(self, decision: Decision) -> None:
+        """Validate, add the epoch to the history, save and report."""
+        config, job = self._job.config, self._job
+        train_loss, train_confusion = self._metrics.compute_and_reset()
+        trained_for = time.monotonic() - self._epoch_began
+        precision = autocast(self._device, config.train.precision)
         val_loss, val_confusion = validate_epoch(
-            learner.averaged, job.validation, job.card, precision, rank, world_size
+            self._learner.evaluation_network, job.validation, job.card, precision, self._worker
         )
         epoch = Epoch(
-            epoch=step // plan.steps_per_epoch,
+            epoch=self._step // self._plan.steps_per_epoch,
             train_loss=train_loss,
             train_accuracy=metrics.accuracy(train_confusion),
             val_loss=val_loss,
             val_accuracy=metrics.accuracy(val_confusion),
             val_macro_f1=metrics.macro_f1(val_confusion),
-            learning_rate=float(learning_rate),
-            images_per_second=plan.samples / trained_for,
-            seconds=time.monotonic() - began,
-            grad_norm=learner.epoch_ended(val_loss),
+            learning_rate=float(self._learning_rate),
+            images_per_second=self._plan.samples / trained_for,
+            seconds=time.monotonic() - self._epoch_began,
+            grad_norm=self._learner.end_epoch(val_loss),
         )
-        epochs.append(epoch)
-        improved = history.best_epoch(epochs, settings.early_stopping) == len(epochs) - 1
-        began = time.monotonic()
-        save(best=learner.weights() if improved else None)
-        if decision == "save":
-            saved_for_a_node()
+        self._history.append(epoch)
+        improved = best_epoch(self._history, config.early_stopping) == len(self._history) - 1
+        self._epoch_began = time.monotonic()
+        self.save(decision, best=self._learner.evaluation_state_dict() if improved else None)
         ray.train.report(asdict(epoch))
-        job.board.post_memory.remote(_peak_memory(device))
-        if decision == "leave" or step == plan.steps or history.should_stop(epochs, settings.early_stopping):
-            break
-        learner.begin_epoch(plan.epoch(step))
-    writer.wait()
+        job.board.post_memory.remote(_peak_memory(self._device))
 
+    def save(self, decision: Decision, best: StateDict | None = None) -> None:
+        """Write a checkpoint asynchronously (rank 0 does); for a preemption, wait until it is on the disk.
 
-def validate_epoch(
-    network: nn.Module,
-    samples: image_source.DecodedImages,
-    card: model_file.ModelCard,
-    precision: torch.autocast,
-    rank: int,
-    world_size: int,
-) -> tuple[float, NDArray[np.int64]]:
-    """Return the mean loss and the confusion matrix of ``samples`` over all workers.
+        ``best`` is the state_dict of an epoch that improved. All workers must call it, since totals are all-reduced.
 
-    The batches are the same for any number of workers, who take them in turn; so are the network's buffers, which are
-    rank 0's. Nothing but the order of the sums can differ.
-    """
-    device = next(network.parameters()).device
-    if world_size > 1:
-        for buffer in network.buffers():
-            torch.distributed.broadcast(buffer, src=0)
-    mean, std = torch.tensor(card.mean, device=device), torch.tensor(card.std, device=device)
-    tally = EpochMetrics(len(card.classes), device)
-    network.eval()
-    starts = range(0, len(samples), VALIDATION_BATCH)[rank::world_size]
-    for start in starts:
-        indices = np.arange(start, min(start + VALIDATION_BATCH, len(samples)))
-        images, labels = _to_device(samples.gather(indices), device), _to_device(samples.labels[indices], device)
-        with torch.inference_mode(), precision:
-            logits = network(normalise(images, mean, std))
-        tally.add(logits, labels, cross_entropy(logits.float(), labels, reduction="none"))
-    return tally.sums()
+        Raises:
+            OSError: the checkpoint, or the one before it, could not be written.
+        """
+        board, history = self._job.board, list(self._history)
+        totals = self._metrics.all_reduce()
+        if self._worker.rank > 0:
+            return
+        seconds = time.monotonic() - self._epoch_began
+        state = CheckpointState(self._step, self._learner.state_dict(), totals, seconds, history)
+        self._writer.submit(state, best, on_written=lambda: board.post_epochs.remote(history))
+        if decision == "save":
+            self._writer.wait()
+            board.post_saved_step.remote(self._step)
 
+    def _is_complete(self) -> bool:
+        return TrainingProgress(self._step, self._history).is_complete(self._plan, self._job.config.early_stopping)
 
-def _to_device(array: NDArray[np.uint8] | NDArray[np.int64], device: torch.device) -> Tensor:
-    """Copy an array, from pinned memory to a GPU, where nobody waits for the copy."""
-    tensor = torch.tensor(array)  # a copy: the array may be Ray's shared memory, which is read-only
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+    def _stream(self) -> Iterator[TrainingBatch]:
+        """Start the stream of batches from the next step on."""
+        cluster = session.resources()
+        share = AHEAD_SHARE * cluster.store_bytes / ray.train.get_context().get_local_world_size()
+        budget = StreamBudget(self._job.placement.data_cpus(self._worker.world_size, cluster), share)
+        return stream_batches(self._job.data, self._job.config.augment, self._worker, start=self._step, budget=budget)
 
+    def _total_weight(self, step: int) -> float:
+        """Return the sum of the weights of a step's samples, over all workers."""
+        samples, weights = self._plan.batch(step), self._job.class_weights
+        if weights is None:
+            return len(samples)
+        return float(weights[torch.from_numpy(self._job.data.source.labels[samples])].sum())
 
-def _total_weight(job: TrainingJob, step: int) -> float:
-    """Return the sum of the weights of a step's samples, over all workers."""
-    samples = job.plan.batch(step)
-    if job.class_weights is None:
-        return len(samples)
-    return float(job.class_weights[torch.from_numpy(job.train.labels[samples])].sum())
+    def _describe_out_of_memory(self) -> str:
+        """Return the error of a GPU whose memory is too small, with options that need less."""
+        free, total = torch.cuda.mem_get_info()
+        batch_size, parts = self._plan.batch_size, self._job.config.train.accumulate
+        return (
+            f"a GPU's {total / 2**30:.0f} GiB are too small for batches of {batch_size} images in "
+            f"{parts} parts ({free / 2**30:.1f} GiB are free); try --train.batch_size {batch_size // 2}, or the "
+            f"same with --train.accumulate {2 * parts}"
+        )
 
 
 def _peak_memory(device: torch.device) -> int:
-    """Return the most bytes that this worker has needed: of the GPU's memory, or of the machine's."""
+    """Return this worker's peak memory in bytes: of the GPU, or of the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _out_of_memory(config: Train, plan: SamplePlan) -> str:
-    free, total = torch.cuda.mem_get_info()
-    half = plan.batch_size // 2
-    return (
-        f"a GPU's {total / 2**30:.0f} GiB are too small for batches of {plan.batch_size} images in "
-        f"{config.train.accumulate} parts ({free / 2**30:.1f} GiB are free); try --train.batch_size {half}, or the "
-        f"same with --train.accumulate {2 * config.train.accumulate}"
-    )

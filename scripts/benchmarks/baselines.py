@@ -1,8 +1,9 @@
-"""What others need for the same images, each a process of its own: ``python scripts/benchmarks/baselines.py timm IMAGES
-MODEL``.
+"""Baselines of batch inference: timm and Daft on the same images, each in a process of its own.
 
-timm: the steps of timm's inference.py with --model-dtype bfloat16 --channels-last and a CSV, by its own functions,
-since its package holds no scripts. daft: Daft's documented pipeline, download, decode and resize as expressions, the
+    python scripts/benchmarks/baselines.py timm IMAGES MODEL
+
+timm: the steps of timm's inference.py with --model-dtype bfloat16 --channels-last and a CSV, by timm's functions, since
+its package has no scripts. daft: Daft's documented pipeline, with download, decode and resize as expressions and the
 network in a class. Neither is a dependency: ``uv run --with timm --with daft python scripts/benchmarks/predict.py``.
 """
 
@@ -55,7 +56,7 @@ def daft(images: Path, model: Path) -> None:
     functions: Any = import_module("daft.functions")
 
     class Classify:
-        """A network in a process of its own."""
+        """Network in a process of its own."""
 
         def __init__(self, file: str) -> None:
             self._device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,12 +1,11 @@
-"""Seconds to find and group the near-duplicates among many hashes, beside a comparison of all with all.
+"""Benchmark of the near-duplicate search: seconds and memory for many hashes, beside brute force.
 
     python scripts/benchmarks/duplicates.py
     python scripts/benchmarks/duplicates.py --hashes 1000000
 
 Four sets: unrelated hashes with planted copies; the same with a tenth of them one black frame; the same with 3,000, and
-with a tenth, frames of one video, all near-duplicates of each other. The comparison of all with all is timed on a
-sample, whose pairs must be the same, and scaled up by the number of pairs. Beside the seconds stand those of the CPU,
-which a busy machine changes less.
+with a tenth, frames of one video, all near-duplicates of each other. Brute force is timed on a sample, whose pairs must
+be equal, and scaled by the number of pairs. CPU seconds are printed too, since a busy machine changes them less.
 """
 
 import argparse

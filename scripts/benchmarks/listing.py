@@ -1,8 +1,8 @@
-"""How long it takes to freeze the inputs of a prediction, and how much memory: a tree of empty files.
+"""Benchmark of listing inputs: seconds and memory to write the manifest of a tree of empty files.
 
     python scripts/benchmarks/listing.py --files 1000000
 
-Makes the tree in a temporary folder, a thousand files in each folder, and deletes it afterwards.
+Creates the tree in a temporary folder, 1,000 files in each folder, and deletes it afterwards.
 """
 
 import argparse
@@ -15,14 +15,14 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Make the files, list them in a fresh process, and print what that took."""
+    """Create the files, list them in a new process, and print time and memory."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=1_000_000)
     parser.add_argument("--masks", action="store_true", help="every second file is the mask of the one before")
     parser.add_argument("--list", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.list:
-        _freeze(Path(options.list))
+        _list_inputs(Path(options.list))
         return
     with tempfile.TemporaryDirectory(prefix="overlay-listing-") as folder:
         for number in range(options.files):
@@ -34,8 +34,8 @@ def main() -> None:
         subprocess.run([sys.executable, __file__, "--list", folder], check=True)
 
 
-def _freeze(folder: Path) -> None:
-    """List what was made."""
+def _list_inputs(folder: Path) -> None:
+    """List the files, and print time and memory."""
     from overlay.config import Limits
     from overlay.sources.manifest import write_manifest
     from overlay.sources.resolve import resolve_inputs

@@ -1,9 +1,10 @@
-"""Whether a prediction's memory and the cost of an image stay what they are: ``uv run python
-scripts/benchmarks/memory.py``.
+"""Benchmark of a prediction's memory and CPU time per image over a long run (memory leaks).
 
-Small PNGs, a small network, `overlay predict` on Ray as a process of its own. Every second its processes are looked at:
-the memory that each has for itself, and the processor time of all. Prints both for each tenth of the images, as the
-output's parts appear, from the second on: the first holds the start.
+    uv run python scripts/benchmarks/memory.py
+
+Small PNGs, a small network, `overlay predict` on Ray as a process of its own. Each second its processes are sampled:
+unique set size (USS) of each, and CPU time of all. Both are printed for each tenth of the images, as the parts of the
+output appear; the first tenth includes the start-up.
 """
 
 import argparse
@@ -17,21 +18,21 @@ from pathlib import Path
 
 import psutil
 
-from scripts.fault_injection.predict import _make_images, _make_model
+from scripts.fault_injection.predict import write_noise_images, write_random_model
 
 _TENTHS = 10
 
 
 @dataclass
 class _Tree:
-    """A process and all that it started."""
+    """Process with its descendants."""
 
     root: psutil.Process
     seconds: dict[int, float] = field(default_factory=dict)
-    """processor time of each process, also of those that are gone"""
+    """process id -> CPU seconds, including ended processes"""
 
-    def look(self) -> dict[str, float]:
-        """Return the memory of its own, in MiB, of the driver, of the largest worker and of Ray's own processes."""
+    def sample(self) -> dict[str, float]:
+        """Return the unique set size, in MiB, of the driver, the largest worker and Ray's own processes."""
         memory: dict[str, float] = defaultdict(float)
         for process in [self.root, *self.root.children(recursive=True)]:
             try:
@@ -50,14 +51,14 @@ class _Tree:
 
 
 def main() -> None:
-    """Predict, look, and print the table."""
+    """Predict, sample the processes, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=100_000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="overlay-memory-") as temporary:
         folder = Path(temporary)
-        _make_images(folder / "images", options.images, seed=0)
-        _make_model(folder / "model.pth")
+        write_noise_images(folder / "images", options.images, seed=0)
+        write_random_model(folder / "model.pth")
         words = ["predict", str(folder / "model.pth"), str(folder / "images"), "--out", str(folder / "out")]
         words += ["--part_rows", str(options.images // _TENTHS), "--actors", "1", "--precision", "fp32"]
         job = subprocess.Popen(
@@ -68,14 +69,14 @@ def main() -> None:
 
 
 def _watch(job: "subprocess.Popen[bytes]", output: Path, part_rows: int) -> None:
-    """Print a row for each part that appears."""
+    """Print a row for each part of the output that appears."""
     tree = _Tree(psutil.Process(job.pid))
     peaks: dict[str, float] = defaultdict(float)
     parts, began, spent = 0, time.monotonic(), 0.0
     print("| images | driver, MiB | largest worker, MiB | Ray's own, MiB | ms of a core an image | images/s |")
     print("| --- | --- | --- | --- | --- | --- |")
     while job.poll() is None:
-        for name, mebibytes in tree.look().items():
+        for name, mebibytes in tree.sample().items():
             peaks[name] = max(peaks[name], mebibytes)
         there = len(list(output.glob("part-*.parquet")))
         if there > parts:

@@ -1,10 +1,12 @@
-"""How well `overlay prepare` uses the cores: ``uv run python scripts/benchmarks/prepare.py [FOLDER]``.
+"""Benchmark of `overlay prepare`: throughput beside a loop in one process.
 
-In one run, on one machine, on phantoms or a folder in BUSI's layout, as PNG and as JPEG: images a second of a plain
-loop in one process that does the same work on each image (decode, unite, draw, hash, encode), and of `overlay prepare`:
-of its drawing as a whole, of its drawing once every worker has started, and of the whole command, shards and
-near-duplicates too. The goal is 1.8 times the loop on two cores, once started. The loop is timed before and after,
-since machines are noisy, and once more with Pillow's own PNG encoder at its defaults, which is what most scripts use.
+    uv run python scripts/benchmarks/prepare.py [FOLDER]
+
+In one run, on one machine, on phantoms or a folder in BUSI's layout, as PNG and as JPEG: images/s of a plain loop in
+one process that does the same work on each image (decode, unite, draw, hash, encode), and of `overlay prepare`: of its
+drawing, of its drawing after start-up of every worker, and of the whole command with shards and near-duplicates. The
+target is 1.8 times the loop on two cores, after start-up. The loop is timed before and after, since machines are noisy,
+and once more with Pillow's PNG encoder at its defaults, which most scripts use.
 """
 
 import argparse
@@ -45,14 +47,14 @@ def _as_jpeg(source: Path, target: Path) -> None:
 
 
 def _pillow_png(image: NDArray[np.uint8]) -> bytes:
-    """Encode as Pillow does where nothing else is asked for."""
+    """Encode as PNG with Pillow's defaults."""
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, "PNG")
     return stream.getvalue()
 
 
 def _plain_loop(refs: list[ImageRef], encoder: _Encoder) -> float:
-    """Return images a second of one process, one after the other."""
+    """Return the throughput of one process, in images/s."""
     with mock.patch.object(render, "encode_png", encoder):
         render.render_row(refs[0], OverlayStyle(), max_pixels=MAX_PIXELS, read=read_bytes)  # imports
         began = time.perf_counter()
@@ -62,7 +64,7 @@ def _plain_loop(refs: list[ImageRef], encoder: _Encoder) -> float:
 
 
 def _prepare_rates(folder: Path, out: Path) -> tuple[float, float, float]:
-    """Return images a second of the drawing, of the drawing once started, and of the whole command."""
+    """Return the throughput, in images/s, of drawing, of drawing after start-up, and of the whole command."""
     from pipelines import prepare
 
     began = time.perf_counter()

@@ -1,14 +1,14 @@
-"""How much of the training step's own speed is left end to end: ``uv run python scripts/benchmarks/train.py``.
+"""Benchmark of `overlay train`: end-to-end throughput beside the bare training step and plain loops.
 
     uv run python scripts/benchmarks/train.py --size 128
     uv run python scripts/benchmarks/train.py --size 224 --batch 16 --images 800 --epochs 3 --rounds 3
 
-In one run, on one machine, on phantoms: (a) the bare step on images that lie on the device, (b) decoding and augmenting
-alone, on one core, (c) `overlay train` as a process of its own, start-up told apart, from the end of its first epoch
-on, and (d) a plain loop over torch's DataLoader with the same network, in fp32 and in the same precision. On CPUs the
-work of (a) and (b) shares the cores, so the limit is 1 / (1/a + 1/(b * cores)); beside a GPU it is the slower of a and
-b * cores. Machines change their mind: (a), (c) and (d) are measured in turn, several times, and each (c) is held
-against the (a) before and after it.
+In one run, on one machine, on phantoms: (a) the bare step on images in device memory, (b) decoding and augmentation
+alone, on one core, (c) `overlay train` as a process of its own after its first epoch, with start-up apart, and (d) a
+plain loop over torch's DataLoader with the same network, in fp32 and in the same precision. On CPUs (a) and (b) share
+the cores, so the limit is 1 / (1/a + 1/(b * cores)); with a GPU it is the slower of a and b * cores. The speed of a
+machine varies: (a), (c) and (d) are measured in turn, several times, and each (c) is compared with the (a) before and
+after it.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median
 
@@ -32,7 +33,8 @@ from overlay.config import Augment, Optimizer
 from overlay.config.train import TrainingPrecision
 from overlay.images import phantoms
 from overlay.images.augment import augment, augmentation_generator
-from overlay.images.codec import decode_image, decode_target, resize_image
+from overlay.images.codec import decode_image
+from overlay.images.resize import decode_target, resize_image
 from overlay.models.device import autocast, use_all_cores
 from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, create_network, normalise
 from overlay.training.optimizer import build_optimizer
@@ -42,7 +44,7 @@ _DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _step(network: nn.Module, optimizer: torch.optim.Optimizer, pixels: Tensor, labels: Tensor, kind: str) -> None:
-    """Go forward and back, and take a step."""
+    """Run forward pass, backward pass and optimizer step."""
     precision: TrainingPrecision = "fp32" if kind == "fp32" else "auto"
     mean, std = torch.tensor(IMAGENET_MEAN, device=_DEVICE), torch.tensor(IMAGENET_STD, device=_DEVICE)
     with autocast(_DEVICE, precision):
@@ -52,7 +54,7 @@ def _step(network: nn.Module, optimizer: torch.optim.Optimizer, pixels: Tensor, 
     optimizer.zero_grad(set_to_none=True)
 
 
-def _learner(arch: str, *, channels_last: bool) -> tuple[nn.Module, torch.optim.Optimizer]:
+def _create_network(arch: str, *, channels_last: bool) -> tuple[nn.Module, torch.optim.Optimizer]:
     """Build a network and its optimizer on the device."""
     use_all_cores()
     network = create_network(arch, len(_CLASSES)).to(_DEVICE)
@@ -68,8 +70,8 @@ def _synchronise() -> None:
 
 
 def _bare_step(images: NDArray[np.uint8], arch: str, batch: int, steps: int) -> float:
-    """Return images a second of forward, backward and optimizer step, after two steps that are not counted."""
-    network, optimizer = _learner(arch, channels_last=True)
+    """Return images/s of forward pass, backward pass and optimizer step, after two warm-up steps."""
+    network, optimizer = _create_network(arch, channels_last=True)
     pixels = torch.from_numpy(np.resize(images, (batch, *images.shape[1:]))).to(_DEVICE)
     labels = torch.zeros(batch, dtype=torch.int64, device=_DEVICE)
     began = 0.0
@@ -83,7 +85,7 @@ def _bare_step(images: NDArray[np.uint8], arch: str, batch: int, steps: int) -> 
 
 
 def _decode_alone(files: list[Path], size: int) -> float:
-    """Return how many images a second one core decodes and resizes, which is done once a run where they fit."""
+    """Return images/s of one core that decodes and resizes, which is done once a run where the images fit in memory."""
     began = time.process_time()
     for file in files[:64]:
         resize_image(decode_image(file.read_bytes(), target=decode_target(size, "squash")), size, "squash")
@@ -91,7 +93,7 @@ def _decode_alone(files: list[Path], size: int) -> float:
 
 
 def _augment_alone(images: NDArray[np.uint8], count: int = 512) -> float:
-    """Return how many images a second one core augments."""
+    """Return images/s of one core that augments."""
     began = time.process_time()
     for number in range(count):
         augment(
@@ -103,7 +105,7 @@ def _augment_alone(images: NDArray[np.uint8], count: int = 512) -> float:
 
 
 class _Files(Dataset[tuple[Tensor, int]]):
-    """What a plain loop reads: files, decoded and augmented each time."""
+    """Dataset of a plain loop: files, decoded and augmented in each epoch."""
 
     def __init__(self, files: list[Path], size: int) -> None:
         self._files, self._size = files, size
@@ -120,10 +122,10 @@ class _Files(Dataset[tuple[Tensor, int]]):
         )
 
 
-def _plain_loop(files: list[Path], arch: str, size: int, batch: int, steps: int, kind: str) -> float:
-    """Return images a second of a loop over a DataLoader; "fp32" is without channels_last, as most scripts are."""
-    network, optimizer = _learner(arch, channels_last=kind != "fp32")
-    loader = DataLoader(_Files(files, size), batch, shuffle=True, num_workers=joblib.cpu_count(), drop_last=True)
+def _plain_loop(files: _Files, arch: str, batch: int, steps: int, kind: str) -> float:
+    """Return images/s of a loop over a DataLoader; "fp32" is without channels_last, as in most scripts."""
+    network, optimizer = _create_network(arch, channels_last=kind != "fp32")
+    loader = DataLoader(files, batch, shuffle=True, num_workers=joblib.cpu_count(), drop_last=True)
     done, began = 0, 0.0
     while done < steps + 2:
         for pixels, labels in loader:
@@ -139,14 +141,14 @@ def _plain_loop(files: list[Path], arch: str, size: int, batch: int, steps: int,
 
 
 def _overlay(*words: str) -> float:
-    """Run the command; return its seconds."""
+    """Run an overlay command; return its seconds."""
     began = time.perf_counter()
     subprocess.run([sys.executable, "-m", "overlay", *words], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - began
 
 
 def _end_to_end(folder: str, out: str, options: argparse.Namespace) -> tuple[float, float, int]:
-    """Return images a second after the first epoch, the seconds outside of epochs, and the steps counted."""
+    """Return images/s after the first epoch, the seconds outside of epochs, and the number of counted steps."""
     whole = _overlay(
         *("train", f"{folder}/dataset", f"--out={folder}/{out}", f"--input.size={options.size}"),
         *(f"--model.arch={options.arch}", "--model.weights=none", f"--early_stopping.patience={options.epochs}"),
@@ -157,6 +159,21 @@ def _end_to_end(folder: str, out: str, options: argparse.Namespace) -> tuple[flo
     counts = sum(pq.read_table(f"{folder}/dataset/data", columns=["split"])["split"].to_numpy() == "train")
     rates = history["images_per_second"][1:]
     return len(rates) / sum(1 / rate for rate in rates), start_up, len(rates) * -(-counts // options.batch)
+
+
+@dataclass
+class _Measurements:
+    """Throughput of each measurement in images/s, one value a round; ``bare`` has one more, before the first round."""
+
+    augmented: float
+    decoded: float
+    bare: list[float]
+    limits: list[float] = field(default_factory=list)
+    trained: list[float] = field(default_factory=list)
+    plain: dict[str, list[float]] = field(default_factory=lambda: {"fp32": [], "auto": []})
+    start_ups: list[float] = field(default_factory=list)
+    """seconds"""
+    steps: int = 0
 
 
 def main() -> None:
@@ -170,52 +187,58 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20, help="of the bare step and of the plain loops")
     options = parser.parse_args()
-    cores = joblib.cpu_count()
-    on_gpu = _DEVICE.type == "cuda"
-
     with tempfile.TemporaryDirectory() as folder:
-        phantoms.write_phantoms(Path(folder, "phantoms"), images_per_class=round(options.images / 0.7 / 3), seed=0)
-        _overlay("prepare", f"{folder}/phantoms", f"--out={folder}/dataset")
-        files = sorted(file for file in Path(folder, "phantoms").glob("*/*.png") if "_mask" not in file.name)
-        shown = [
-            resize_image(decode_image(file.read_bytes()), options.size, "squash") for file in files[: options.batch]
-        ]
-        images = np.stack(shown)
-        augmented, decoded = _augment_alone(images), _decode_alone(files, options.size)
+        measured = _measure(folder, options)
+    _print_table(measured, options)
 
-        bare = [_bare_step(images, options.arch, options.batch, options.steps)]
-        limits, trained, starts, steps = [], [], [], 0
-        plain: dict[str, list[float]] = {"fp32": [], "auto": []}
-        for number in range(options.rounds):
-            rate, start_up, counted = _end_to_end(folder, f"run-{number}", options)
-            bare.append(_bare_step(images, options.arch, options.batch, options.steps))
-            for kind, rates in plain.items():
-                rates.append(_plain_loop(files, options.arch, options.size, options.batch, options.steps, kind))
-            near = fmean(bare[-2:])
-            limits.append(min(near, augmented * cores) if on_gpu else 1 / (1 / near + 1 / (augmented * cores)))
-            trained.append(rate)
-            starts.append(start_up)
-            steps += counted
-            print(
-                f"round {number + 1}: (a) {near:.2f}, (c) {rate:.2f}: {rate / limits[-1]:.3f} of the limit", flush=True
-            )
-    hardware = torch.cuda.get_device_name() if on_gpu else f"{cores} cores"
+
+def _measure(folder: str, options: argparse.Namespace) -> _Measurements:
+    """Measure everything in turn, and print a line for each round."""
+    phantoms.write_phantoms(Path(folder, "phantoms"), images_per_class=round(options.images / 0.7 / 3), seed=0)
+    _overlay("prepare", f"{folder}/phantoms", f"--out={folder}/dataset")
+    files = sorted(file for file in Path(folder, "phantoms").glob("*/*.png") if "_mask" not in file.name)
+    images = np.stack(
+        [resize_image(decode_image(file.read_bytes()), options.size, "squash") for file in files[: options.batch]]
+    )
+    measured = _Measurements(
+        augmented=_augment_alone(images),
+        decoded=_decode_alone(files, options.size),
+        bare=[_bare_step(images, options.arch, options.batch, options.steps)],
+    )
+    on_all_cores = measured.augmented * joblib.cpu_count()
+    for number in range(options.rounds):
+        rate, start_up, counted = _end_to_end(folder, f"run-{number}", options)
+        measured.bare.append(_bare_step(images, options.arch, options.batch, options.steps))
+        for kind, rates in measured.plain.items():
+            rates.append(_plain_loop(_Files(files, options.size), options.arch, options.batch, options.steps, kind))
+        near = fmean(measured.bare[-2:])
+        limit = min(near, on_all_cores) if _DEVICE.type == "cuda" else 1 / (1 / near + 1 / on_all_cores)
+        measured.limits.append(limit)
+        measured.trained.append(rate)
+        measured.start_ups.append(start_up)
+        measured.steps += counted
+        print(f"round {number + 1}: (a) {near:.2f}, (c) {rate:.2f}: {rate / limit:.3f} of the limit", flush=True)
+    return measured
+
+
+def _print_table(measured: _Measurements, options: argparse.Namespace) -> None:
+    bare, limits, trained, plain = measured.bare, measured.limits, measured.trained, measured.plain
+    hardware = torch.cuda.get_device_name() if _DEVICE.type == "cuda" else f"{joblib.cpu_count()} cores"
     print(f"\n{options.arch} at {options.size} px, batch {options.batch}, {hardware}, torch {torch.__version__}\n")
     print("| what | images/s, median | of the limit, median |\n| --- | --- | --- |")
     for name, values in [
         (f"(a) bare step, {min(bare):.1f} to {max(bare):.1f}", bare[1:]),
-        ("(b) augmentation alone, one core", [augmented] * options.rounds),
-        ("decoding alone, one core, once a run", [decoded] * options.rounds),
+        ("(b) augmentation alone, one core", [measured.augmented] * options.rounds),
+        ("decoding alone, one core, once a run", [measured.decoded] * options.rounds),
         ("limit", limits),
-        (f"(c) overlay train, {steps} steps after first epochs", trained),
+        (f"(c) overlay train, {measured.steps} steps after first epochs", trained),
         ("(d) plain DataLoader loop, fp32", plain["fp32"]),
         ("(d) plain DataLoader loop, the same precision, channels_last", plain["auto"]),
     ]:
         print(f"| {name} | {median(values):.1f} | {_ratio(values, limits):.2f} |")
-    print(
-        f"\n(c) / fp32 loop: {_ratio(trained, plain['fp32']):.2f}; (c) / same precision: "
-        f"{_ratio(trained, plain['auto']):.2f}; {median(starts):.0f} s for start-up, final evaluation and end"
-    )
+    fp32, same = _ratio(trained, plain["fp32"]), _ratio(trained, plain["auto"])
+    print(f"\n(c) / fp32 loop: {fp32:.2f}; (c) / same precision: {same:.2f}")
+    print(f"{median(measured.start_ups):.0f} s for start-up, final evaluation and end")
 
 
 def _ratio(values: list[float], others: list[float]) -> float:

@@ -1,12 +1,12 @@
-"""A fault campaign: predict 5,000 small images while something is killed 30 times, and compare with an undisturbed run.
+"""Fault injection for `overlay predict`: 5,000 small images and 30 SIGKILLs, compared with an undisturbed run.
 
     python scripts/fault_injection/predict.py --images 5000 --kills 30 --seed 0
     python scripts/fault_injection/predict.py --images 1000 --kills 10 --here
 
-At random moments a SIGKILL ends the driver, the actor that holds the model, a worker that decodes, or the raylet. A
-command that died is given again, unchanged, until it succeeds. "writer" is the driver, killed while a file that it
-writes has not been renamed yet. With --here, there is no Ray, and only these two are killed, after some more parts.
-Prints what was killed and when; exits with 1 where a row is missing, double or different.
+At random times a SIGKILL ends the driver, the model actor, a decoding worker, or the raylet. A killed command is run
+again, unchanged, until it succeeds. "writer" is the driver, killed while it has a temporary file that is not renamed
+yet. With --here there is no Ray, and only driver and writer are killed, after some more parts. Prints each kill; exits
+with status 1 where a row is missing, duplicated or different.
 """
 
 import argparse
@@ -31,7 +31,7 @@ _TITLES = {"actor": "ray::MapWorker", "worker": "ray::"}
 
 
 def main() -> int:
-    """Make images and a model, predict undisturbed, predict with kills, and compare."""
+    """Make images and a model, predict without and with kills, and compare the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--kills", type=int, default=30)
@@ -42,8 +42,8 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="overlay-kills-") as temporary:
         folder = Path(temporary)
-        _make_images(folder / "images", options.images, options.seed)
-        _make_model(folder / "model.pth")
+        write_noise_images(folder / "images", options.images, options.seed)
+        write_random_model(folder / "model.pth")
         began = time.monotonic()
         assert start(_command(folder, "undisturbed", options.part_rows, options.here)).wait() == 0
         print(f"undisturbed: {time.monotonic() - began:.0f} s", flush=True)
@@ -54,7 +54,7 @@ def main() -> int:
 
 
 def _campaign(folder: Path, options: argparse.Namespace) -> tuple[Counter[str], int]:
-    """Give the command until it succeeds, and kill meanwhile."""
+    """Run the command until it succeeds, and kill its processes; return kills by kind, and the number of commands."""
     chance = random.Random(options.seed)
     chosen = _VICTIMS[:2] if options.here else _VICTIMS
     victims: Iterator[str] = iter([chosen[number % len(chosen)] for number in range(options.kills)])
@@ -65,7 +65,7 @@ def _campaign(folder: Path, options: argparse.Namespace) -> tuple[Counter[str], 
         commands += 1
         driver = start(_command(folder, "disturbed", options.part_rows, options.here))
         while driver.poll() is None:
-            # Only what works can be disturbed: Ray and torch take their time to start.
+            # Kill only once work has begun: Ray and torch take seconds to start.
             if victim and _working(driver, folder / "disturbed", seen if options.here else None):
                 wait(driver, chance.uniform(*options.pause))
                 if driver.poll() is None and _kill(driver, victim, folder / "disturbed", chance):
@@ -85,12 +85,12 @@ def _campaign(folder: Path, options: argparse.Namespace) -> tuple[Counter[str], 
 
 
 def _working(driver: Command, out: Path, seen: int | None) -> bool:
-    """Whether the actor that holds the model is there, or more rows than were ``seen`` at the last kill."""
+    """Whether the model actor runs, or there are more rows than were ``seen`` at the last kill."""
     return bool(_find(driver, "actor")) if seen is None else _rows(out) > seen
 
 
 def _kill(driver: Command, victim: str, out: Path, chance: random.Random) -> bool:
-    """Kill a process; says whether there was one."""
+    """Kill a process; return whether there was one."""
     if victim == "writer":
         deadline = time.monotonic() + 30
         while driver.poll() is None and time.monotonic() < deadline:
@@ -106,7 +106,7 @@ def _kill(driver: Command, victim: str, out: Path, chance: random.Random) -> boo
 
 
 def _scan(folder: Path) -> list["os.DirEntry[str]"]:
-    """List a folder that may not be there."""
+    """List a folder that may not exist."""
     try:
         with os.scandir(folder) as entries:
             return list(entries)
@@ -122,20 +122,20 @@ def _find(driver: Command, kind: str) -> list[psutil.Process]:
 
 
 def _command(folder: Path, out: str, part_rows: int, here: bool) -> list[str]:
-    """Return the words of the command."""
+    """Return the command line of a prediction."""
     words = ["predict", str(folder / "model.pth"), str(folder / "images"), "--out", str(folder / out)]
     words += ["--part_rows", str(part_rows), "--precision", "fp32", *([] if here else ["--actors", "1"])]
     return [sys.executable, "-m", "overlay", *words]
 
 
 def _rows(out: Path) -> int:
-    """Count the rows that are committed."""
+    """Return the number of committed rows."""
     parts = list((out / "predictions").glob("part-*.parquet"))
     return int(duckdb.read_parquet([str(part) for part in parts]).count("*").fetchall()[0][0]) if parts else 0
 
 
 def _compare(folder: Path, images: int) -> int:
-    """Say whether the disturbed run has each row once, and equal to the undisturbed one's."""
+    """Return 0 where the disturbed run has each row exactly once and equal to the undisturbed run's, else 1."""
     both = {}
     for name in ("undisturbed", "disturbed"):
         both[name] = duckdb.read_parquet(f"{folder / name}/predictions/*.parquet").order("id").df()
@@ -154,8 +154,8 @@ def _compare(folder: Path, images: int) -> int:
     return 0 if same and apart < 1e-5 else 1
 
 
-def _make_images(folder: Path, count: int, seed: int) -> None:
-    """Write small images of noise, of which one in a hundred is cut off."""
+def write_noise_images(folder: Path, count: int, seed: int) -> None:
+    """Write small PNGs of noise, 48 x 48 pixels, of which one in a hundred is truncated."""
     noise = np.random.default_rng(seed)
     for number in range(count):
         file = folder / f"{number // 1000}" / f"{number:05d}.png"
@@ -165,8 +165,8 @@ def _make_images(folder: Path, count: int, seed: int) -> None:
             file.write_bytes(file.read_bytes()[:2000])
 
 
-def _make_model(file: Path) -> None:
-    """Write a network with random weights."""
+def write_random_model(file: Path) -> None:
+    """Write a ResNet-18 model file with random weights, three classes and an input size of 32 pixels."""
     import torch
 
     from overlay.models import model_file

@@ -1,4 +1,4 @@
-"""What the fault campaigns share: commands in process groups of their own, and the processes that they started."""
+"""Processes of fault injection: commands in process groups of their own, their descendants, and SIGKILL."""
 
 import os
 import random
@@ -17,7 +17,7 @@ def start(words: list[str]) -> Command:
 
 
 def wait(command: Command, seconds: float) -> None:
-    """Wait, and no longer than the command lives."""
+    """Wait for at most so many seconds, or until the command ends."""
     try:
         command.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -25,7 +25,7 @@ def wait(command: Command, seconds: float) -> None:
 
 
 def descendants(command: Command, matches: Callable[[str, str], bool]) -> list[psutil.Process]:
-    """Find what a command started by each process's command line and name."""
+    """Return the descendants of a command that match by their command line and name."""
     found = []
     try:
         children = psutil.Process(command.pid).children(recursive=True)
@@ -41,7 +41,7 @@ def descendants(command: Command, matches: Callable[[str, str], bool]) -> list[p
 
 
 def kill_one(processes: Sequence[psutil.Process], chance: random.Random) -> bool:
-    """Send SIGKILL to one of them; says whether there was one."""
+    """Send SIGKILL to a random one of the processes; return whether there was one."""
     try:
         chance.choice(processes).kill()
     except (IndexError, psutil.NoSuchProcess):
@@ -50,7 +50,7 @@ def kill_one(processes: Sequence[psutil.Process], chance: random.Random) -> bool
 
 
 def end(command: Command) -> None:
-    """Wait for what a killed command leaves: Ray's processes end by themselves, most of them at once."""
+    """Wait until the process group of a command is empty, killed after 60 s: Ray's processes mostly end at once."""
     deadline = time.monotonic() + 60
     while left := [process for process in psutil.process_iter() if _in_group(process, command.pid)]:
         if time.monotonic() > deadline:
@@ -60,7 +60,7 @@ def end(command: Command) -> None:
 
 
 def _in_group(process: psutil.Process, group: int) -> bool:
-    """Whether a process lives and belongs to a process group."""
+    """Whether a process is alive and in a process group."""
     try:
         return os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE
     except (ProcessLookupError, psutil.NoSuchProcess):

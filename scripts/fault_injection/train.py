@@ -1,11 +1,11 @@
-"""A fault campaign: train a small network while something is killed 20 times, and compare with an undisturbed run.
+"""Fault injection for `overlay train`: a small network and 20 SIGKILLs, compared with an undisturbed run.
 
     python scripts/fault_injection/train.py --kills 20 --seed 0
 
-At random moments a SIGKILL ends the driver, the training worker, a data task's worker, Ray Train's controller, the
-board, any other of Ray's processes, or the raylet. A command that died is given again, unchanged, until it succeeds.
-One worker, fp32, a checkpoint every third step: the weights must be equal to the bit, and each epoch must stand once,
-with the same numbers, in history.parquet and in the offline runs of Weights & Biases. Exits with 1 where they differ.
+At random times a SIGKILL ends the driver, the training worker, a data task's worker, Ray Train's controller, the board
+actor, any other of Ray's processes, or the raylet. A killed command is run again, unchanged, until it succeeds. One
+worker, fp32, a checkpoint every third step: the weights must be bitwise equal, and each epoch must be once, with equal
+numbers, in history.parquet and in the offline runs of Weights & Biases. Exits with status 1 where they differ.
 """
 
 import argparse
@@ -37,7 +37,7 @@ _ONCE = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_macro_
 
 
 def main() -> int:
-    """Make a dataset, train undisturbed, train with kills, and compare."""
+    """Make a dataset, train without and with kills, and compare weights and history."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
@@ -61,7 +61,7 @@ def main() -> int:
 
 
 def _campaign(folder: Path, options: argparse.Namespace) -> tuple[Counter[str], int]:
-    """Give the command until it succeeds, and kill meanwhile."""
+    """Run the command until it succeeds, and kill its processes; return kills by kind, and the number of commands."""
     chance = random.Random(options.seed)
     left = [list(_VICTIMS)[number % len(_VICTIMS)] for number in range(options.kills)]
     killed: Counter[str] = Counter()
@@ -70,7 +70,7 @@ def _campaign(folder: Path, options: argparse.Namespace) -> tuple[Counter[str], 
         commands += 1
         driver = start(_command(folder, "disturbed", options.epochs))
         while driver.poll() is None:
-            # Only what works can be disturbed: Ray and torch take their time to start, and so would a run without end.
+            # Kill only after a new checkpoint: Ray and torch take seconds to start, and a run must make progress.
             if left and _newest(folder / "disturbed") != seen:
                 wait(driver, chance.uniform(*options.pause))
                 if _kill(driver, left[0], chance):
@@ -86,7 +86,7 @@ def _campaign(folder: Path, options: argparse.Namespace) -> tuple[Counter[str], 
 
 
 def _kill(driver: Command, victim: str, chance: random.Random) -> bool:
-    """Kill a process; says whether there was one."""
+    """Kill a process; return whether there was one."""
     if driver.poll() is not None:
         return False
     if victim == "driver":
@@ -97,12 +97,12 @@ def _kill(driver: Command, victim: str, chance: random.Random) -> bool:
 
 
 def _newest(run: Path) -> str:
-    """Return the name of the newest checkpoint, or what stands for the end of the run."""
+    """Return the name of the newest checkpoint, or a text where there is none."""
     return max((folder.name for folder in (run / "checkpoints").glob("step-*")), default="no checkpoint yet")
 
 
 def _prepare(folder: Path, images: int) -> None:
-    """Prepare small phantoms."""
+    """Prepare a dataset of phantoms."""
     from overlay.images import phantoms
 
     phantoms.write_phantoms(folder / "phantoms", images_per_class=images, seed=0)
@@ -111,7 +111,7 @@ def _prepare(folder: Path, images: int) -> None:
 
 
 def _command(folder: Path, out: str, epochs: int) -> list[str]:
-    """Return the words of the command."""
+    """Return the command line of a training."""
     words = ["train", str(folder / "dataset"), "--out", str(folder / out), "--model.arch", "resnet18"]
     words += ["--model.weights", "none", "--input.size", "32", "--model.dropout", "0.2", "--train.ema", "0.9"]
     words += ["--train.epochs", str(epochs), "--train.batch_size", "16", "--train.checkpoint_steps", "3"]
@@ -120,7 +120,7 @@ def _command(folder: Path, out: str, epochs: int) -> list[str]:
 
 
 def _compare(undisturbed: Path, disturbed: Path, epochs: int) -> int:
-    """Say whether the weights are equal to the bit, and whether each epoch stands once, with the same numbers."""
+    """Return 0 where the weights are bitwise equal and each epoch is once, with equal numbers; else 1."""
     before, after = (torch.load(run / "Resnet_fineTuning.pth") for run in (undisturbed, disturbed))
     apart = max((before[name].double() - after[name].double()).abs().max().item() for name in before)
     expected, history = (pq.read_table(run / "history.parquet").to_pylist() for run in (undisturbed, disturbed))
@@ -135,7 +135,7 @@ def _compare(undisturbed: Path, disturbed: Path, epochs: int) -> int:
 
 
 def _logged(run: Path) -> list[dict[str, Any]]:
-    """Read the rows of all offline runs of Weights & Biases that a training left."""
+    """Read the history rows of all offline runs of Weights & Biases of a training."""
     rows = []
     for file in run.glob("wandb/offline-run-*/run-*.wandb"):
         words = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]

@@ -172,11 +172,11 @@ _KILLED = """
 import os, signal, sys, time
 from pathlib import Path
 from overlay.config import Tracking, Train
-from overlay.tracking import Run
+from overlay.tracking import WandbRun
 from tests.overlay.test_tracking import EPOCHS
 
 folder = Path(sys.argv[1])
-run = Run(Train(dataset="ds", out=str(folder), tracking=Tracking(mode="offline")), "offline", "ab12cd34", folder)
+run = WandbRun(Train(dataset="ds", out=str(folder), tracking=Tracking(mode="offline")), "offline", "ab12cd34", folder)
 run.log(EPOCHS[:1])
 time.sleep(3)
 run.log(EPOCHS)

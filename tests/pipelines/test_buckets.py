@@ -130,7 +130,7 @@ def test_a_network_that_stays_away_is_no_bad_image(
     monkeypatch.setattr(object_store, "PAUSES", ())
     nowhere = "s3://bucket-0/x.png?endpoint_override=127.0.0.1:1&scheme=http"
     with Reader() as reader, pytest.raises(OSError, match="NETWORK_CONNECTION"):
-        reader.of(ImageRef("x", nowhere))(nowhere)
+        reader.read_function(ImageRef("x", nowhere))(nowhere)
     with pytest.raises(RequestError, match=r"source .* can't be reached: .*; check the address, the credentials"):
         prepare.run(Prepare([nowhere], str(tmp_path / "out")))
     with pytest.raises(WorkError, match="NETWORK_CONNECTION"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "kill_predict.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "fault_injection" / "predict.py"
 
 
 @pytest.mark.fault

@@ -16,7 +16,8 @@ import torch
 
 from overlay.config import Predict, Tracking
 from overlay.errors import RequestError
-from overlay.images.codec import decode_image, resize_image
+from overlay.images.codec import decode_image
+from overlay.images.resize import resize_image
 from overlay.models import model_file
 from overlay.models.network import normalise
 from pipelines import predict

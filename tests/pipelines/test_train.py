@@ -23,9 +23,10 @@ from overlay.models import model_file
 from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD
 from overlay.training import checkpoint
 from overlay.training.history import Epoch
+from overlay.training.sampler import SINGLE_WORKER
 from pipelines import train
 from pipelines.training import image_source, shard_source
-from pipelines.training.worker import validate_epoch
+from pipelines.training.validation import validate_epoch
 from tests.pipelines.conftest import Trained
 
 
@@ -70,10 +71,12 @@ def test_the_reported_validation_is_that_of_the_checkpoint(trained: Trained) -> 
     assert last is not None
     file = model_file.load_model_file(trained.folder)
     network = model_file.build_network(
-        replace(file, state=OrderedDict(checkpoint.load_checkpoint(last, "last.pt")["learner"]["network"]))
+        replace(file, state=OrderedDict(checkpoint.load_checkpoint(last).learner["network"]))
     )
     network = network.to(memory_format=torch.channels_last)
-    loss, confusion = validate_epoch(network, validation, file.card, torch.autocast("cpu", enabled=False), 0, 1)
+    loss, confusion = validate_epoch(
+        network, validation, file.card, torch.autocast("cpu", enabled=False), SINGLE_WORKER
+    )
     reported = epochs(trained.folder)[-1]
     assert reported.val_loss == pytest.approx(loss, abs=1e-6)
     assert reported.val_accuracy == np.trace(confusion) / 6
@@ -176,14 +179,12 @@ def test_asked_to_stop_it_saves_and_leaves_and_killed_it_goes_on(dataset: Prepar
     wait_for_step(step + 2, out, second)
     kill_session(second.pid)
     second.wait()
-    newest = checkpoint.newest_checkpoint(out / "checkpoints")
-    begun = checkpoint.checkpoint_history(newest)
+    progress = checkpoint.read_progress(out / "checkpoints")
+    begun = progress.history
 
     third = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
     assert third.returncode == 0, third.stderr
-    assert (
-        f"going on after epoch {len(begun)} of 12, at step {checkpoint.checkpoint_step(newest)} of 72" in third.stdout
-    )
+    assert f"going on after epoch {len(begun)} of 12, at step {progress.step} of 72" in third.stdout
     assert [epoch.epoch for epoch in epochs(out)] == list(range(1, 13))
     assert epochs(out)[: len(begun)] == begun
 

@@ -89,7 +89,7 @@ def test_every_kind_gives_the_same_bytes(place: Callable[..., StoragePath], name
     long = {f"{'deep/' * 30}long.png": b"long", "a/\u00fc \u8d85\u58f0.png": b"unicode"}
     archive = place(MAKERS[name](FILES | long))
     listing = list_archive(archive, LIMITS)
-    assert listing.troubles == []
+    assert listing.problems == []
     assert listing.passed_over == 1
     assert list(listing.members) == [*IMAGES, *long]
     assert contents(archive, listing.members) == {name: (FILES | long)[name] for name in [*IMAGES, *long]}
@@ -109,7 +109,7 @@ def test_zip64(place: Callable[..., StoragePath], tmp_path: Path) -> None:
     data[end + 8 : end + 20] = b"\xff" * 12
     archive64 = place(bytes(data[:end]) + record + locator + bytes(data[end:]))
     listing = list_archive(archive64, LIMITS)
-    assert listing.troubles == []
+    assert listing.problems == []
     assert contents(archive64, listing.members) == {"a/1.png": b"a/1.png", "b/2.png": b"b/2.png"}
 
 
@@ -144,7 +144,7 @@ def test_names(place: Callable[..., StoragePath], kind: str, tmp_path: Path) -> 
     assert listing.passed_over == 2
     unsafe = "unsafe name: absolute, or leading out of the archive"
     nested = "archive within an archive: give it as a source of its own"
-    assert dict(listing.troubles) == dict.fromkeys(NAMES[:4], unsafe) | dict.fromkeys(
+    assert dict(listing.problems) == dict.fromkeys(NAMES[:4], unsafe) | dict.fromkeys(
         ["a/more.tar.bz2", "a/inner.zip"], nested
     )
     assert sorted(tmp_path.rglob("*")) == [*before, tmp_path / "archive"]
@@ -154,7 +154,7 @@ def test_names_written_on_windows_and_before_utf8(place: Callable[..., StoragePa
     data = zipped({"b|a|0.png": b"x", "a/AAA.png": b"y"}).replace(b"b|a|0", b"b\\a\\0").replace(b"AAA", b"\x84\x94\x81")
     listing = list_archive(place(data), LIMITS)
     assert list(listing.members) == ["b/a/0.png", "a/äöü.png"]
-    assert listing.troubles == []
+    assert listing.problems == []
 
 
 def test_names_that_are_not_utf8(place: Callable[..., StoragePath]) -> None:
@@ -165,7 +165,7 @@ def test_names_that_are_not_utf8(place: Callable[..., StoragePath]) -> None:
         archive.addfile(tarfile.TarInfo("a/\udcff.png"))
     assert list(list_archive(place(stream.getvalue()), LIMITS).members) == ["a/\udcff.png"]
     marked = zipped({"a/ü.png": b"x"}).replace("ü".encode(), b"\xff\xfe")
-    assert list_archive(place(marked), LIMITS).troubles == [
+    assert list_archive(place(marked), LIMITS).problems == [
         (None, "damaged archive: a name is marked as UTF-8 and is not")
     ]
 
@@ -182,7 +182,7 @@ def test_links_and_devices_in_a_tar(place: Callable[..., StoragePath], pack: Cal
     members = [special(name, kind, "/etc/passwd") for name, kind in odd.items()]
     listing = list_archive(place(pack(tar(FILES, special("folder", tarfile.DIRTYPE), *members))), LIMITS)
     assert list(listing.members) == IMAGES
-    assert listing.troubles == [(name, "link or device within an archive: only regular files are read") for name in odd]
+    assert listing.problems == [(name, "link or device within an archive: only regular files are read") for name in odd]
 
 
 def test_links_in_a_zip(place: Callable[..., StoragePath]) -> None:
@@ -193,7 +193,7 @@ def test_links_in_a_zip(place: Callable[..., StoragePath]) -> None:
         archive.writestr(link, "/etc/passwd")
     listing = list_archive(place(stream.getvalue()), LIMITS)
     assert listing.members == {}
-    assert listing.troubles == [("a/link.png", "link or device within an archive: only regular files are read")]
+    assert listing.problems == [("a/link.png", "link or device within an archive: only regular files are read")]
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -213,7 +213,7 @@ def test_duplicate_names(place: Callable[..., StoragePath], kind: str) -> None:
     written = place(stream.getvalue())
     listing = list_archive(written, LIMITS)
     assert contents(written, listing.members) == {"a/1.png": b"first"}
-    assert listing.troubles == [("a/1.png", "duplicate name: the first member of that name is used")]
+    assert listing.problems == [("a/1.png", "duplicate name: the first member of that name is used")]
 
 
 def test_encrypted_members_and_methods_that_are_not_read(place: Callable[..., StoragePath]) -> None:
@@ -223,9 +223,9 @@ def test_encrypted_members_and_methods_that_are_not_read(place: Callable[..., St
         data[entry + 8] |= 1
     listing = list_archive(place(bytes(data)), LIMITS)
     assert list(listing.members) == ["a/2.png"]
-    assert listing.troubles == [("a/1.png", "encrypted member")]
+    assert listing.problems == [("a/1.png", "encrypted member")]
     listing = list_archive(place(zipped({"a/1.png": b"x" * 99}, zipfile.ZIP_BZIP2)), LIMITS)
-    assert listing.troubles == [("a/1.png", "compression that is not read: bzip2")]
+    assert listing.problems == [("a/1.png", "compression that is not read: bzip2")]
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_encrypted_members_and_methods_that_are_not_read(place: Callable[..., St
 def test_what_is_called_an_archive_and_is_none(place: Callable[..., StoragePath], data: bytes, reason: str) -> None:
     listing = list_archive(place(data), LIMITS)
     assert listing.members == {}
-    assert listing.troubles == [(None, reason)]
+    assert listing.problems == [(None, reason)]
 
 
 def test_the_content_decides_and_not_the_name(place: Callable[..., StoragePath]) -> None:
@@ -270,7 +270,7 @@ def test_cut_off_tars(
 ) -> None:
     listing = list_archive(place(pack(tar(FILES)[:length])), LIMITS)
     assert list(listing.members) == members
-    assert listing.troubles == [(None, reason)]
+    assert listing.problems == [(None, reason)]
 
 
 @pytest.mark.parametrize("name", ["x.tar.gz", "x.tar.zst"])
@@ -278,33 +278,33 @@ def test_compressed_tars_that_are_cut_off_or_changed(place: Callable[..., Storag
     files = {f"a/{i}.png": bytes((i * 7 + j * j) % 251 for j in range(3000)) for i in range(9)}
     data = MAKERS[name](files)
     listing = list_archive(place(data[:-2]), LIMITS)
-    assert [reason for _, reason in listing.troubles] == ["damaged or cut off archive: Truncated compressed stream"]
+    assert [reason for _, reason in listing.problems] == ["damaged or cut off archive: Truncated compressed stream"]
     listing = list_archive(place(data[: len(data) // 2]), LIMITS)
-    assert [reason for _, reason in listing.troubles] == ["damaged or cut off archive: Truncated compressed stream"]
+    assert [reason for _, reason in listing.problems] == ["damaged or cut off archive: Truncated compressed stream"]
     assert len(listing.members) < 9
     if name == "x.tar.gz":  # its checksum stands at the very end
         wrong = data[:-8] + bytes([data[-8] ^ 1]) + data[-7:]
         listing = list_archive(place(wrong), LIMITS)
         reason = "damaged or cut off archive: zlib inflate failed: incorrect data check"
-        assert listing.troubles == [(None, reason)]
+        assert listing.problems == [(None, reason)]
 
 
 def test_limits(place: Callable[..., StoragePath]) -> None:
     for name, maker in MAKERS.items():
         archive = place(maker(FILES))
         listing = list_archive(archive, replace(LIMITS, members=2))
-        assert (list(listing.members), listing.troubles) == (
+        assert (list(listing.members), listing.problems) == (
             IMAGES[:2],
             [(None, "more than 2 members (limits.members)")],
         )
         listing = list_archive(archive, replace(LIMITS, member_bytes=899))
         assert list(listing.members) == IMAGES[1:]
-        assert listing.troubles == [("a/1.png", "member too large: 900 bytes, more than 899 (limits.member_bytes)")]
+        assert listing.problems == [("a/1.png", "member too large: 900 bytes, more than 899 (limits.member_bytes)")]
         listing = list_archive(archive, replace(LIMITS, archive_bytes=902))
-        assert listing.troubles == [(None, "unpacks to more than 902 bytes (limits.archive_bytes)")]
+        assert listing.problems == [(None, "unpacks to more than 902 bytes (limits.archive_bytes)")]
         assert list(listing.members) == (IMAGES[:1] if name.endswith(".zip") else [])
         listing = list_archive(archive, replace(LIMITS, seconds=1e-9))
-        assert listing.troubles == [(None, "took more than 1e-09 seconds to list (limits.seconds)")]
+        assert listing.problems == [(None, "took more than 1e-09 seconds to list (limits.seconds)")]
 
 
 @pytest.mark.parametrize("name", ["x.zip", "x.tar.gz", "x.tar.zst"])
@@ -313,7 +313,7 @@ def test_a_bomb_is_not_unpacked(place: Callable[..., StoragePath], name: str) ->
     assert len(data) < 60_000
     listing = list_archive(place(data), LIMITS)
     assert list(listing.members) == ["a/1.png"]
-    assert listing.troubles == [(None, "unpacks to more than 100 times its size (limits.ratio)")]
+    assert listing.problems == [(None, "unpacks to more than 100 times its size (limits.ratio)")]
 
 
 def test_sizes_that_lie(place: Callable[..., StoragePath]) -> None:
@@ -330,7 +330,7 @@ def test_sizes_that_lie(place: Callable[..., StoragePath]) -> None:
     data = zipped({"a/1.png": b"x"})
     entry = data.rindex(b"PK\1\2")
     packed = place(data[: entry + 20] + struct.pack("<L", 2**31) + data[entry + 24 :])
-    assert list_archive(packed, LIMITS).troubles == [
+    assert list_archive(packed, LIMITS).problems == [
         ("a/1.png", "member too large: 2147483648 bytes, more than 268435456 (limits.member_bytes)")
     ]
 
@@ -352,7 +352,7 @@ def test_a_header_that_asks_for_everything(place: Callable[..., StoragePath]) ->
     huge.size = 2**40
     listing = list_archive(place(tar({"a/1.png": b""}, huge, format=tarfile.GNU_FORMAT)), LIMITS)
     assert list(listing.members) == ["a/1.png"]
-    assert listing.troubles == [(None, f"damaged archive: a header of {2**40} bytes")]
+    assert listing.problems == [(None, f"damaged archive: a header of {2**40} bytes")]
 
 
 def test_a_negative_size_does_not_go_round_for_ever(place: Callable[..., StoragePath]) -> None:
@@ -361,7 +361,7 @@ def test_a_negative_size_does_not_go_round_for_ever(place: Callable[..., Storage
     data = tar({"a/1.png": b"x"})[:1024] + negative.tobuf(tarfile.GNU_FORMAT) + bytes(1024)
     listing = list_archive(place(data), LIMITS)
     assert list(listing.members) == ["a/1.png"]
-    assert listing.troubles == [(None, "damaged archive: a member of negative size")]
+    assert listing.problems == [(None, "damaged archive: a member of negative size")]
 
 
 def test_webdataset_labels(place: Callable[..., StoragePath]) -> None:
@@ -410,6 +410,6 @@ def test_damaged_bytes_end_in_rows(place: Callable[..., StoragePath], name: str,
         data[at : at + 4] = damage.draw(st.binary(min_size=0, max_size=8))
     archive = place(bytes(data[: damage.draw(st.integers(0, len(data)))]))
     listing = list_archive(archive, replace(LIMITS, seconds=20))
-    assert all(reason and reason.isprintable() for _, reason in listing.troubles)
+    assert all(reason and reason.isprintable() for _, reason in listing.problems)
     with suppress(ImageError, OSError):
         contents(archive, listing.members)

@@ -1,5 +1,6 @@
 """The way from words to a configuration and back."""
 
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -234,7 +235,8 @@ def test_help_lists_every_option_of_the_verb(verb: str, capsys: pytest.CaptureFi
     assert done.value.code == 0
     printed = capsys.readouterr().out
     assert USAGE[verb] in printed
-    assert [key for key in option_types(VERBS[verb]) if f"--{key} " not in printed] == []
+    # Python 3.13 names the value of an option with two spellings once, after both: --inputs, --inputs+ [ITEM,...].
+    assert [key for key in option_types(VERBS[verb]) if not re.search(rf"--{key}[ ,]", printed)] == []
 
 
 def test_options_have_dotted_names() -> None:

@@ -97,7 +97,7 @@ def test_a_card_of_somebody_else(tmp_path: Path, text: str) -> None:
         ),
         (
             DatasetRequest(["/data/busi"], OverlayStyle(), Split(), 1000, 256, "cd" * 32),
-            "the sources hold other files now",
+            "the sources hold other files now, or files that have changed",
         ),
         (
             DatasetRequest(["/data/busi"], OverlayStyle(), Split(), 1000, 256, "ab" * 32, Duplicates(conflicts="drop")),

@@ -15,12 +15,15 @@ def test_columns_are_the_contract() -> None:
     assert [(field.name, str(field.type)) for field in DATASET_SCHEMA] == [
         ("id", "string"),
         ("image", "struct<bytes: binary, path: string>"),
+        ("mask", "struct<bytes: binary, path: string>"),
         ("label", "string"),
         ("split", "string"),
         ("fold", "int32"),
         ("group", "string"),
         ("width", "int32"),
         ("height", "int32"),
+        ("frame", "int32"),
+        ("encoding", "string"),
         ("phash", "string"),
         ("overlay", "string"),
         ("source", "string"),
@@ -35,7 +38,7 @@ def test_columns_are_the_contract() -> None:
 def test_hugging_face_finds_the_image_column() -> None:
     features = json.loads(DATASET_SCHEMA.metadata[b"huggingface"])["info"]["features"]
     assert list(features) == DATASET_SCHEMA.names
-    assert features["image"] == {"_type": "Image"}
+    assert features["image"] == features["mask"] == {"_type": "Image"}
     assert features["mask_extent"] == {"dtype": "float64", "_type": "Value"}
     assert features["width"] == {"dtype": "int32", "_type": "Value"}
 

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,11 @@ from overlay.duplicates.near_duplicates import (
     DUPLICATES_SCHEMA,
     Leakage,
     NearDuplicates,
+    describe_pairs,
     find_leakage,
-    find_near_duplicates,
     join_groups,
     resolve_conflicts,
+    search_pairs,
 )
 from overlay.errors import RequestError, WorkError
 from overlay.preparation.division import split_dataset
@@ -47,7 +49,7 @@ def table(rows: list[dict[str, Any]]) -> pa.Table:
 
 
 def found(distance: int = 40) -> NearDuplicates:
-    return find_near_duplicates(table(ROWS), distance)
+    return describe_pairs(table(ROWS), search_pairs(table(ROWS)["phash"], distance))
 
 
 def test_each_pair_is_one_row() -> None:
@@ -63,14 +65,14 @@ def test_each_pair_is_one_row() -> None:
 
 def test_nothing_alike_is_an_empty_table() -> None:
     for rows in ([ROWS[0], ROWS[2], ROWS[5]], []):
-        pairs = find_near_duplicates(table(rows), 40).table()
+        pairs = describe_pairs(table(rows), search_pairs(table(rows)["phash"], 40)).table()
         assert pairs.num_rows == 0
         assert pairs.schema == DUPLICATES_SCHEMA
 
 
 def test_conflicts_come_first_and_are_described() -> None:
     duplicates = found()
-    assert [duplicates.describe(int(pair)) for pair in duplicates.conflicts_first()] == [
+    assert [duplicates.describe(int(pair)) for pair in duplicates.order_by_conflict()] == [
         "a/1 (a) and b/1 (b): identical pixels",
         "a/3 (a) and b/2 (b): distance 1",
         "a/2 (a) and b/1 (b): distance 3",
@@ -79,7 +81,7 @@ def test_conflicts_come_first_and_are_described() -> None:
 
 
 def test_the_reason_names_the_nearest_contradiction() -> None:
-    assert found().contradicted() == {
+    assert found().conflict_reasons() == {
         "a/1": "label conflict: b/1 is b (identical pixels)",
         "b/1": "label conflict: a/1 is a (identical pixels)",
         "a/3": "label conflict: b/2 is b (distance 1)",
@@ -88,8 +90,11 @@ def test_the_reason_names_the_nearest_contradiction() -> None:
     }
 
 
-def joined(own: list[str], values: list[int]) -> list[str]:
-    groups: list[str] = join_groups(pa.chunked_array([own], pa.string()), near_pairs(words(values), 40)).to_pylist()
+def joined(own: Sequence[str | None], values: list[int]) -> list[str]:
+    ids = pa.chunked_array([[f"x{number}" for number in range(len(own))]], pa.string())
+    groups: list[str] = join_groups(
+        pa.chunked_array([own], pa.string()), ids, near_pairs(words(values), 40)
+    ).to_pylist()
     return groups
 
 
@@ -103,6 +108,8 @@ def test_groups_are_links_of_links_and_the_users_own() -> None:
     assert joined(["z", "q", "r", "z", "q"], values) == ["q", "q", "q", "q", "q"]
     assert joined(["9", "10", "9", "x", "y"], values) == ["9", "10", "9", "10", "y"]
     assert joined([], []) == []
+    assert joined([None] * 5, values) == ["x0", "x1", "x0", "x1", "x4"]
+    assert joined([None, "q", None, None, "q"], values) == ["x0", "q", "x0", "q", "q"]
 
 
 def test_keep_drop_stop() -> None:
@@ -119,7 +126,7 @@ def test_keep_drop_stop() -> None:
     ):
         resolve_conflicts(table(ROWS), found(), "stop")
     alike = table(ROWS[:2])
-    assert resolve_conflicts(alike, find_near_duplicates(alike, 40), "stop")[1].num_rows == 0
+    assert resolve_conflicts(alike, describe_pairs(alike, search_pairs(alike["phash"], 40)), "stop")[1].num_rows == 0
 
 
 def test_what_a_split_tears_apart() -> None:
@@ -148,7 +155,7 @@ def many(sides: list[str] | None = None, distance: int = 40) -> tuple[pa.Table, 
     images = table(rows)
     if sides:
         images = images.append_column("given_split", pa.array(sides))
-    duplicates = find_near_duplicates(images, distance)
+    duplicates = describe_pairs(images, search_pairs(images["phash"], distance))
     return resolve_conflicts(images, duplicates, "keep")[0], duplicates
 
 
@@ -189,7 +196,7 @@ def test_a_split_of_the_users_own_is_kept_and_its_leaks_are_counted() -> None:
 
 def test_what_was_dropped_takes_no_part_in_the_leaks() -> None:
     images = table(ROWS).append_column("given_split", pa.array(["train", "val", "test"] * 2))
-    duplicates = find_near_duplicates(images, 40)
+    duplicates = describe_pairs(images, search_pairs(images["phash"], 40))
     stay = resolve_conflicts(images, duplicates, "keep")[0].slice(1)
     config = Prepare(["s"], "o", split=Split(column="t.csv:x"))
     divided, division = split_dataset(stay, ["a", "b"], config, duplicates)

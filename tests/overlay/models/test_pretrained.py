@@ -5,7 +5,7 @@ import torch
 
 from overlay.config import Model, Optimizer
 from overlay.images import phantoms
-from overlay.images.codec import resize_image
+from overlay.images.resize import resize_image
 from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, create_network, normalise
 from overlay.training import freezing
 from overlay.training.ema import Ema

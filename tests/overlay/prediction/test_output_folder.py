@@ -39,7 +39,7 @@ class Asked:
     def __init__(self, images: Path, model: str = "m1", **options: Any) -> None:  # noqa: ANN401
         config = Predict(model="model.pth", inputs=[str(images)], out="out", **options)
         self.listing = list_in(images, images.with_name("listed"), config.part_rows)
-        self.request = PredictionRequest.of(config, model, self.listing)
+        self.request = PredictionRequest.create(config, model, self.listing)
 
 
 def predict(folder: PredictionFolder, asked: Asked) -> Manifest:
@@ -146,11 +146,11 @@ def test_beginning_anew_keeps_nothing(tmp_path: Path, images: Path) -> None:
     folder = PredictionFolder(StoragePath.of(out))
     predict(folder, Asked(images))
     (out / ".work").mkdir()
-    folder.save(3, pa.table({"row": [1]}))
+    folder.save_rows(3, pa.table({"row": [1]}))
     asked = Asked(images / "a.png", model="m2")
     folder.begin(asked.request, asked.listing, anew=True)
     assert folder.committed() == set()
-    assert list(folder.saved()) == []
+    assert list(folder.saved_rows()) == []
     assert pq.read_table(out / "manifest")["id"].to_pylist() == ["a.png"]
     assert folder.check(asked.request, asked.listing.manifest, overwrite=False) == "begun"
 
@@ -158,10 +158,10 @@ def test_beginning_anew_keeps_nothing(tmp_path: Path, images: Path) -> None:
 def test_what_is_saved(tmp_path: Path, images: Path) -> None:
     asked, folder = Asked(images), PredictionFolder(StoragePath.of(tmp_path / "out"))
     folder.begin(asked.request, asked.listing, anew=True)
-    folder.save(0, pa.table({"row": [1]}))
-    folder.save(1, pa.table({"row": [2, 3]}))
-    folder.forget(0)
-    assert [(number, rows.to_pydict()) for number, rows in folder.saved()] == [(1, {"row": [2, 3]})]
+    folder.save_rows(0, pa.table({"row": [1]}))
+    folder.save_rows(1, pa.table({"row": [2, 3]}))
+    folder.delete_rows(0)
+    assert [(number, rows.to_pydict()) for number, rows in folder.saved_rows()] == [(1, {"row": [2, 3]})]
 
 
 def test_a_file_is_refused(tmp_path: Path, images: Path) -> None:

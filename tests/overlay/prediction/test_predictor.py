@@ -17,7 +17,8 @@ from overlay import load_model
 from overlay.config import Legacy
 from overlay.engines.factory import open_engine, prepare_engine
 from overlay.errors import RequestError
-from overlay.images.codec import decode_image, decode_target, resize_image
+from overlay.images.codec import decode_image
+from overlay.images.resize import decode_target, resize_image
 from overlay.models import model_file
 from overlay.prediction.predictor import Prediction
 

@@ -34,7 +34,7 @@ def begun(tmp_path: Path) -> tuple[PredictionFolder, ManifestListing, Manifest]:
     listing = write_manifest(inputs, tmp_path / "listed", 4, lambda _: None)
     folder = PredictionFolder(StoragePath.of(tmp_path / "out"))
     config = Predict("m.pth", [str(tmp_path / "images")], str(tmp_path / "out"), part_rows=4)
-    return folder, listing, folder.begin(PredictionRequest.of(config, "m1", listing), listing, anew=True)
+    return folder, listing, folder.begin(PredictionRequest.create(config, "m1", listing), listing, anew=True)
 
 
 def block(*rows: int, reason: str = "") -> ScoredBatch:
@@ -90,17 +90,17 @@ def test_a_killed_run_goes_on_with_what_it_saved(
     first.add(block(2, 3))
     again = PredictionWriter(folder, manifest, LAYOUT, retry_errors=False)
     assert (again.done, folder.committed()) == (5, {0})
-    left = again.left(listing.units)
+    left = again.remaining_units(listing.units)
     asked = {
-        manifest.rows_of(group)[position]
+        manifest.rows_of_group(group)[position]
         for unit in left
         for group in unit.groups
-        for position in unit.left.get(group, range(len(manifest.rows_of(group))))
+        for position in unit.positions.get(group, range(len(manifest.rows_of_group(group))))
     }
     assert asked == {4, 6, 7, 8, 9}
     again.add(block(4, 6, 7, 8, 9))
-    assert again.left(listing.units) == []
-    assert list(folder.saved()) == []
+    assert again.remaining_units(listing.units) == []
+    assert list(folder.saved_rows()) == []
     assert [row["prob_malignant"] for row in rows(folder)] == pytest.approx([number / 20 for number in range(10)])
 
 
@@ -111,13 +111,15 @@ def test_what_could_not_be_read_is_tried_again(begun: tuple[PredictionFolder, Ma
     first.add(block(3, reason=NETWORK))
     first.add(block(9, reason="empty file"))
     summary = summarise_predictions(folder, manifest, CLASSES, overlay_missing=0)
-    assert (summary.passing, summary.errors) == (1, {"file that can't be read": 1, "empty file": 1})
+    assert (summary.transient_errors, summary.errors) == (1, {"file that can't be read": 1, "empty file": 1})
     assert "1 could not be read, which may pass; --retry_errors tries them again" in summary.lines(StageTimes())
     assert PredictionWriter(folder, manifest, LAYOUT, retry_errors=False).done == 10
     again = PredictionWriter(folder, manifest, LAYOUT, retry_errors=True)
     assert (again.done, folder.committed()) == (9, {0, 1, 2})
-    ((group, positions),) = [(group, unit.left[group]) for unit in again.left(listing.units) for group in unit.groups]
-    assert [manifest.rows_of(group)[position] for position in positions] == [3]
+    ((group, positions),) = [
+        (group, unit.positions[group]) for unit in again.remaining_units(listing.units) for group in unit.groups
+    ]
+    assert [manifest.rows_of_group(group)[position] for position in positions] == [3]
     again.add(block(3))
     assert [row["error"] for row in rows(folder)] == [*[None] * 9, "empty file"]
     assert [row["prob_malignant"] for row in rows(folder)][:4] == pytest.approx([0, 0.05, 0.1, 0.15])
@@ -130,7 +132,7 @@ def test_columns_that_were_asked_for() -> None:
     scored = block(0, 1, 2)
     scored["reason"] = np.array(["", "broken", ""])
     scored |= {"probabilities": probabilities, "embedding": embedding}
-    table = layout.scored(scored).to_pydict()
+    table = layout.tabulate(scored).to_pydict()
     assert table["top_labels"] == [["b", "a"], None, ["b", "a"]]
     assert table["top_probabilities"] == [[0.5, 0.25], None, [1.0, 0.0]]
     assert table["entropy"] == [pytest.approx(1.5 * math.log(2)), None, 0]
@@ -145,10 +147,10 @@ def test_the_speed_once_started_leaves_the_first_batch_out(monkeypatch: pytest.M
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
     stages = StageTimes()
     stages.add(block(0, 1, 2), writing=0.0)
-    assert stages.once_started() is None
+    assert stages.steady_rate() is None
     stages.add(block(3, 4), writing=0.0)
     stages.add(block(5, 6, 7, 8), writing=0.0)
-    assert stages.once_started() == 6 / 4
+    assert stages.steady_rate() == 6 / 4
 
 
 def test_the_summary_counts_what_is_committed(begun: tuple[PredictionFolder, ManifestListing, Manifest]) -> None:

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from overlay.duplicates.near_duplicates import find_near_duplicates
+from overlay.duplicates.near_duplicates import describe_pairs, search_pairs
 from overlay.images.codec import encode_png
 from overlay.preparation.contact_sheets import (
     Thumbnail,
@@ -74,8 +74,9 @@ def test_a_sample_of_each_class_is_drawn(tmp_path: Path) -> None:
 
 def test_pairs_with_different_labels_are_drawn_first(tmp_path: Path) -> None:
     images, file_of = stored(tmp_path)
-    draw_duplicates(find_near_duplicates(images, 0), file_of, tmp_path / "pairs.png", most=9)
+    draw_duplicates(describe_pairs(images, search_pairs(images["phash"], 0)), file_of, tmp_path / "pairs.png", most=9)
     found = colors((tmp_path / "pairs.png").read_bytes())
     assert found[BLUE] == found[GREEN] == 9 * 168 * 42
-    draw_duplicates(find_near_duplicates(images.slice(0, 3), 0), file_of, tmp_path / "none.png")
+    few = images.slice(0, 3)
+    draw_duplicates(describe_pairs(few, search_pairs(few["phash"], 0)), file_of, tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()

@@ -10,11 +10,16 @@ from overlay.dataset.folds import side_of_fold
 from overlay.errors import RequestError
 from overlay.preparation.splits import (
     ClassSizes,
-    assign,
+    Texts,
     assign_folds,
+    assign_sides,
     share_deviation,
 )
-from overlay.preparation.user_columns import GroupRule, SplitRule, compile_pattern, group_of, read_groups_of
+from overlay.preparation.user_columns import GroupRule, SplitRule, compile_pattern, match_group, user_groups
+
+
+def assign(labels: Texts, groups: Texts, split: Split) -> list[str]:
+    return [SPLITS[side] for side in assign_sides(labels, groups, split)]
 
 
 @st.composite
@@ -138,7 +143,7 @@ def test_groups_that_tie_classes_together() -> None:
     [(r"patient(\d+)", "12"), (r"patient\d+", "patient12"), (r"nobody", None), (r"benign|(x)", None), (r"", "")],
 )
 def test_group_of(pattern: str, group: str | None) -> None:
-    assert group_of("benign/patient12/scan3.png", compile_pattern(pattern)) == group
+    assert match_group("benign/patient12/scan3.png", compile_pattern(pattern)) == group
 
 
 def test_groups_of_falls_back_to_the_id() -> None:
@@ -146,14 +151,14 @@ def test_groups_of_falls_back_to_the_id() -> None:
     paths = ["p1/a.png", "p1/b.png", "other.png"]
     rule = GroupRule(r"p\d")
     assert [rule.group(id, path) for id, path in zip(ids, paths, strict=True)] == ["p1", "p1", None]
-    assert read_groups_of(ids, r"p\d") == ["p1", "p1", "s/other.png"]
+    assert user_groups(ids, r"p\d") == ["p1", "p1", "s/other.png"]
 
 
 def test_patterns_that_are_none() -> None:
     with pytest.raises(RequestError, match=r"split.group_by '\(' is no regular expression"):
-        read_groups_of(["a"], "(")
+        user_groups(["a"], "(")
     with pytest.raises(RequestError, match=r"split.group_by 'x\+' matches no path; a path looks like 'a/1.png'"):
-        read_groups_of(["a/1.png"], "x+")
+        user_groups(["a/1.png"], "x+")
 
 
 @given(sizes=st.lists(st.integers(5, 100), min_size=2, max_size=4), folds=st.integers(3, 5), seed=st.integers(0, 9))

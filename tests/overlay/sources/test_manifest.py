@@ -56,12 +56,12 @@ def test_parts_groups_and_units(tmp_path: Path) -> None:
     assert sorted(together) == sorted([*names, *(image.id for image in archive)])
     groups = range(len(manifest.starts) - 1)
     assert [row.id for group in groups for row in manifest.read_group(group)] == together
-    assert all(len(manifest.rows_of(group)) <= 32 for group in groups)
+    assert all(len(manifest.rows_of_group(group)) <= 32 for group in groups)
     assert sorted(group for unit in listing.units for group in unit.groups) == list(groups)
     (in_order,) = [unit for unit in listing.units if unit.in_order]
     assert [row.id for group in in_order.groups for row in manifest.read_group(group)] == [f"t{n}" for n in range(40)]
     assert manifest.read_group(in_order.groups[0])[1] == archive[1]
-    assert listing.bare == 140
+    assert listing.without_overlay == 140
 
 
 def test_the_fingerprint_tells_another_file(tmp_path: Path) -> None:
@@ -95,14 +95,14 @@ def test_an_image_that_is_known_to_be_wrong_lacks_no_overlay(tmp_path: Path) -> 
     listing = listed(
         [Portion([wrong, wrong._replace(id="b", reason=None, drawn=True)], passed_over=3)], tmp_path / "1", 9
     )
-    assert (listing.bare, listing.passed_over, listing.units) == (0, 3, [ReadUnit((0,), in_order=False)])
+    assert (listing.without_overlay, listing.passed_over, listing.units) == (0, 3, [ReadUnit((0,), in_order=False)])
 
 
 def test_a_manifest_of_one_file(tmp_path: Path) -> None:
     portions = [Portion(images(*map(str, range(70)))), Portion(images("x", "y"), in_order=True)]
     listing = write_manifest(portions, tmp_path / "manifest.parquet", None, lambda _: None, group_rows=20)
     published = publish_file(listing.manifest, StoragePath.of(tmp_path / "out.parquet"))
-    assert [len(published.rows_of(group)) for group in range(published.groups)] == [20, 20, 20, 2, 10]
+    assert [len(published.rows_of_group(group)) for group in range(published.groups)] == [20, 20, 20, 2, 10]
     assert [ref.id for group in range(5) for ref in published.read_group(group)] == [
         *(str(number) for number in range(60)),
         *("x", "y"),

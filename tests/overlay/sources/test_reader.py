@@ -109,7 +109,7 @@ def test_groups_are_joined_where_there_are_many() -> None:
     assert join_units(units, at_least=30, most=8)[1:] == units[:20]
     found = join_units(units, at_least=5, most=8)
     assert [unit.groups for unit in found] == [(20, 21), *((n, n + 1, n + 2, n + 3) for n in range(0, 20, 4))]
-    assert [unit.left for unit in found][:3] == [{}, {3: (1,)}, {}]
+    assert [unit.positions for unit in found][:3] == [{}, {3: (1,)}, {}]
     assert [len(unit.groups) for unit in join_units(units, at_least=1, most=8)] == [2, 8, 8, 4]
 
 
@@ -122,12 +122,12 @@ def test_a_reader_goes_from_archive_to_archive(tmp_path: Path) -> None:
         rows.append(ImageRef(member, uri, member, tuple(masks), spans=tuple(found.values())))
     with Reader() as reader:
         for row in (rows[0], rows[1], rows[0]):
-            read = reader.of(row)
+            read = reader.read_function(row)
             assert (read("a/1.png"), read("a/1_mask.png")) == (Path(row.uri).name.encode(), b"mask")
-        assert reader.of(rows[0], [b"known", b"too"])("a/1_mask.png") == b"too"
+        assert reader.read_function(rows[0], [b"known", b"too"])("a/1_mask.png") == b"too"
         (tmp_path / "y.zip").unlink()
         with pytest.raises(ImageError, match="file that can't be read: No such file"):
-            reader.of(rows[1])("a/1.png")
+            reader.read_function(rows[1])("a/1.png")
 
 
 def test_reading_is_bounded_and_of_regular_files(tmp_path: Path) -> None:

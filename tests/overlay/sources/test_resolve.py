@@ -81,3 +81,17 @@ def test_nothing_to_classify(tmp_path: Path) -> None:
         ids(tmp_path / "x")
     with pytest.raises(RequestError, match="input gone is not there"):
         ids("gone")
+
+
+def test_links_keep_the_names_that_were_given(tmp_path: Path) -> None:
+    """As model hubs, DVC and git-annex lay files out: each name is a link to a blob that is called by its digest."""
+    make(tmp_path / "blobs", "1", "2")
+    (tmp_path / "blobs" / "3").write_bytes(zipped({"5.png": b""}))
+    pq.write_table(pa.table({"image": [b""]}), tmp_path / "blobs" / "4")
+    (tmp_path / "pics" / "a").mkdir(parents=True)
+    for name, blob in (("a/x.png", 1), ("a/x_mask.png", 2), ("y.zip", 3), ("t.parquet", 4)):
+        (tmp_path / "pics" / name).symlink_to(tmp_path / "blobs" / str(blob))
+    assert ids(tmp_path / "pics" / "*" / "*.png") == ["x.png"]
+    assert ids(tmp_path / "pics" / "y.zip") == ["5.png"]
+    assert ids(tmp_path / "pics" / "t.parquet") == ["0"]
+    assert ids(tmp_path / "pics") == ["a/x.png", "y.zip/5.png", "t.parquet/0"]

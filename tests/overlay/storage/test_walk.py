@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from overlay.sources.mask_pairing import pair_masks
 from overlay.storage.path import StoragePath
-from overlay.storage.walk import stamp_of, walk_folder
+from overlay.storage.walk import read_stamp, walk_folder
 
 
 def make(folder: Path, *names: str) -> Path:
@@ -68,7 +68,7 @@ def test_a_stamp_tells_another_file(tmp_path: Path) -> None:
     file = make(tmp_path, "x.png") / "x.png"
     (folder,) = walk_folder(StoragePath.of(tmp_path))
     before = folder.stamp("x.png")
-    assert before == stamp_of(StoragePath.of(file)) == (5, str(file.stat().st_mtime_ns))
+    assert before == read_stamp(StoragePath.of(file)) == (5, str(file.stat().st_mtime_ns))
     os.utime(file, ns=(1, 1))
     assert folder.stamp("x.png") == (5, "1")
     file.unlink()

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from overlay.config import EarlyStopping
-from overlay.training.history import Epoch, best_epoch, history_curves, should_stop, write_history
+from overlay.training.history import Epoch, best_epoch, should_stop, write_history
 
 NAN = math.nan
 Metric = Literal["val_loss", "val_accuracy", "val_macro_f1"]
@@ -88,8 +88,3 @@ def test_history_is_a_row_an_epoch(tmp_path: Path) -> None:
     assert [Epoch(**row) for row in table.to_pylist()] == history
     assert [asdict(epoch) for epoch in history] == table.to_pylist()
     assert [file.name for file in tmp_path.iterdir()] == ["history.parquet"]
-
-
-@pytest.mark.parametrize("values", [[0.5, 0.25], [0.5], [0.5, NAN], [NAN]])
-def test_curves_are_a_picture_even_of_a_diverged_run(values: list[float]) -> None:
-    assert history_curves(epochs("val_loss", values), best=0).startswith(b"\x89PNG")

@@ -13,8 +13,8 @@ from overlay.config import Augment, Loop, Loss, Model, Optimizer, Train
 from overlay.models.device import use_all_cores
 from overlay.models.network import create_network
 from overlay.models.pretrained import Weights
-from overlay.training.learner import Learner
-from overlay.training.sampler import SamplePlan
+from overlay.training.learner import Learner, LearningTask
+from overlay.training.sampler import SINGLE_WORKER, SamplePlan, Worker
 
 CPU = torch.device("cpu")
 PLAN = SamplePlan(samples=35, batch_size=12, epochs=2, seed=0)
@@ -53,25 +53,25 @@ def weights() -> Weights:
     return Weights(create_network("resnet18", 3).state_dict())  # type: ignore[arg-type]
 
 
-def learner(config: Train, rank: int = 0, world_size: int = 1) -> Learner:
+def learner(config: Train, worker: Worker = SINGLE_WORKER) -> Learner:
     balance = torch.tensor([0.5, 1.0, 2.0]) if config.loss.class_weights == "balanced" else None
-    return Learner(config, 3, weights(), PLAN, CPU, rank=rank, world_size=world_size, class_weights=balance)
+    return Learner(LearningTask(config, 3, weights(), PLAN, balance), CPU, worker)
 
 
-def train(config: Train, learner: Learner, steps: range, rank: int = 0, world_size: int = 1) -> float:
+def train(config: Train, learner: Learner, steps: range, worker: Worker = SINGLE_WORKER) -> float:
     """Train some steps; return the sum of this worker's losses."""
     total = 0.0
     for step in steps:
         if step == steps[0] or step % PLAN.steps_per_epoch == 0:
             learner.begin_epoch(PLAN.epoch(step))
         whole = torch.from_numpy(PLAN.batch(step))
-        own = torch.from_numpy(PLAN.batch(step, rank, world_size))
+        own = torch.from_numpy(PLAN.batch(step, worker))
         balanced = config.loss.class_weights == "balanced"
         weight = torch.tensor([0.5, 1.0, 2.0])[LABELS[whole]].sum().item() if balanced else len(whole)
         _, losses = learner.step(IMAGES[own], LABELS[own], step, weight)
         total += losses.double().sum().item()
         if (step + 1) % PLAN.steps_per_epoch == 0:
-            learner.epoch_ended(val_loss=1.0)
+            learner.end_epoch(val_loss=1.0)
     return total
 
 
@@ -84,7 +84,7 @@ def differences(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 def test_several_workers_learn_what_one_does(workers: int, name: str, tmp_path: Path) -> None:
     alone = learner(with_optimizer(name))
     loss = train(FROZEN_NORM, alone, range(PLAN.steps_per_epoch))
-    spawn(worker, args=(workers, name, str(tmp_path)), nprocs=workers)  # type: ignore[no-untyped-call]
+    spawn(run_worker, args=(workers, name, str(tmp_path)), nprocs=workers)  # type: ignore[no-untyped-call]
     results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(workers)]
     assert sum(result["loss"] for result in results) / PLAN.samples == pytest.approx(loss / PLAN.samples, abs=1e-5)
     for result in results:
@@ -97,12 +97,12 @@ def with_optimizer(name: str) -> Train:
     return replace(FROZEN_NORM, optimizer=Optimizer(name=name, lr=1e-3))  # type: ignore[arg-type]
 
 
-def worker(rank: int, workers: int, name: str, folder: str) -> None:
+def run_worker(rank: int, workers: int, name: str, folder: str) -> None:
     use_all_cores(share=workers)
     rendezvous = f"file://{folder}/rendezvous"
     torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=workers)
-    own = learner(with_optimizer(name), rank, workers)
-    loss = train(FROZEN_NORM, own, range(PLAN.steps_per_epoch), rank, workers)
+    own = learner(with_optimizer(name), Worker(rank, workers))
+    loss = train(FROZEN_NORM, own, range(PLAN.steps_per_epoch), Worker(rank, workers))
     torch.save({"loss": loss, "network": own.network.state_dict()}, Path(folder, f"{rank}.pt"))
     torch.distributed.destroy_process_group()
 
@@ -127,7 +127,7 @@ def test_resumed_at_any_step_it_is_the_same_to_the_bit(config: Train, stop: int,
     second = learner(config)
     second.load_state_dict(torch.load(tmp_path / "state.pt"))
     train(config, second, range(stop, PLAN.steps))
-    assert differences(second.weights(), undisturbed.weights()) == 0
+    assert differences(second.evaluation_state_dict(), undisturbed.evaluation_state_dict()) == 0
     assert differences(second.network.state_dict(), undisturbed.network.state_dict()) == 0
     assert second.learning_rate == undisturbed.learning_rate
 
@@ -152,9 +152,10 @@ def test_the_average_is_what_is_kept() -> None:
     states.append(averaging.network.state_dict())
     # The first update keeps a tenth of the average, whatever the decay.
     expected = 0.1 * states[0]["fc.weight"] + 0.9 * states[1]["fc.weight"]
-    assert torch.allclose(averaging.weights()["fc.weight"], expected, atol=1e-7)
-    assert averaging.averaged is not averaging.network
-    assert learner(CONFIG).averaged is not None
+    assert torch.allclose(averaging.evaluation_state_dict()["fc.weight"], expected, atol=1e-7)
+    assert averaging.evaluation_network is not averaging.network
+    plain = learner(CONFIG)
+    assert plain.evaluation_network is plain.network
 
 
 @pytest.mark.slow

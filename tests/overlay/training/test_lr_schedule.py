@@ -80,7 +80,7 @@ def test_plateau_is_torch_s(losses: list[float], patience: int) -> None:
     # Torch leaves drops of less than eps away.
     expected = ReduceLROnPlateau(other, factor=0.5, patience=patience, eps=0)
     for loss in losses:
-        schedule.epoch_ended(loss)
+        schedule.end_epoch(loss)
         expected.step(loss)
         assert schedule.learning_rate == optimizer.param_groups[0]["lr"] == other.param_groups[0]["lr"]
 
@@ -90,7 +90,7 @@ def test_only_the_plateau_heeds_the_loss() -> None:
         optimizer, schedule = start(Optimizer(schedule=name, patience=0), 10)
         before = optimizer.param_groups[0]["lr"]
         for loss in (1.0, 2.0, 3.0):
-            schedule.epoch_ended(loss)
+            schedule.end_epoch(loss)
         assert optimizer.param_groups[0]["lr"] == before
 
 
@@ -137,7 +137,7 @@ def test_a_resumed_run_goes_on_with_the_same_rates(name: str, done: int) -> None
     first, second = start(config, 10), start(config, 10)
     for _, schedule in (first, second):
         for loss in (1.0, 2.0):
-            schedule.epoch_ended(loss)
+            schedule.end_epoch(loss)
     whole = take(*first, 10)
     optimizer, schedule = second
     take(optimizer, schedule, done)

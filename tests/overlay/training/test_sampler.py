@@ -1,8 +1,9 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay.training.sampler import SamplePlan
+from overlay.training.sampler import SamplePlan, WindowedSamplePlan, Worker
 
 PLANS = st.builds(
     SamplePlan,
@@ -35,7 +36,7 @@ def test_batches_are_of_almost_one_size_and_never_too_large(plan: SamplePlan) ->
 @given(PLANS, st.sampled_from([1, 2, 3, 7]), st.data())
 def test_the_shares_of_the_ranks_make_up_the_batch(plan: SamplePlan, world_size: int, data: st.DataObject) -> None:
     step = data.draw(st.integers(0, plan.steps - 1))
-    shares = [plan.batch(step, rank, world_size) for rank in range(world_size)]
+    shares = [plan.batch(step, Worker(rank, world_size)) for rank in range(world_size)]
     assert np.concatenate(shares).tolist() == plan.batch(step).tolist()
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
@@ -59,6 +60,14 @@ def test_a_hundred_samples_are_four_batches_of_25() -> None:
     assert (plan.steps_per_epoch, plan.steps, plan.smallest_batch) == (4, 12, 25)
     assert [plan.epoch(step) for step in (0, 3, 4, 11)] == [0, 0, 1, 2]
     assert {len(plan.batch(step)) for step in range(12)} == {25}
+
+
+@given(PLANS, st.integers(1, 500), st.data())
+def test_tasks_cover_the_steps_that_are_left(plan: SamplePlan, images: int, data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, plan.steps))
+    tasks = plan.task_steps(start, images)
+    assert [step for task in tasks for step in task] == list(range(start, plan.steps))
+    assert all(len(task) == max(1, images // plan.batch_size) for task in tasks[:-1])
 
 
 LABELS = st.lists(st.integers(0, 3), min_size=1, max_size=120).map(tuple)
@@ -87,8 +96,9 @@ def test_repeats_are_counted_in_the_order_of_the_epoch(
     seen: list[int] = []
     for step in range(plan.steps):
         for rank in range(world_size):
-            samples = plan.batch(step, rank, world_size).tolist()
-            for sample, repeat in zip(samples, plan.repeats(step, rank, world_size).tolist(), strict=True):
+            worker = Worker(rank, world_size)
+            samples = plan.batch(step, worker).tolist()
+            for sample, repeat in zip(samples, plan.repeats(step, worker).tolist(), strict=True):
                 assert repeat == seen.count(sample)
                 seen.append(sample)
 
@@ -105,3 +115,68 @@ def test_balanced_epochs_differ_and_labels_that_are_alike_make_an_ordinary_epoch
     assert np.bincount(first, minlength=90)[60:].tolist().count(2) == 15
     alike = SamplePlan(90, 32, epochs=1, seed=0, balanced=(7,) * 90)
     assert sorted(epoch_order(alike, 0)) == list(range(90))
+
+
+@st.composite
+def windowed_plans(draw: st.DrawFn) -> WindowedSamplePlan:
+    shards = tuple(draw(st.lists(st.integers(1, 40), min_size=1, max_size=8)))
+    return WindowedSamplePlan(
+        samples=sum(shards),
+        batch_size=draw(st.integers(1, 30)),
+        epochs=draw(st.integers(1, 3)),
+        seed=draw(st.integers(0, 5)),
+        shards=shards,
+        window=draw(st.integers(1, 9)),
+    )
+
+
+@given(windowed_plans())
+def test_a_windowed_epoch_holds_each_sample_once(plan: WindowedSamplePlan) -> None:
+    for epoch in range(plan.epochs):
+        assert sorted(epoch_order(plan, epoch)) == list(range(plan.samples))
+
+
+@given(windowed_plans(), st.integers(1, 4))
+def test_the_shares_of_the_ranks_make_up_a_windowed_batch(plan: WindowedSamplePlan, world_size: int) -> None:
+    for step in range(plan.steps):
+        shares = [plan.batch(step, Worker(rank, world_size)) for rank in range(world_size)]
+        assert np.concatenate(shares).tolist() == plan.batch(step).tolist()
+
+
+@given(windowed_plans(), st.data())
+def test_the_windows_cover_the_steps_that_are_left(plan: WindowedSamplePlan, data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, plan.steps))
+    windows = plan.windows(start)
+    assert plan.task_steps(start, images=1) == windows
+    assert [step for window in windows for step in window] == list(range(start, plan.steps))
+    for window in windows:
+        assert 1 <= len(window) <= plan.window
+        assert plan.epoch(window[0]) == plan.epoch(window[-1])
+
+
+@given(windowed_plans())
+def test_a_window_holds_neighbouring_shards_only(plan: WindowedSamplePlan) -> None:
+    """Its samples are a run of the shards' sequence: all of each shard but the first and the last."""
+    shard_of = np.repeat(np.arange(len(plan.shards)), plan.shards)
+    for window in plan.windows(0):
+        samples = np.concatenate([plan.batch(step) for step in window])
+        held, counts = np.unique(shard_of[samples], return_counts=True)
+        partly = [shard for shard, count in zip(held, counts, strict=True) if count < plan.shards[shard]]
+        assert len(partly) <= 2
+
+
+def test_windowed_epochs_and_seeds_differ() -> None:
+    plan = WindowedSamplePlan(samples=90, batch_size=10, epochs=2, seed=0, shards=(30, 30, 30), window=3)
+    other = WindowedSamplePlan(samples=90, batch_size=10, epochs=2, seed=1, shards=(30, 30, 30), window=3)
+    assert (
+        len({tuple(epoch_order(plan, 0)), tuple(epoch_order(plan, 1)), tuple(epoch_order(other, 0)), tuple(range(90))})
+        == 4
+    )
+
+
+@pytest.mark.parametrize("window", [1, 4, 16, 64])
+def test_how_far_a_window_mixes(window: int) -> None:
+    """Neighbours in a shard come on average a third of a window apart, as two random places in it are."""
+    plan = WindowedSamplePlan(samples=4096, batch_size=64, epochs=1, seed=0, shards=(256,) * 16, window=window)
+    position = np.argsort(epoch_order(plan, 0))
+    assert np.abs(np.diff(position)).mean() == pytest.approx(window * 64 / 3, rel=0.3)

@@ -66,12 +66,12 @@ def test_without_gpus_a_growing_run_takes_one_worker_a_node() -> None:
 
 def test_what_is_missing_is_named() -> None:
     on_gpus = Placement("cuda", least_workers=2, most_workers=8, worker_cpus=1)
-    assert on_gpus.missing(Resources(cpus=16, gpus=2)) is None
-    assert on_gpus.missing(Resources(cpus=16, gpus=1)) == "training needs 2 GPUs, and the cluster has 1"
+    assert on_gpus.describe_shortage(Resources(cpus=16, gpus=2)) is None
+    assert on_gpus.describe_shortage(Resources(cpus=16, gpus=1)) == "training needs 2 GPUs, and the cluster has 1"
     taken = Resources(cpus=16, gpus=2, free_cpus=9, free_gpus=0.5)
-    assert on_gpus.missing(taken, queued=True) == "training needs 2 GPUs, and 0.5 of the cluster's 2 are free"
+    assert on_gpus.describe_shortage(taken, queued=True) == "training needs 2 GPUs, and 0.5 of the cluster's 2 are free"
     on_cpus = Placement("cpu", least_workers=3, most_workers=3, worker_cpus=0.5)
-    assert on_cpus.missing(Resources(cpus=1, gpus=0)) == "training needs 1.5 CPUs, and the cluster has 1"
+    assert on_cpus.describe_shortage(Resources(cpus=1, gpus=0)) == "training needs 1.5 CPUs, and the cluster has 1"
 
 
 def test_the_data_tasks_share_the_rest() -> None:

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,15 +12,15 @@ from numpy.typing import NDArray
 from overlay.config import MAX_PIXELS, Augment, Input, Prepare
 from overlay.dataset.prepared import PreparedDataset
 from overlay.images.augment import augment, augmentation_generator
-from overlay.training.sampler import SamplePlan
-from overlay.training.windowed_sampler import WindowedSamplePlan
+from overlay.training.sampler import SINGLE_WORKER, SamplePlan, WindowedSamplePlan, Worker
 from pipelines import prepare
 from pipelines.runtime import dataset_rows
 from pipelines.training import batch_stream, image_source, shard_source
-from pipelines.training.batch_stream import TrainingBatch, stream_batches
-from pipelines.training.image_source import DecodedImages, ImageSource
+from pipelines.training.batch_stream import StreamBudget, TrainingBatch, stream_batches
+from pipelines.training.image_source import DecodedImages, ImageSource, TrainingData
 
 INPUT = Input(size=32)
+BUDGET = StreamBudget(cpus=1, ahead_bytes=2**26)
 
 
 @pytest.fixture(scope="module")
@@ -41,24 +43,11 @@ def on_disk(small_shards: PreparedDataset) -> shard_source.ShardSource:
 def batches(
     source: ImageSource,
     plan: SamplePlan,
-    rank: int = 0,
-    world_size: int = 1,
+    worker: Worker = SINGLE_WORKER,
     start: int = 0,
-    cpus: float = 1,
-    ahead_bytes: float = 2**26,
+    budget: StreamBudget = BUDGET,
 ) -> list[TrainingBatch]:
-    return list(
-        stream_batches(
-            source,
-            plan,
-            Augment(),
-            rank=rank,
-            world_size=world_size,
-            start=start,
-            cpus=cpus,
-            ahead_bytes=ahead_bytes,
-        )
-    )
+    return list(stream_batches(TrainingData(source, plan), Augment(), worker, start=start, budget=budget))
 
 
 def check(
@@ -123,10 +112,10 @@ def test_neither_tasks_nor_workers_nor_a_restart_change_what_comes(
     )
     whole = batches(source, plan)
     for cpus, ahead_bytes in ((2, 2**26), (7, 2**26), (2, 2**16), (1, 1.0)):
-        for one, other in zip(whole, batches(source, plan, cpus=cpus, ahead_bytes=ahead_bytes), strict=True):
+        for one, other in zip(whole, batches(source, plan, budget=StreamBudget(cpus, ahead_bytes)), strict=True):
             assert np.array_equal(one.images, other.images)
     for start in (1, 6, plan.steps - 1):
-        resumed = batches(source, plan, rank=1, world_size=2, start=start)
+        resumed = batches(source, plan, Worker(rank=1, world_size=2), start)
         assert [batch.step for batch in resumed] == list(range(start, plan.steps))
         for half, full in zip(resumed, whole[start:], strict=True):
             assert np.array_equal(half.images, full.images[-len(half.images) :])
@@ -139,8 +128,8 @@ class Noted(DecodedImages):
 
     notes: Path
 
-    def read(self, plan: SamplePlan, steps: range, rank: int, world_size: int) -> Iterator[NDArray[np.uint8]]:
-        for step, images in zip(steps, super().read(plan, steps, rank, world_size), strict=True):
+    def read(self, plan: SamplePlan, steps: range, worker: Worker) -> Iterator[NDArray[np.uint8]]:
+        for step, images in zip(steps, super().read(plan, steps, worker), strict=True):
             (self.notes / str(step)).touch()
             yield images
 
@@ -149,10 +138,10 @@ def test_the_tasks_are_no_further_ahead_than_is_asked_for(
     in_memory: DecodedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_stream, "TASK_IMAGES", 12)  # a step, of which there are 20
-    source = Noted(in_memory.labels, in_memory.size, in_memory.blocks, in_memory.places, tmp_path)
+    source = Noted(in_memory.labels, in_memory.size, in_memory.blocks, in_memory.positions, tmp_path)
     plan = SamplePlan(24, batch_size=12, epochs=10, seed=1)
-    ahead_bytes = 6 * 12 * INPUT.size**2 * 3
-    coming = stream_batches(source, plan, Augment(), rank=0, world_size=1, start=0, cpus=1, ahead_bytes=ahead_bytes)
+    budget = StreamBudget(cpus=1, ahead_bytes=6 * 12 * INPUT.size**2 * 3)
+    coming = stream_batches(TrainingData(source, plan), Augment(), SINGLE_WORKER, start=0, budget=budget)
     next(coming)
     deadline = time.monotonic() + 60
     while len(list(tmp_path.iterdir())) < 4:
@@ -173,3 +162,11 @@ def test_what_fits_into_memory() -> None:
     store = Resources(cpus=2, gpus=0, node_cpus=2, store_bytes=2 * 100 * 32 * 32 * 3)
     assert shard_source.fits_in_memory(100, INPUT, store)
     assert not shard_source.fits_in_memory(101, INPUT, store)
+
+
+def test_a_data_task_does_not_load_torch() -> None:
+    """Its process would take seconds longer to start, and hundreds of megabytes."""
+    modules = "pipelines.training.batch_stream, pipelines.training.shard_source"
+    program = f"import sys, {modules}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -12,8 +12,9 @@ from torch.multiprocessing.spawn import spawn
 from overlay.models import model_file
 from overlay.models.device import use_all_cores
 from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, create_network
+from overlay.training.sampler import SINGLE_WORKER, Worker
 from pipelines.training.image_source import DecodedImages
-from pipelines.training.worker import VALIDATION_BATCH, validate_epoch
+from pipelines.training.validation import VALIDATION_BATCH, validate_epoch
 
 SAMPLES = 3 * VALIDATION_BATCH + 5  # 101: a prime number, so no count of workers divides it
 CARD = model_file.ModelCard(
@@ -31,7 +32,7 @@ CARD = model_file.ModelCard(
 
 
 class InMemory:
-    """Stands for `Samples`, whose images lie in Ray's object store."""
+    """Stands for `DecodedImages`, which are in Ray's object store."""
 
     def __init__(self) -> None:
         random = np.random.default_rng(0)
@@ -45,30 +46,30 @@ class InMemory:
         return self._images[indices]
 
 
-def validated(rank: int, world_size: int) -> tuple[float, NDArray[np.int64]]:
+def validated(worker: Worker) -> tuple[float, NDArray[np.int64]]:
     torch.manual_seed(0)
     network = create_network("resnet18", 3)
-    if rank > 0:  # only worker 0's running statistics count
+    if worker.rank > 0:  # only worker 0's running statistics count
         network.get_buffer("bn1.running_mean").fill_(1)
     samples = cast(DecodedImages, InMemory())
-    return validate_epoch(network, samples, CARD, torch.autocast("cpu", enabled=False), rank, world_size)
+    return validate_epoch(network, samples, CARD, torch.autocast("cpu", enabled=False), worker)
 
 
 @pytest.mark.parametrize("workers", [2, 3])
 def test_the_numbers_of_several_workers_are_those_of_one(workers: int, tmp_path: Path) -> None:
-    loss, confusion = validated(0, 1)
+    loss, confusion = validated(SINGLE_WORKER)
     assert confusion.sum() == SAMPLES
-    spawn(worker, args=(workers, str(tmp_path)), nprocs=workers)  # type: ignore[no-untyped-call]
+    spawn(run_worker, args=(workers, str(tmp_path)), nprocs=workers)  # type: ignore[no-untyped-call]
     for rank in range(workers):
         result = torch.load(tmp_path / f"{rank}.pt")
         assert result["loss"] == pytest.approx(loss, abs=1e-6)
         assert result["confusion"] == confusion.tolist()
 
 
-def worker(rank: int, workers: int, folder: str) -> None:
+def run_worker(rank: int, workers: int, folder: str) -> None:
     use_all_cores(share=workers)
     rendezvous = f"file://{folder}/rendezvous"
     torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=workers)
-    loss, confusion = validated(rank, workers)
+    loss, confusion = validated(Worker(rank, workers))
     torch.save({"loss": loss, "confusion": confusion.tolist()}, Path(folder, f"{rank}.pt"))
     torch.distributed.destroy_process_group()

@@ -1,0 +1,132 @@
+"""Typed data of a training run: the setup from a request, the training images with their plan, and the workers' job."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from ray.actor import ActorHandle
+from torch import Tensor
+
+from cluster import session
+from overlay import __version__
+from overlay.config import Train
+from overlay.config.train import check_share
+from overlay.dataset.prepared import PreparedDataset
+from overlay.errors import RequestError
+from overlay.models.model_file import ModelCard
+from overlay.models.pretrained import Weights
+from overlay.training.losses import class_weights
+from overlay.training.sampler import SamplePlan, WindowedSamplePlan
+from overlay.version import code_fingerprint
+from pipelines.runtime.placement import Placement
+from pipelines.training import image_source, shard_source
+from pipelines.training.image_source import DecodedImages, TrainingData
+from pipelines.training.status_board import StatusBoard
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """Checked request of a training run, with all that it refers to loaded."""
+
+    config: Train
+    dataset: PreparedDataset
+    card: ModelCard
+    """card of the model that the run will make"""
+    weights: Weights
+    placement: Placement
+
+    @classmethod
+    def create(cls, config: Train, dataset: PreparedDataset, weights: Weights, placement: Placement) -> "TrainingSetup":
+        """Make a setup, with the model's card."""
+        card = ModelCard(
+            arch=config.model.arch,
+            classes=tuple(dataset.card.classes),
+            size=config.input.size,
+            resize=config.input.resize,
+            mean=weights.mean,
+            std=weights.std,
+            overlay=dataset.card.request.overlay,
+            dataset=dataset.card.fingerprint,
+            weights=config.model.weights,
+            version=__version__,
+            code=code_fingerprint(),
+            max_pixels=dataset.card.request.max_pixels,
+        )
+        return cls(config, dataset, card, weights, placement)
+
+    def class_counts(self, split: str) -> list[int]:
+        """Return how many images of each class a split has."""
+        return [self.dataset.card.counts[name][split] for name in self.dataset.card.classes]
+
+
+def open_training_data(setup: TrainingSetup, batch_size: int) -> TrainingData:
+    """Decode the training images into the object store, or locate them in the shards; and plan their order.
+
+    Raises:
+        RequestError: batches are too small for the workers, or train.balanced is set and the images don't fit into the
+            cluster's memory.
+        WorkError: an image of the dataset can't be decoded.
+    """
+    config, dataset, loop = setup.config, setup.dataset, setup.config.train
+    samples = sum(setup.class_counts("train"))
+    smallest = SamplePlan(samples, batch_size, loop.epochs, loop.seed).smallest_batch
+    check_share(smallest, loop.most_workers, loop.accumulate)
+    images = samples + sum(setup.class_counts("val"))
+    if shard_source.fits_in_memory(images, config.input, session.resources()):
+        decoded = image_source.decode_split(dataset, "train", config.input)
+        labels = tuple(decoded.labels.tolist()) if loop.balanced else None
+        return TrainingData(decoded, SamplePlan(samples, batch_size, loop.epochs, loop.seed, labels))
+    if loop.balanced:
+        raise RequestError(
+            f"train.balanced needs the images in memory, and {images} of input.size {config.input.size} are too many "
+            "for the cluster's; use loss.class_weights instead"
+        )
+    source = shard_source.open_shards(dataset, "train", config.input)
+    sizes = tuple(map(len, source.rows))
+    window = max(1, loop.shuffle_window // batch_size)
+    plan = WindowedSamplePlan(samples, batch_size, loop.epochs, loop.seed, shards=sizes, window=window)
+    print(f"{images} images are too many for the cluster's memory; they are read anew each epoch, and shuffled among")
+    print(f"  the {window * batch_size} that follow each other in shards of random order (train.shuffle_window)")
+    return TrainingData(source, plan)
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """Input of every training worker."""
+
+    config: Train
+    card: ModelCard
+    weights: ray.ObjectRef[Weights]
+    class_weights: Tensor | None
+    """float32 (classes,)"""
+    data: TrainingData
+    validation: DecodedImages
+    placement: Placement
+    checkpoints: Path
+    board: ActorHandle[StatusBoard]
+
+    @classmethod
+    def create(
+        cls,
+        setup: TrainingSetup,
+        data: TrainingData,
+        validation: DecodedImages,
+        checkpoints: Path,
+        board: ActorHandle[StatusBoard],
+    ) -> "TrainingJob":
+        """Make the job of a setup; puts the weights into the object store.
+
+        Raises:
+            RequestError: loss.class_weights is balanced, and a class has no training image.
+        """
+        return cls(
+            config=setup.config,
+            card=setup.card,
+            weights=ray.put(setup.weights),
+            class_weights=class_weights(setup.config.loss, setup.card.classes, setup.class_counts("train")),
+            data=data,
+            validation=validation,
+            placement=setup.placement,
+            checkpoints=checkpoints,
+            board=board,
+        )

@@ -1,0 +1,44 @@
+from collections.abc import Iterator
+from typing import cast
+
+import pytest
+import ray
+import ray.train
+import ray.train.collective
+from ray.actor import ActorHandle
+
+from overlay.training.sampler import SINGLE_WORKER, Worker
+from pipelines.training.preemption import ASK_EVERY, Interruptions
+from pipelines.training.status_board import StatusBoard
+
+BOARD = cast(ActorHandle[StatusBoard], None)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_preempted(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray.train, "get_preemption_info", lambda: None)
+
+
+def test_a_single_worker_stops_as_soon_as_the_answer_is_there() -> None:
+    interruptions = Interruptions(BOARD, SINGLE_WORKER)
+    interruptions.set_pending(ray.put(False))
+    assert interruptions.decide(1) == "continue"
+    interruptions.set_pending(ray.put(True))
+    assert interruptions.decide(2) == "stop"
+
+
+@pytest.mark.parametrize("requested", [True, False])
+def test_several_workers_decide_together_by_rank_zero(requested: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray.train.collective, "broadcast_from_rank_zero", lambda _: requested)
+    interruptions = Interruptions(BOARD, Worker(rank=1, world_size=2))
+    decisions = [interruptions.decide(step) for step in range(1, 2 * ASK_EVERY)]
+    assert set(decisions[: ASK_EVERY - 1] + decisions[ASK_EVERY:]) == {"continue"}
+    assert decisions[ASK_EVERY - 1] == ("stop" if requested else "continue")
+
+
+def test_a_preemption_is_saved_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    announced: Iterator[object] = iter([None, "node 1", "node 1", "node 2", None])
+    monkeypatch.setattr(ray.train, "get_preemption_info", lambda: next(announced))
+    interruptions = Interruptions(BOARD, SINGLE_WORKER)
+    decisions = [interruptions.decide(step) for step in range(ASK_EVERY, 6 * ASK_EVERY, ASK_EVERY)]
+    assert decisions == ["continue", "save", "continue", "save", "continue"]
