@@ -116,7 +116,11 @@ def _as_options(verb: str, words: Sequence[str], kinds: dict[str, Any]) -> list[
             if not equals:
                 value = _value(name, kinds.get(name), rest)
             (files if name == "config" else options).append(f"--{name}={value}")
-    return [*files, *options, *_name_positional(verb, positional, kinds)]
+    named = [*files, *options, *_name_positional(verb, positional, kinds)]
+    for name, _, value in (option.partition("=") for option in named):
+        if value == "--":  # argparse drops it before Python 3.13, wherever it stands
+            raise RequestError(f"{name} is '--', which ends the options; write a path of this name as ./--")
+    return named
 
 
 def _value(name: str, kind: Any, rest: deque[str]) -> str:  # noqa: ANN401 - a type of any kind

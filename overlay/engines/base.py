@@ -11,7 +11,7 @@ probabilities do not depend on the images beside it.
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict, cast, overload
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,12 +149,19 @@ class Engine:
         return Scores(probabilities, embeddings)
 
 
-@overload
-def score_rows(engine: Engine, rows: DecodedBatch, embeddings: bool = False) -> ScoredBatch: ...
-@overload
-def score_rows(engine: Engine, rows: ImageBatch, embeddings: bool = False) -> BatchScores: ...
-def score_rows(engine: Engine, rows: ImageBatch, embeddings: bool = False) -> BatchScores:
-    """Replace the column ``pixels`` of a batch by the columns of `BatchScores`; all other columns stay.
+def score_rows(engine: Engine, rows: DecodedBatch, embeddings: bool = False) -> ScoredBatch:
+    """Replace the pixels of a batch by their scores."""
+    return {
+        "row": rows["row"],
+        "bytes": rows["bytes"],
+        "seconds_read": rows["seconds_read"],
+        "seconds_decode": rows["seconds_decode"],
+        **score_images(engine, rows, embeddings),
+    }
+
+
+def score_images(engine: Engine, rows: ImageBatch, embeddings: bool = False) -> BatchScores:
+    """Classify the images of a batch, with ``embedding`` where it is asked for.
 
     Rows with a reason take no part in the forward pass. An image for which the model gives NaN gets a reason, too.
     """
@@ -176,5 +183,4 @@ def score_rows(engine: Engine, rows: ImageBatch, embeddings: bool = False) -> Ba
     }
     if embeddings:
         scored["embedding"] = embedded
-    others = {name: column for name, column in rows.items() if name != "pixels"}
-    return cast(BatchScores, others | scored)  # with the columns of the rows' own type, as the overloads say
+    return scored

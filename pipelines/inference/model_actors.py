@@ -1,7 +1,7 @@
 """Pool of model actors on Ray Data: decoded batches to scored batches, for evaluation and prediction."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import ray
 import ray.data
@@ -9,7 +9,7 @@ from ray.data import ActorPoolStrategy
 
 from cluster.session import Resources
 from overlay.config import InferenceOptions
-from overlay.engines.base import BatchScores, EnginePlan, ImageBatch, Pixels, score_rows
+from overlay.engines.base import BatchScores, EnginePlan, ImageBatch, Pixels, score_images
 from overlay.engines.factory import open_engine, prepare_engine
 from pipelines.runtime.placement import actor_cpus
 
@@ -68,5 +68,6 @@ class ModelActor:
         self._embeddings = options.embeddings
 
     def __call__(self, rows: ImageBatch) -> BatchScores:
-        """Score one batch; rows with a reason take no part in the forward pass."""
-        return score_rows(self._engine, rows, self._embeddings)
+        """Replace the pixels of a batch by their scores; all other columns of the batch stay."""
+        others = {name: column for name, column in rows.items() if name != "pixels"}
+        return cast(BatchScores, others | score_images(self._engine, rows, self._embeddings))

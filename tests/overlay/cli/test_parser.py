@@ -30,7 +30,9 @@ from overlay.config import (
 )
 from overlay.errors import RequestError
 
-PATHS = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=1).filter(lambda text: text.strip())
+PATHS = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=1).filter(
+    lambda text: text.strip() and text != "--"
+)
 NAMES = st.none() | st.from_regex(r"[a-z]{5}[a-z0-9 _:.=-]{0,8}", fullmatch=True)
 SHARES = st.floats(0, 0.99)
 
@@ -60,6 +62,12 @@ def configs(paths: st.SearchStrategy[str]) -> st.SearchStrategy[Config]:
         st.builds(Export, model=paths, format=st.sampled_from(["safetensors", "onnx"]), out=paths.map("/{}".format)),
         st.builds(Demo, out=paths, seed=st.integers(0, 2**32 - 1)),
     )
+
+
+@pytest.mark.parametrize("words", [["--out=--"], ["--out", "o", "--", "--"]])
+def test_two_dashes_are_no_value(words: list[str]) -> None:
+    with pytest.raises(RequestError, match=r"^--out is '--', which ends the options|^'--' is one argument too many"):
+        parse_arguments("demo", words)
 
 
 @given(configs(PATHS))
