@@ -14,7 +14,7 @@ FILES = ("raycluster.yaml", "rayjob.yaml")
 
 def read(file: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the whole document and the part that describes the cluster."""
-    document = yaml.safe_load((ROOT / "cluster" / "kuberay" / file).read_text())
+    document = yaml.safe_load((ROOT / "cluster" / "kubernetes" / file).read_text())
     return document, document["spec"].get("rayClusterSpec", document["spec"])
 
 
