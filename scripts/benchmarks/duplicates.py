@@ -17,6 +17,7 @@ import numpy as np
 from overlay.duplicates.hamming import compare_all, near_pairs
 from overlay.duplicates.multi_index import BITS, Hashes
 from overlay.duplicates.pairs import connected_components
+from scripts.benchmarks.record import append_record, current_record
 
 _DISTANCE = 40
 
@@ -47,6 +48,7 @@ def main() -> None:
     print(
         f"{arguments.hashes:,} hashes within {_DISTANCE} of {BITS} bits; all with all would take {all_with_all:.1f} s"
     )
+    numbers: dict[str, float] = {}
     for name, hashes in sets.items():
         start, cpu = time.perf_counter(), time.process_time()
         pairs = near_pairs(hashes, _DISTANCE)
@@ -58,6 +60,8 @@ def main() -> None:
             f"{name}: {seconds:.1f} s ({cpu:.1f} s of CPU), {all_with_all / seconds:.1f} times as fast; {groups:,} "
             f"groups, {listed}; peak memory so far {peak:.0f} MiB"
         )
+        numbers |= {f"{name}, s": seconds, f"{name}, pairs": float(len(pairs)), f"{name}, peak MiB": peak}
+    append_record("duplicates", current_record(numbers))
 
 
 def _near(hashes: Hashes, random: np.random.Generator) -> Hashes:

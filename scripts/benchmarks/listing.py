@@ -13,6 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from scripts.benchmarks.record import append_record, current_record
+
 
 def main() -> None:
     """Create the files, list them in a new process, and print time and memory."""
@@ -52,6 +54,8 @@ def _list_inputs(folder: Path) -> None:
         f"{listing.manifest.rows} images in {seconds:.1f} s ({processor:.1f} s of the processor), peak {peak:.0f} MiB "
         f"({before:.0f} MiB before), manifest {size:.0f} MiB in {listing.manifest.parts} files"
     )
+    numbers = {"images": float(listing.manifest.rows), "s": seconds, "s of CPU": processor, "peak MiB": peak}
+    append_record("listing", current_record(numbers))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+from scripts.benchmarks.record import append_record, current_record
 from scripts.fault_injection.predict import write_noise_images, write_random_model
 
 _TENTHS = 10
@@ -73,6 +74,7 @@ def _watch(job: "subprocess.Popen[bytes]", output: Path, part_rows: int) -> None
     tree = _Tree(psutil.Process(job.pid))
     peaks: dict[str, float] = defaultdict(float)
     parts, began, spent = 0, time.monotonic(), 0.0
+    numbers: dict[str, float] = {}
     print("| images | driver, MiB | largest worker, MiB | Ray's own, MiB | ms of a core an image | images/s |")
     print("| --- | --- | --- | --- | --- | --- |")
     while job.poll() is None:
@@ -85,9 +87,12 @@ def _watch(job: "subprocess.Popen[bytes]", output: Path, part_rows: int) -> None
             memory = " | ".join(f"{peaks[name]:.0f}" for name in ("driver", "largest worker", "Ray's own processes"))
             cost, rate = 1000 * (seconds - spent) / images, images / (now - began)
             print(f"| {there * part_rows} | {memory} | {cost:.2f} | {rate:.0f} |", flush=True)
+            numbers = {f"{name}, peak MiB": peak for name, peak in peaks.items()}
+            numbers |= {"images": float(there * part_rows), "ms of a core an image": cost, "images/s": rate}
             parts, began, spent = there, now, seconds
             peaks.clear()
         time.sleep(1)
+    append_record("memory", current_record(numbers))  # of the last tenth
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ from scripts.benchmarks.plain_loops import (
     ray_documented_pipeline,
     time_batches,
 )
+from scripts.benchmarks.record import append_record, current_record
 
 _CLASSES = ("benign", "malignant", "normal")
 _DEVICE: Literal["cuda", "cpu"] = "cuda" if torch.cuda.is_available() else "cpu"
@@ -202,6 +203,9 @@ def _print_tables(
         print("\n| 200 images, whole process | s, median | of all rounds |\n| --- | --- | --- |")
     for name, seconds in small:
         print(f"| {name} | {statistics.median(seconds):.1f} | {', '.join(f'{each:.1f}' for each in seconds)} |")
+    numbers = {f"{row[0]}, images/s": float(row[1]) for row in rows}
+    numbers |= {f"{name}, 200 images, s": statistics.median(seconds) for name, seconds in small}
+    append_record("predict", current_record(numbers))
 
 
 def _cells(job: TimedJob, share: str, images: int) -> tuple[str, ...]:

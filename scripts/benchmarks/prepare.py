@@ -30,6 +30,7 @@ from overlay.images.codec import encode_png
 from overlay.images.ref import ImageRef
 from overlay.sources.labelled import list_labelled
 from overlay.sources.reader import read_bytes
+from scripts.benchmarks.record import append_record, current_record
 
 _Encoder = Callable[[NDArray[np.uint8]], bytes]
 
@@ -92,16 +93,20 @@ def main() -> None:
         print(f"load of this machine in the last minute: {os.getloadavg()[0]:.1f}")
         columns = ("plain loop", "drawing", "once started", "whole", "Pillow's PNG", "ratio")
         print("".join(f"{column:>14}" for column in ("", *columns)))
+        numbers: dict[str, float] = {}
         for label, folder in (("PNG", png), ("JPEG", work / "jpeg")):
             refs = [ref for ref, _ in list_labelled([str(folder)], Limits(), work).read() if ref.reason is None]
             before = _plain_loop(refs[::2], encode_png)
             drawing, started, whole = _prepare_rates(folder, work / f"dataset-{label}")
             loop = (before + _plain_loop(refs[1::2], encode_png)) / 2
             usual = _plain_loop(refs[::4], _pillow_png)
-            rates = "".join(f"{rate:>14.1f}" for rate in (loop, drawing, started, whole, usual))
+            values = (loop, drawing, started, whole, usual)
+            numbers |= {f"{label}, {name}, images/s": rate for name, rate in zip(columns, values, strict=False)}
+            rates = "".join(f"{rate:>14.1f}" for rate in values)
             print(
                 f"{label:>14}{rates}{started / loop:>14.2f}  ({started / usual:.1f} times the loop with Pillow's PNG)"
             )
+    append_record("prepare", current_record(numbers))
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from overlay.images.resize import decode_target, resize_image
 from overlay.models.device import autocast, use_all_cores
 from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, create_network, normalise
 from overlay.training.optimizer import build_optimizer
+from scripts.benchmarks.record import append_record, current_record
 
 _CLASSES = ("benign", "malignant", "normal")
 _DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -226,6 +227,7 @@ def _print_table(measured: _Measurements, options: argparse.Namespace) -> None:
     hardware = torch.cuda.get_device_name() if _DEVICE.type == "cuda" else f"{joblib.cpu_count()} cores"
     print(f"\n{options.arch} at {options.size} px, batch {options.batch}, {hardware}, torch {torch.__version__}\n")
     print("| what | images/s, median | of the limit, median |\n| --- | --- | --- |")
+    numbers: dict[str, float] = {}
     for name, values in [
         (f"(a) bare step, {min(bare):.1f} to {max(bare):.1f}", bare[1:]),
         ("(b) augmentation alone, one core", [measured.augmented] * options.rounds),
@@ -236,9 +238,11 @@ def _print_table(measured: _Measurements, options: argparse.Namespace) -> None:
         ("(d) plain DataLoader loop, the same precision, channels_last", plain["auto"]),
     ]:
         print(f"| {name} | {median(values):.1f} | {_ratio(values, limits):.2f} |")
+        numbers |= {f"{name}, images/s": median(values), f"{name}, of the limit": _ratio(values, limits)}
     fp32, same = _ratio(trained, plain["fp32"]), _ratio(trained, plain["auto"])
     print(f"\n(c) / fp32 loop: {fp32:.2f}; (c) / same precision: {same:.2f}")
     print(f"{median(measured.start_ups):.0f} s for start-up, final evaluation and end")
+    append_record("train", current_record(numbers | {"start-up and end, s": median(measured.start_ups)}))
 
 
 def _ratio(values: list[float], others: list[float]) -> float:
