@@ -3,7 +3,7 @@ UV ?= $(shell command -v uv >/dev/null && echo uv || echo python3 -m uv)
 BENCH ?= predict
 
 .DEFAULT_GOAL := help
-.PHONY: help install format lint type test test-all coverage demo bench
+.PHONY: help install format lint type test test-all test-nodes coverage demo bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,10 +25,13 @@ type: ## check types with mypy, strict
 test: ## run the ordinary tests, on one Ray session
 	$(UV) run pytest --durations=10
 
-test-all: test ## run the ordinary tests, then the long ones: whole jobs, killed processes, several Ray nodes
-	$(UV) run pytest --durations=25 -m "slow or fault or nodes"
+test-all: test ## run the ordinary tests, then the long ones: whole jobs, killed processes
+	$(UV) run pytest --durations=25 -m "(slow or fault) and not nodes"
 
-coverage: ## run what test-all runs, and print which lines of the test's own process it reached
+test-nodes: ## run the tests on several Ray nodes, which wait for Ray's own time-outs
+	$(UV) run pytest --durations=5 -m nodes
+
+coverage: ## run all tests, and print which lines of the test's own process it reached
 	$(UV) run pytest --cov --cov-report= --durations=10
 	$(UV) run pytest --cov --cov-append --durations=25 -m "slow or fault or nodes"
 

@@ -92,6 +92,7 @@ def test_a_row_for_each_and_none_wrong(corpus: Path, random_model: Path, phantom
         "broken/text.png": f"no image that can be read ({', '.join(FORMATS)})",
         "broken/vast.png": "too many pixels",
         "broken/sparse.tif": "file too large",
+        "broken/pipe.png": "not a regular file",
         "broken/bomb.zip": "unpacks to more than 100 times its size (limits.ratio)",
         "broken/nested.zip/inner.zip": "archive within an archive",
         "broken/encrypted.zip/secret.png": "encrypted member",
