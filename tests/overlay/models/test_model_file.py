@@ -90,7 +90,7 @@ def test_a_plain_script_without_this_package_loads_the_file(tmp_path: Path) -> N
     for arch, state in states.items():
         model_file.save_model_file(tmp_path / f"{arch}.pth", OrderedDict(state), replace(CARD, arch=arch))
     # Torch lies beside this package, so only the ways that lead to this one are closed: its folder and its finder.
-    root = str(Path(model_file.__file__).parents[1])
+    root = str(Path(model_file.__file__).parents[2])
     hide = "import sys; sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f)]; "
     script = tmp_path / "plain.py"
     script.write_text(f"{hide}sys.path = [p for p in sys.path if p != {root!r}]\n{PLAIN_SCRIPT}")
