@@ -16,7 +16,7 @@ from overlay.errors import RequestError, one_line
 from overlay.images.ref import ImageRef
 from overlay.sources.input_folder import list_images
 from overlay.sources.inputs import ListingRule, Portion, list_members
-from overlay.sources.mask_pairing import IMAGE_FOLDERS, MASK_FOLDERS
+from overlay.sources.mask_pairing import IMAGE_FOLDERS, MASK_FOLDERS, ORPHAN_MASK
 from overlay.sources.resolve import locate_source, name_places
 from overlay.sources.spool import RefSpool
 from overlay.storage.filenames import escape_name, is_archive, is_image, safe_name
@@ -50,7 +50,7 @@ class _Source:
             if unusable_member or (ref.reason and ref.id == self.place.name):
                 self.problem = self.problem or ref.reason
             else:
-                self.images += ref.reason != "mask without an image"
+                self.images += ref.reason != ORPHAN_MASK
                 self.folders.add(_path(ref).rpartition("/")[0])
 
 

@@ -13,6 +13,8 @@ from overlay.storage.filenames import escape_name
 
 IMAGE_FOLDERS = frozenset({"image", "images"})
 MASK_FOLDERS = frozenset({"mask", "masks"})
+ORPHAN_MASK = "mask without an image"
+"""reason of a mask whose image is not there"""
 PAIRED_NAMES = 16_384
 """most names that are paired in one step, which needs about 1 kB a name"""
 _MASK_NAME = re.compile(r"(?P<stem>.+)_mask(_\d+)?", re.IGNORECASE)
@@ -70,7 +72,7 @@ def pair_masks(names: Iterable[str]) -> Pairing:
         owners = of_key.get(key) or of_key.get((key[0], image_of_mask(key[1]) or ""))
         for mask in found:
             if owners is None:
-                rejected[mask] = "mask without an image"
+                rejected[mask] = ORPHAN_MASK
             for owner in owners or ():
                 images[owner] += (mask,)
     return Pairing(images, rejected, sum(map(len, masks.values())))
