@@ -16,6 +16,8 @@ LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.25, 10.0
 LEAST_MISTAKES = 5
 # Keeps a share times a count from falling on the other side of a whole number by rounding (0.07 * 100 > 7).
 _ROUNDING = 1e-9
+# Slope at 1/T = 0, as a share of the largest logit, that is no more than the rounding of a sum that is exactly 0.
+_FLAT = 1e-13
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def best_temperature(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> 
         expected = (softmax(inverse * logits, axis=1) * logits).sum(axis=1)
         return float((expected - chosen).mean())
 
-    if (chosen == logits.max(axis=1)).all() or slope(0.0) >= 0:
+    if (chosen == logits.max(axis=1)).all() or slope(0.0) >= -_FLAT * np.abs(logits).max():
         return None
     coldest, hottest = 1 / LOWEST_TEMPERATURE, 1 / HIGHEST_TEMPERATURE
     if slope(coldest) <= 0:

@@ -89,8 +89,23 @@ def test_no_temperature_in_the_range_has_a_lower_log_loss(
         lowest = tempered_log_loss(logits, labels, best)
         for temperature in np.geomspace(LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE, 41):
             assert lowest <= tempered_log_loss(logits, labels, float(temperature)) + 1e-9
-        # Log probabilities are logits.
-        assert best_temperature(log_softmax(logits, axis=1), labels) == pytest.approx(best, rel=1e-5)
+
+
+@LAW
+@given(
+    hnp.arrays(np.float64, (12, 3), elements=st.integers(-20, 20)),
+    hnp.arrays(np.int64, 12, elements=st.integers(0, 2)),
+)
+def test_log_probabilities_are_logits(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> None:
+    best, again = best_temperature(logits, labels), best_temperature(log_softmax(logits, axis=1), labels)
+    assert again == (None if best is None else pytest.approx(best, rel=1e-5))
+
+
+def test_an_average_true_logit_equal_to_the_others_diverges_in_spite_of_rounding() -> None:
+    logits = np.array([[1.0, 0, 0], [0, 1, 1], *[[1, 1, 1]] * 10])
+    labels = np.zeros(12, np.int64)
+    assert best_temperature(logits, labels) is None
+    assert best_temperature(log_softmax(logits, axis=1), labels) is None
 
 
 def test_the_least_sure_tenth_lies_below_the_threshold() -> None:
