@@ -14,6 +14,7 @@ from ray.exceptions import RayError
 
 from cluster import session
 from overlay.config import Evaluate, InferenceOptions
+from overlay.dataset.folds import select_fold
 from overlay.dataset.prepared import open_dataset
 from overlay.engines.base import BatchScores, Floats, Pixels
 from overlay.errors import WorkError, faults_end_the_work
@@ -43,9 +44,11 @@ def run(config: Evaluate) -> None:
         RequestError: the request was wrong; nothing was written.
         WorkError: the evaluation failed.
     """
-    subject = EvaluationSubject(
-        load_model_file(config.model, config.legacy), open_dataset(config.dataset), config.split
-    )
+    model, dataset = load_model_file(config.model, config.legacy), open_dataset(config.dataset)
+    if model.card.fold is not None and model.card.dataset == dataset.card.fingerprint:
+        print(f"the model is that of fold {model.card.fold}: evaluating on the {config.split} split of that fold")
+        dataset = select_fold(dataset, model.card.fold)
+    subject = EvaluationSubject(model, dataset, config.split)
     out = Path(config.out).expanduser().absolute()
     check_evaluation_folder(out, config.out)
     session.connect()

@@ -4,6 +4,7 @@
     overlay train dataset --out run --train.workers 2 --train.batch_size 64 --augment.rotation 5
     overlay train images/ --out run --model.weights none --input.size 64 --train.epochs 15
     overlay train dataset --out run --train.dry_run 1
+    overlay train dataset --out run-2 --fold 2
 
 This is the driver: it checks the request, has the images decoded, starts the workers (`pipelines.training.worker`), and
 at the end writes and evaluates the model.
@@ -16,6 +17,7 @@ from pathlib import Path
 from cluster import session
 from overlay import tracking
 from overlay.config import InferenceOptions, Prepare, Train
+from overlay.dataset.folds import select_fold
 from overlay.dataset.prepared import is_dataset, open_dataset
 from overlay.errors import RequestError, WorkError, faults_end_the_work
 from overlay.evaluation.metrics import summary_line
@@ -79,6 +81,10 @@ def _check_request(config: Train, folder: RunFolder) -> TrainingSetup:
     network.check_input_size(config.model.arch, config.input.size)
     weights = load_pretrained(config.model.arch, config.model.weights)
     dataset = open_dataset(config.dataset) if is_dataset(config.dataset) else None
+    if config.fold is not None:
+        if dataset is None:
+            raise RequestError(f"fold is {config.fold}, but {config.dataset} is no prepared dataset; prepare it first")
+        dataset = select_fold(dataset, config.fold)
     session.connect()
     placement = place_workers(config.train, session.resources())
     _check_device(config, placement)

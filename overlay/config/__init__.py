@@ -29,7 +29,7 @@ from overlay.config.optimization import EarlyStopping, Loss, Optimizer
 from overlay.config.predict import Predict
 from overlay.config.prepare import Duplicates, Prepare, Split
 from overlay.config.submit import Submit
-from overlay.config.train import Augment, Input, Loop, Model, Train
+from overlay.config.train import Augment, Input, Loop, Model, Train, TrainingOptions
 
 __all__ = [
     "MAX_PIXELS",
@@ -59,6 +59,7 @@ __all__ = [
     "Submit",
     "Tracking",
     "Train",
+    "TrainingOptions",
     "check",
     "check_engine",
     "dotted",

@@ -177,13 +177,13 @@ def check_share(batch: int, workers: int, accumulate: int) -> None:
 
 
 @dataclass(frozen=True)
-class Train:
-    """Fine-tune a pretrained network on a prepared dataset; the same command resumes a run that was stopped."""
+class TrainingOptions:
+    """Options that `overlay train` and `overlay compare` share."""
 
     dataset: str
-    """a prepared dataset, or a folder that `overlay prepare` would take"""
+    """a prepared dataset; for train also a folder that `overlay prepare` would take"""
     out: str
-    """folder of the run; a run that is there is resumed"""
+    """folder of the run, or of the comparison; one that is there is resumed"""
     input: Input = field(default_factory=Input)
     augment: Augment = field(default_factory=Augment)
     model: Model = field(default_factory=Model)
@@ -204,3 +204,16 @@ class Train:
             f"loss.class_weights is {self.loss.class_weights} and train.balanced is true, which would make up "
             "for rare classes twice; give one of them",
         )
+
+
+@dataclass(frozen=True)
+class Train(TrainingOptions):
+    """Fine-tune a pretrained network on a prepared dataset; the same command resumes a run that was stopped."""
+
+    fold: int | None = None
+    """run of the cross-validation: tests on this fold and validates on the next, of a dataset prepared with
+    --split.folds; counted from 0"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.fold is None or self.fold >= 0, f"fold is {self.fold}; it must be at least 0")

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import pyarrow as pa
 from pyarrow.fs import FileSystem
 
 from overlay.dataset.card import CARD_FILE, DatasetCard, read_card
+from overlay.dataset.schema import DATASET_SCHEMA
 from overlay.errors import RequestError
 from overlay.storage.path import StoragePath
 
@@ -19,11 +21,34 @@ _Folder = TypeVar("_Folder", Path, StoragePath)
 
 
 @dataclass(frozen=True)
+class RowSelection:
+    """Rows of a dataset whose value in a column is one of some values."""
+
+    column: str
+    values: tuple[str, ...] | tuple[int, ...]
+
+    @property
+    def value_set(self) -> pa.Array:
+        """Values as an array of the column's type."""
+        return pa.array(self.values, DATASET_SCHEMA.field(self.column).type)
+
+
+@dataclass(frozen=True)
 class PreparedDataset:
-    """Complete prepared dataset."""
+    """Complete prepared dataset, divided by its column ``split`` or as one run of a cross-validation divides it."""
 
     path: str
     card: DatasetCard
+    fold: int | None = None
+    """run of the cross-validation, see `overlay.dataset.folds.select_fold`; None where the column ``split`` counts"""
+    rotation: tuple[str, ...] = ()
+    """split of each fold in that run"""
+
+    def rows_of(self, split: str) -> RowSelection:
+        """Return which rows are in a split."""
+        if self.fold is None:
+            return RowSelection("split", (split,))
+        return RowSelection("fold", tuple(fold for fold, side in enumerate(self.rotation) if side == split))
 
     @property
     def place(self) -> StoragePath:

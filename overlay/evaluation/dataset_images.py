@@ -22,6 +22,12 @@ def open_tables(dataset: PreparedDataset) -> pyarrow.dataset.Dataset:
     return pyarrow.dataset.dataset(dataset.data_files(), filesystem=dataset.filesystem)
 
 
+def split_filter(dataset: PreparedDataset, split: str) -> pc.Expression:
+    """Return the filter of a split's rows for a scan of `open_tables`."""
+    chosen = dataset.rows_of(split)
+    return pc.field(chosen.column).isin(chosen.value_set)
+
+
 def read_encoded(dataset: PreparedDataset, ids: Sequence[str]) -> dict[str, bytes]:
     """Read the encoded bytes of some images, by their ids."""
     wanted = pc.field("id").isin(pa.array(ids, pa.string()))
@@ -31,7 +37,7 @@ def read_encoded(dataset: PreparedDataset, ids: Sequence[str]) -> dict[str, byte
 
 def read_calibration_pixels(dataset: PreparedDataset, card: ModelCard) -> NDArray[np.uint8]:
     """Decode at most `CALIBRATION_IMAGES` training images, from all over the dataset, as (n, size, size, 3)."""
-    ids = open_tables(dataset).to_table(columns=["id"], filter=pc.field("split") == "train")["id"].to_pylist()
+    ids = open_tables(dataset).to_table(columns=["id"], filter=split_filter(dataset, "train"))["id"].to_pylist()
     target, max_pixels = decode_target(card.size, card.resize), dataset.card.request.max_pixels
     images = read_encoded(dataset, ids[:: -(-len(ids) // CALIBRATION_IMAGES)]).values()
     decoded = (decode_image(data, max_pixels=max_pixels, target=target) for data in images)

@@ -13,7 +13,7 @@ from overlay.config import SPLITS, Split
 from overlay.dataset.prepared import PreparedDataset
 from overlay.errors import RequestError
 from overlay.evaluation import metrics
-from overlay.evaluation.dataset_images import open_tables, read_encoded
+from overlay.evaluation.dataset_images import open_tables, read_encoded, split_filter
 from overlay.evaluation.report import MaskOnly, Mistake, Protocol
 from overlay.images.codec import decode_image
 from overlay.models.model_file import ModelFile
@@ -71,15 +71,19 @@ def create_protocol(subject: EvaluationSubject) -> Protocol:
 
 def measure_mask_only(dataset: PreparedDataset, split: str) -> MaskOnly | None:
     """Measure the mask-only baseline on a split; None for the training split, and for a dataset without any mask."""
-    table = open_tables(dataset).to_table(columns=["label", "split", *MASK_NUMBERS])
-    if split == "train" or table["mask_area_share"].null_count == len(table):
+    train_numbers, train_labels = _read_mask_numbers(dataset, "train")
+    numbers, labels = _read_mask_numbers(dataset, split)
+    if split == "train" or (np.isnan(train_numbers).all() and np.isnan(numbers).all()):
         return None
-    numbers = np.stack([table[name].to_numpy() for name in MASK_NUMBERS], axis=1)
-    labels = np.array([dataset.card.classes.index(label) for label in table["label"].to_pylist()])
-    sides = table["split"].to_numpy(zero_copy_only=False)
-    train, side = sides == "train", sides == split
-    accuracy, macro_f1 = metrics.mask_only_scores(numbers[train], labels[train], numbers[side], labels[side])
+    accuracy, macro_f1 = metrics.mask_only_scores(train_numbers, train_labels, numbers, labels)
     return MaskOnly(accuracy, macro_f1, tuple(MASK_NUMBERS.values()))
+
+
+def _read_mask_numbers(dataset: PreparedDataset, split: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Read the numbers of the masks of a split, (n, k) with NaN where an image has no mask, and the class indices."""
+    table = open_tables(dataset).to_table(columns=["label", *MASK_NUMBERS], filter=split_filter(dataset, split))
+    numbers = np.stack([table[name].to_numpy() for name in MASK_NUMBERS], axis=1)
+    return numbers, np.array([dataset.card.classes.index(label) for label in table["label"].to_pylist()])
 
 
 def read_mistakes(dataset: PreparedDataset, predictions: pa.Table, rows: NDArray[np.int64]) -> tuple[Mistake, ...]:

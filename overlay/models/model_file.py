@@ -54,6 +54,8 @@ class ModelCard:
     head: tuple[str, ...] = ()
     """layers in place of the network's last one, as `overlay.models.heads` writes them; none where it is torchvision's
     own"""
+    fold: int | None = None
+    """run of the cross-validation that the model was trained in; None where it was no such run"""
     uncertain_below: float | None = None
     """a prediction with a lower confidence is uncertain; None where nobody chose a threshold"""
 

@@ -31,10 +31,11 @@ def decoded_rows(
     dataset: PreparedDataset, split: str, config: Input, batch_size: int, limit: int | None = None
 ) -> ray.data.Dataset:
     """Return a lazy Ray Dataset of a split, or of its first ``limit`` rows, with the columns of `DatasetBatch`."""
+    chosen = dataset.rows_of(split)
     rows = ray.data.read_parquet(dataset.data_files(), filesystem=dataset.filesystem).select_columns(
-        ["id", "image", "label", "split"]
+        ["id", "image", "label", chosen.column]
     )
-    rows = rows.filter(expr=col("split") == split)
+    rows = rows.filter(expr=col(chosen.column).is_in(list(chosen.values)))
     return (rows if limit is None else rows.limit(limit)).map_batches(
         decode_rows,  # type: ignore[arg-type]  # Ray's type knows nothing of fn_kwargs
         batch_size=batch_size,

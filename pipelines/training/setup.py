@@ -51,6 +51,7 @@ class TrainingSetup:
             version=__version__,
             code=code_fingerprint(),
             max_pixels=dataset.card.request.max_pixels,
+            fold=dataset.fold,
         )
         return cls(config, dataset, card, weights, placement)
 

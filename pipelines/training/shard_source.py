@@ -67,13 +67,14 @@ class ShardSource:
 
 
 def open_shards(dataset: PreparedDataset, split: str, config: Input) -> ShardSource:
-    """Locate a split's images in the shards; reads the columns label and split only."""
+    """Locate a split's images in the shards; reads the columns label and split (or fold) only."""
     files, rows, labels = [], [], list[NDArray[np.int64]]()
+    chosen = dataset.rows_of(split)
     classes: Sequence[str] = dataset.card.classes
     for part in range(dataset.card.parts):
         file = part_path(dataset.place, part)
-        table = open_parquet(file).read(columns=["label", "split"])
-        here = np.flatnonzero(pc.equal(table["split"], split).to_numpy())
+        table = open_parquet(file).read(columns=["label", chosen.column])
+        here = np.flatnonzero(pc.is_in(table[chosen.column], chosen.value_set).to_numpy())
         if len(here):
             files.append(file)
             rows.append(here)
