@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from overlay import __version__
-from overlay.cli.verbs import USAGE, VERBS, Config, nearest
+from overlay.cli.verbs import USAGE, VERBS, Config
 from overlay.config import Prepare, Submit, Train, table_column
+from overlay.config.options import nearest
 from overlay.errors import RequestError, WorkError
 
 _EXAMPLES = """\

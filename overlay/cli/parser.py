@@ -12,12 +12,13 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, get_origin
 
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
-from overlay.cli.verbs import POSITIONAL, USAGE, VERBS, Config, nearest
+from overlay.cli.verbs import POSITIONAL, USAGE, VERBS, Config
+from overlay.config.options import describe_type, explain_parse_error, nearest, option_types
 from overlay.errors import RequestError
 
 _OPTIONS = " [--config FILE.yaml] [--section.key VALUE ...]"
@@ -56,17 +57,6 @@ def to_words(config: Config) -> list[str]:
     ]
     dashed = any(word.startswith("-") for word in first)
     return [verb, *options, "--", *first] if dashed else [verb, *first, *options]
-
-
-def option_types(config: type, prefix: str = "") -> dict[str, Any]:
-    """Return the options of a configuration and of its sections: dotted name -> type of the value."""
-    kinds: dict[str, Any] = {}
-    for name, kind in get_type_hints(config).items():
-        if is_dataclass(kind):
-            kinds |= option_types(kind, f"{prefix}{name}.")  # type: ignore[arg-type]
-        else:
-            kinds[prefix + name] = kind
-    return kinds
 
 
 class _Help(DefaultHelpFormatter):
@@ -128,7 +118,7 @@ def _value(name: str, kind: Any, rest: deque[str]) -> str:  # noqa: ANN401 - a t
     if kind is bool and (not rest or rest[0] not in ("true", "false")):
         return "true"
     if not rest or rest[0].startswith("--"):
-        raise RequestError(f"--{name} has no value; give {_describe(kind or str)} after it")
+        raise RequestError(f"--{name} has no value; give {describe_type(kind or str)} after it")
     return rest.popleft()
 
 
@@ -156,29 +146,9 @@ def _yaml(value: object) -> str:
 def _one_line(verb: str, error: Exception, kinds: dict[str, Any]) -> str:
     """Rewrite an error message of jsonargparse in one line."""
     text = " ".join(str(error).split())
-    if wrong := re.match(r'Parser key "([^"]+)": .*?(?:Got value|Given value): ?(.*)$', text):
-        key, value = wrong.groups()
-        kind = next((kinds[name] for name in (key, key.partition(".")[0]) if name in kinds), None)
-        return f"{key} is {value!r}; it must be {_describe(kind)}" if kind else text
-    if unknown := re.match(r"Group '(\S+)' does not accept option '(\S+)'", text):
-        key = ".".join(unknown.groups())
-        return f"there is no option {key}{nearest(key, kinds)}"
-    if unknown := re.match(r"Option '(\S+)' is not accepted", text):
-        return f"there is no option {unknown[1]}{nearest(unknown[1], kinds)}"
     if missing := re.match(r"the following arguments are required: (.*)$", text):
         return f"not given: {missing[1]}; the order is: overlay {verb} {USAGE[verb]}"
-    return re.sub(r'^Parser key "([\w.]+)": ', r"--\1: ", text)
-
-
-def _describe(kind: Any) -> str:  # noqa: ANN401 - a type of any kind
-    plain = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
-    if kind in plain:
-        return plain[kind]
-    if get_origin(kind) is Literal:
-        return "one of " + ", ".join(get_args(kind))
-    if get_origin(kind) is list:
-        return "a list of texts"
-    return " or ".join(_describe(each) for each in get_args(kind))
+    return explain_parse_error(error, kinds)
 
 
 def _changed(config: Any, prefix: str = "", usual: Any = None) -> dict[str, Any]:  # noqa: ANN401 - a section of any class

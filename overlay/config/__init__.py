@@ -21,6 +21,7 @@ from overlay.config.common import (
     dotted,
     table_column,
 )
+from overlay.config.compare import COMPARISON_METRICS, Compare, ComparisonMetric
 from overlay.config.demo import Demo
 from overlay.config.evaluate import Evaluate
 from overlay.config.export import Export
@@ -32,9 +33,12 @@ from overlay.config.submit import Submit
 from overlay.config.train import Augment, Input, Loop, Model, Train, TrainingOptions
 
 __all__ = [
+    "COMPARISON_METRICS",
     "MAX_PIXELS",
     "SPLITS",
     "Augment",
+    "Compare",
+    "ComparisonMetric",
     "Demo",
     "Device",
     "Duplicates",

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay.cli.parser import option_types, parse_arguments, to_words
+from overlay.cli.parser import parse_arguments, to_words
 from overlay.cli.verbs import USAGE, VERBS, Config
 from overlay.config import (
     Augment,
@@ -28,6 +28,7 @@ from overlay.config import (
     Tracking,
     Train,
 )
+from overlay.config.options import option_types
 from overlay.errors import RequestError
 
 PATHS = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=1).filter(

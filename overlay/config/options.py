@@ -1,0 +1,52 @@
+"""Names and types of options, and the wording of errors in them, for the command line and files of options."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import is_dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+
+def option_types(config: type, prefix: str = "") -> dict[str, Any]:
+    """Return the options of a configuration and of its sections: dotted name -> type of the value."""
+    kinds: dict[str, Any] = {}
+    for name, kind in get_type_hints(config).items():
+        if is_dataclass(kind):
+            kinds |= option_types(kind, f"{prefix}{name}.")  # type: ignore[arg-type]
+        else:
+            kinds[prefix + name] = kind
+    return kinds
+
+
+def explain_parse_error(error: Exception, kinds: Mapping[str, Any]) -> str:
+    """Rewrite an error message of jsonargparse in one line, by the names of the options."""
+    text = " ".join(str(error).split())
+    if wrong := re.match(r'Parser key "([^"]+)": .*?(?:Got value|Given value): ?(.*)$', text):
+        key, value = wrong.groups()
+        kind = next((kinds[name] for name in (key, key.partition(".")[0]) if name in kinds), None)
+        return f"{key} is {value!r}; it must be {describe_type(kind)}" if kind else text
+    if unknown := re.match(r"Group '(\S+)' does not accept option '(\S+)'", text):
+        key = ".".join(unknown.groups())
+        return f"there is no option {key}{nearest(key, kinds)}"
+    if unknown := re.match(r"Option '(\S+)' is not accepted", text):
+        return f"there is no option {unknown[1]}{nearest(unknown[1], kinds)}"
+    return re.sub(r'^Parser key "([\w.]+)": ', r"--\1: ", text)
+
+
+def describe_type(kind: Any) -> str:  # noqa: ANN401 - a type of any kind
+    """Return what values of a type are, in words: "a whole number", "one of cpu, cuda"."""
+    plain = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
+    if kind in plain:
+        return plain[kind]
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(get_args(kind))
+    if get_origin(kind) is list:
+        return "a list of texts"
+    return " or ".join(describe_type(each) for each in get_args(kind))
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return a hint at the known word that is most like a mistyped one, `; did you mean X?`; empty without one."""
+    import difflib
+
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
