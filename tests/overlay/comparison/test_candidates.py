@@ -83,7 +83,7 @@ def test_wrong_options_are_refused(options: dict[str, object], message: str) -> 
 
 
 def test_a_missing_file_is_refused_by_name() -> None:
-    with pytest.raises(RequestError, match="candidates is nowhere.yaml, which can't be read"):
+    with pytest.raises(RequestError, match=r"candidates is nowhere\.yaml, which can't be read"):
         read_candidates(compare(candidates="nowhere.yaml"))
 
 
