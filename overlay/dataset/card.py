@@ -70,6 +70,17 @@ class DatasetContents:
 
 
 @dataclass(frozen=True)
+class SideGroups:
+    """Groups of one split, or of one fold, and the images in them."""
+
+    groups: int
+    mean: float
+    """images in a group"""
+    median: float
+    largest: int
+
+
+@dataclass(frozen=True)
 class SplitSummary:
     """Groups of a dataset, deviation of class shares, and leakage of its split."""
 
@@ -78,6 +89,8 @@ class SplitSummary:
     """images"""
     deviation: dict[str, float]
     """split, or fold -> largest deviation of a class's share from its share of the whole, in percentage points"""
+    group_sizes: dict[str, SideGroups]
+    """split, or fold -> sizes of its groups"""
     leaks: Leakage
     """leakage of a split by ``split.column``; zero for a group split of our own"""
 
@@ -110,6 +123,8 @@ class DatasetCard:
     """pairs with different labels"""
     deviation: dict[str, float]
     """split, or fold -> largest deviation of a class's share from its share of the whole, in percentage points"""
+    group_sizes: dict[str, dict[str, float]]
+    """split, or fold -> the fields of `SideGroups`"""
     leaks: dict[str, int]
     """pairs, identical pairs and groups on more than one side of a split by ``split.column``"""
     rejected: int
@@ -137,6 +152,7 @@ class DatasetCard:
             identical=int(duplicates.identical.sum()),
             conflicts=int(duplicates.conflicts.sum()),
             deviation={side: round(points, 3) for side, points in split.deviation.items()},
+            group_sizes={side: asdict(sizes) for side, sizes in split.group_sizes.items()},
             leaks=asdict(split.leaks),
             rejected=contents.rejected,
             parts=contents.parts,

@@ -11,7 +11,7 @@ from overlay.dataset.card import SplitSummary
 from overlay.dataset.folds import side_of_fold
 from overlay.duplicates.near_duplicates import Leakage, NearDuplicates, find_leakage
 from overlay.errors import RequestError
-from overlay.preparation.splits import assign_folds, assign_sides, encode_texts, share_deviation
+from overlay.preparation.splits import assign_folds, assign_sides, encode_texts, group_sizes, share_deviation
 
 
 def split_dataset(
@@ -44,7 +44,8 @@ def split_dataset(
         leaks = find_leakage(*_in_place(images, len(duplicates.ids)), duplicates)
     sizes = np.bincount(encode_texts(groups).codes)
     deviation = share_deviation(labels, images["side"])
-    return images, SplitSummary(len(sizes), int(sizes.max()), deviation, leaks)
+    by_side = group_sizes(groups, images["side"])
+    return images, SplitSummary(len(sizes), int(sizes.max()), deviation, by_side, leaks)
 
 
 def _in_place(images: pa.Table, number: int) -> tuple[pa.Array, pa.Array]:

@@ -1,9 +1,8 @@
 """Stratified group split into train, val and test, or into folds: seeded, every group on one side.
 
 scikit-learn's StratifiedGroupKFold makes folds of equal size and may leave a class out of a fold; here shares such as
-0.7, 0.15, 0.15 and a class of three images both occur. So the groups are assigned greedily against exact targets, the
-largest group first, which is the rule of StratifiedGroupKFold and of Sechidis et al., "On the stratification of
-multi-label data", ECML PKDD 2011.
+0.7, 0.15, 0.15 and a class of three images both occur. So the groups are assigned against exact targets, in the best of
+several random orders: see `overlay.preparation.group_deal`.
 """
 
 import hashlib
@@ -18,7 +17,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from overlay.config import SPLITS, Split
+from overlay.dataset.card import SideGroups
 from overlay.errors import RequestError
+from overlay.preparation.group_deal import GroupSizes
 
 _BATCH = 10_000  # texts that are Python objects at one time
 
@@ -41,7 +42,7 @@ def assign_sides(labels: Texts, groups: Texts, split: Split) -> NDArray[np.int32
     It depends on labels, groups and seed, never on their order. No group is on two sides, and every class is in every
     split. Where each group is a single image, the number of a class's images in a split is within one of its share,
     except where a class is so small that its share of a split is less than one image. Larger groups come as near as
-    their sizes allow.
+    their sizes allow. The sizes of the groups of a split are those of a random draw.
 
     Raises:
         RequestError: a class has fewer than three groups, or groups of several classes leave one out of a split.
@@ -68,49 +69,36 @@ def share_deviation(labels: Texts, sides: Texts) -> dict[str, float]:
     return dict(zip(places.names(), apart.max(axis=1).tolist(), strict=True))
 
 
+def group_sizes(groups: Texts, sides: Texts) -> dict[str, SideGroups]:
+    """Return side -> number of its groups and of their images."""
+    names, places = encode_texts(groups), encode_texts(sides)
+    pairs, images = np.unique(places.codes.astype(np.int64) * names.kinds + names.codes, return_counts=True)
+    side_of_pair = pairs // names.kinds
+    found = {}
+    for number, side in enumerate(places.names()):
+        sizes = images[side_of_pair == number]
+        found[side] = SideGroups(len(sizes), round(float(sizes.mean()), 3), float(np.median(sizes)), int(sizes.max()))
+    return found
+
+
 def _assign_groups(
     labels: Texts, groups: Texts, shares: list[float], seed: int, folds: int | None = None
 ) -> NDArray[np.int32]:
     kinds, names = encode_texts(labels), encode_texts(groups)
-    # A member is one class in one group; members are sorted by group.
-    members, counts = np.unique(names.codes.astype(np.int64) * kinds.kinds + kinds.codes, return_counts=True)
-    member_label, counts = (members % kinds.kinds).astype(np.int32), counts.astype(np.int32)
-    starts = np.searchsorted(members, np.arange(names.kinds + 1) * kinds.kinds).astype(np.int32)
-    sizes: list[int] = np.bincount(kinds.codes).tolist()
-    waiting: list[int] = np.bincount(member_label).tolist()  # groups of each class that are not assigned yet
-    del members
+    sizes = GroupSizes.count(kinds.codes, names.codes)
     classes = list(kinds.names())
-    _check_sizes(dict(zip(classes, sizes, strict=True)), dict(zip(classes, waiting, strict=True)), folds)
-    deficits = [_quota(size, shares) for size in sizes]
-    missing = [set(range(len(shares))) for _ in sizes]
-    sides = np.zeros(names.kinds, np.int32)
+    images: list[int] = sizes.images.tolist()
+    of_class: list[int] = sizes.groups_of_class.tolist()
+    _check_sizes(dict(zip(classes, images, strict=True)), dict(zip(classes, of_class, strict=True)), folds)
+    quotas = np.array([_quota(size, shares) for size in images])
     draws = np.fromiter((_random_order(seed, name) for name in names.names()), np.uint64, names.kinds)
-    for group in np.lexsort((draws, -np.bincount(names.codes))):
-        own = slice(starts[group], starts[group + 1])
-        within: list[tuple[int, int]] = list(zip(member_label[own].tolist(), counts[own].tolist(), strict=True))
-        # Urgent is a class with no more groups left than there are sides without it.
-        urgent = [label for label, _ in within if waiting[label] <= len(missing[label])]
-        side = max(
-            range(len(shares)),
-            key=lambda side: (
-                sum(side in missing[label] for label in urgent),
-                # Decrease of the squared error of the class shares, without the term that is equal for all sides.
-                sum(count * deficits[label][side] / sizes[label] ** 2 for label, count in within),
-                -side,
-            ),
+    deal = sizes.deal_best(quotas, draws)
+    if deal.missing:
+        raise RequestError(
+            f"class {classes[min(deal.missing)]} can't be in every split, since its groups are tied to those of other "
+            "classes; use another split.seed, or a split.group_by that makes smaller groups"
         )
-        sides[group] = side
-        for label, count in within:
-            deficits[label][side] -= count
-            missing[label].discard(side)
-            waiting[label] -= 1
-    for name, lacking in zip(classes, missing, strict=True):
-        if lacking:
-            raise RequestError(
-                f"class {name} can't be in every split, since its groups are tied to those of other classes; "
-                "use another split.seed, or a split.group_by that makes smaller groups"
-            )
-    return sides[names.codes]
+    return deal.sides[names.codes]
 
 
 class ClassSizes:

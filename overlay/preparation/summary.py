@@ -1,6 +1,7 @@
 """Summary of a preparation on the screen: contents of the sources, split, near-duplicates, rejected inputs."""
 
 from collections import Counter
+from collections.abc import Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -47,6 +48,15 @@ def print_summary(dataset: PreparedDataset, rejected: pa.Table, duplicates: Near
     console.print(f"prepared dataset: {dataset.path} (fingerprint {card.fingerprint[:12]})", markup=False)
 
 
+def describe_group_sizes(sizes: Mapping[str, Mapping[str, float]]) -> str:
+    """Return mean and maximum of the group sizes of each split as text, the splits in their usual order."""
+    sides = [side for side in SPLITS if side in sizes] or list(sizes)
+    return "; ".join(
+        f"{side} {sizes[side]['mean']:.2f} (largest {sizes[side]['largest']}, {sizes[side]['groups']} groups)"
+        for side in sides
+    )
+
+
 def _findings(card: DatasetCard, duplicates: NearDuplicates) -> list[str]:
     """Return lines about class shares, near-duplicates, label conflicts and leakage."""
     leaks = card.leaks
@@ -56,6 +66,8 @@ def _findings(card: DatasetCard, duplicates: NearDuplicates) -> list[str]:
         f"{more}{card.near_duplicates} pairs of near-duplicates, {card.identical} of them identical; {card.groups} "
         f"groups, the largest of {card.largest_group}",
     ]
+    if card.largest_group > 1:
+        lines.append(f"images a group: {describe_group_sizes(card.group_sizes)}")
     if card.conflicts:
         lines.append(f"{card.conflicts} pairs have different labels (see duplicates.png and duplicates.parquet):")
         lines += [

@@ -25,6 +25,7 @@ CARD = DatasetCard(
     identical=1,
     conflicts=0,
     deviation={"test": 5.5, "train": 1.25, "val": 0.0},
+    group_sizes={"train": {"groups": 9, "mean": 1.222, "median": 1.0, "largest": 3}},
     leaks={"pairs": 0, "identical": 0, "groups": 0},
     rejected=2,
     parts=1,

@@ -28,7 +28,7 @@ def finished(folder: Path) -> Path:
     write_card(
         folder,
         DatasetCard(
-            DATASET_FORMAT, "0.1.0", "code", "fingerprint", [], {}, 0, 0, 0, True, 0, 0, {}, {}, 0, 1, REQUEST, {}
+            DATASET_FORMAT, "0.1.0", "code", "fingerprint", [], {}, 0, 0, 0, True, 0, 0, {}, {}, {}, 0, 1, REQUEST, {}
         ),
     )
     return folder
