@@ -14,6 +14,9 @@ settings.load_profile("overlay")
 def pytest_configure(config: pytest.Config) -> None:
     # Ray Data warns of defaults that it sets itself.
     config.addinivalue_line("filterwarnings", r"ignore::DeprecationWarning:ray\..*")
+    # A thread of Ray Data that is told to end while it still waits ends by an exception of its own.
+    thread = r"ignore:Exception in thread pool-\d+/completion-signaler:pytest.PytestUnhandledThreadExceptionWarning"
+    config.addinivalue_line("filterwarnings", thread)
     # For the S3 server that the tests start; Ray's workers take them from here.
     os.environ |= {
         "AWS_ACCESS_KEY_ID": "testing",
@@ -21,6 +24,14 @@ def pytest_configure(config: pytest.Config) -> None:
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
     }
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # One of the processes takes all tests on Ray, so that there is one session.
+    for item in items:
+        if "ray_session" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("ray"))
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ ROOMS = (
     "overlay.engines",
     "overlay.training",
     "overlay.evaluation",
+    "overlay.comparison",
     "overlay.preparation",
     "overlay.prediction",
     "overlay.tracking",

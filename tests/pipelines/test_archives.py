@@ -113,6 +113,7 @@ def test_an_archive_gives_the_predictions_of_its_folder(
         assert row["prob_benign"] == pytest.approx(other["prob_benign"], abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("actors", [None, 1])
 def test_a_dataset_and_its_tables_give_the_predictions_of_the_folder(
     folder_predictions: list[Any], dataset: PreparedDataset, random_model: Path, actors: int | None, tmp_path: Path

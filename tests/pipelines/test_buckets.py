@@ -69,6 +69,7 @@ def test_archives_in_a_bucket(bucket: StoragePath, dataset: PreparedDataset, tmp
         assert prepared.card.fingerprint == dataset.card.fingerprint
 
 
+@pytest.mark.slow
 def test_a_run_that_was_ended_goes_on(
     bucket: StoragePath, dataset: PreparedDataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -84,6 +85,7 @@ def test_a_run_that_was_ended_goes_on(
     assert ".prepare" not in (bucket / "again").children()
 
 
+@pytest.mark.slow
 def test_training_and_evaluation_read_it(in_bucket: PreparedDataset, dataset: PreparedDataset) -> None:
     from overlay.config import Input
 
@@ -107,6 +109,7 @@ def test_a_dataset_in_a_bucket_can_be_checked(in_bucket: PreparedDataset, capsys
         check.run(Prepare(check=str(in_bucket.place / "nothing")))
 
 
+@pytest.mark.slow
 def test_predictions_in_a_bucket(
     bucket: StoragePath, folder_predictions: list[Any], random_model: Path, tmp_path: Path
 ) -> None:
@@ -124,6 +127,7 @@ def test_predictions_in_a_bucket(
     assert (out / "predictions").children() == ["part-000000.parquet"]
 
 
+@pytest.mark.slow
 def test_a_network_that_stays_away_is_no_bad_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phantoms: Path
 ) -> None:

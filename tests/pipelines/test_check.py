@@ -69,6 +69,7 @@ def test_broken_images_and_repeated_ids(tmp_path: Path, ray_session: None, capsy
     assert "1 images can't be read; the first: x: empty file" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_our_own_is_clean(phantoms: Path, tmp_path: Path, ray_session: None) -> None:
     dataset = prepare.run(Prepare([str(phantoms)], str(tmp_path / "out")))
     check.run(Prepare(check=dataset.path))

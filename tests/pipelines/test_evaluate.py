@@ -34,6 +34,7 @@ def test_the_files_agree(trained: Trained) -> None:
     assert "mask alone reaches" in page
 
 
+@pytest.mark.slow
 def test_another_split(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = Evaluate(
         model=str(trained.folder / "Resnet_fineTuning.pth"),

@@ -160,6 +160,7 @@ def rows_of(out: Path) -> dict[str, dict[str, Any]]:
     return {row["id"]: row for row in pq.read_table(out / "predictions").to_pylist()}
 
 
+@pytest.mark.slow
 def test_what_could_not_be_read_is_tried_again(
     random_model: Path, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -233,6 +234,7 @@ def test_an_engine_that_can_not_be_had_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_int8_is_calibrated_on_the_inputs(
     random_model: Path, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,7 @@
 """All parts of training together, without Ray: a network that can't learn 24 phantoms by heart is trained wrongly."""
 
 import numpy as np
+import pytest
 import torch
 
 from overlay.config import Model, Optimizer
@@ -15,6 +16,7 @@ from overlay.training.optimizer import build_optimizer
 from overlay.training.sampler import SamplePlan
 
 
+@pytest.mark.slow
 def test_24_phantoms_are_learnt_by_heart() -> None:
     config = Optimizer(lr=1e-3)
     drawn = [

@@ -80,6 +80,7 @@ def differences(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     return max((one[name].double() - other[name].double()).abs().max().item() for name in one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "name"), [(2, "adamw"), (3, "sgd")])
 def test_several_workers_learn_what_one_does(workers: int, name: str, tmp_path: Path) -> None:
     alone = learner(with_optimizer(name))

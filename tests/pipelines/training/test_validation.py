@@ -55,6 +55,7 @@ def validated(worker: Worker) -> tuple[float, NDArray[np.int64]]:
     return validate_epoch(network, samples, CARD, torch.autocast("cpu", enabled=False), worker)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [2, 3])
 def test_the_numbers_of_several_workers_are_those_of_one(workers: int, tmp_path: Path) -> None:
     loss, confusion = validated(SINGLE_WORKER)
