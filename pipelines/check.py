@@ -69,7 +69,7 @@ def run(config: Prepare) -> None:
         raise WorkError(f"{folder} holds no image that can be read; the first: {broken[0] if broken else ''}")
     ids, splits = table["id"].to_pylist(), table["split"].to_pylist()
     if config.split.group_by:
-        groups = user_groups(ids, config.split.group_by)
+        groups = user_groups(ids, config.split)
     else:
         groups = pc.coalesce(table["group"], table["id"]).to_pylist()
     duplicates = describe_pairs(table, search_pairs(table["phash"], config.duplicates.distance))

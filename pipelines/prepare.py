@@ -68,7 +68,7 @@ def run(config: Prepare) -> PreparedDataset:
         if already_prepared(out, request, config.overwrite):
             print(f"{out} is prepared already, from these files with these options; nothing to do")
             return open_dataset(out)
-        print(describe_sources(listed.sources, listed.classes.usable))
+        print("\n".join([describe_sources(listed.sources, listed.classes.usable), *listed.remarks]))
         session.connect()
         staged = begin_dataset(out, request, config.overwrite)
         manifest = publish_file(listed.manifest.manifest, out / "manifest.parquet")

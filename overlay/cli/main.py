@@ -99,8 +99,13 @@ def _paths(config: Config) -> list[tuple[str, str]]:
         if field.name in ("sources", "inputs", "dataset", "model", "out", "check"):
             found += [(field.name, each) for each in (value if isinstance(value, list) else [value]) if each]
     if isinstance(config, Prepare):
-        tables = {name: table_column(getattr(config.split, name) or "") for name in ("group_by", "column")}
-        found += [(f"split.{name}", table[0]) for name, table in tables.items() if table]
+        columns = {
+            "labels.column": config.labels.column,
+            "split.group_by": config.split.group_by,
+            "split.column": config.split.column,
+        }
+        tables = {name: table_column(column or "") for name, column in columns.items()}
+        found += [(name, table[0]) for name, table in tables.items() if table]
     if isinstance(config, Train):
         found = [(name, path) for name, path in found if name != "model"]
         if config.model.weights not in ("imagenet", "none"):

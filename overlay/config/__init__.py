@@ -28,7 +28,7 @@ from overlay.config.export import Export
 from overlay.config.inference import InferenceOptions
 from overlay.config.optimization import EarlyStopping, Loss, Optimizer
 from overlay.config.predict import Predict
-from overlay.config.prepare import Duplicates, Prepare, Split
+from overlay.config.prepare import Duplicates, Labels, Prepare, Split
 from overlay.config.submit import Submit
 from overlay.config.train import Augment, Input, Loop, Model, Train, TrainingOptions
 
@@ -48,6 +48,7 @@ __all__ = [
     "Export",
     "InferenceOptions",
     "Input",
+    "Labels",
     "Legacy",
     "Limits",
     "Loop",

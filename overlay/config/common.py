@@ -26,8 +26,8 @@ def check(right: bool, message: str) -> None:
 
 
 def table_column(text: str) -> tuple[str, str] | None:
-    """Split FILE.csv:column or FILE.parquet:column into file and column; None for any other text."""
-    written = re.fullmatch(r"(.+\.(?:csv|parquet)):([^:]+)", text, re.IGNORECASE)
+    """Split FILE:column into file and column, where the file is a table by its extension; None for any other text."""
+    written = re.fullmatch(r"(.+\.(?:csv|tsv|tab|txt|parquet|xlsx)):([^:]+)", text, re.IGNORECASE)
     return (written[1], written[2]) if written else None
 
 

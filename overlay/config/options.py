@@ -41,6 +41,8 @@ def describe_type(kind: Any) -> str:  # noqa: ANN401 - a type of any kind
         return "one of " + ", ".join(get_args(kind))
     if get_origin(kind) is list:
         return "a list of texts"
+    if get_origin(kind) is dict:
+        return "a map such as {0: benign, 1: malignant}"
     return " or ".join(describe_type(each) for each in get_args(kind))
 
 

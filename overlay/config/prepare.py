@@ -5,6 +5,9 @@ from typing import Literal
 
 from overlay.config.common import MAX_PIXELS, SPLITS, Limits, OverlayStyle, check, table_column
 
+TABLE_COLUMN = "FILE.csv:column (or .tsv, .txt, .parquet, .xlsx)"
+"""how an option names a column of a table"""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -20,12 +23,14 @@ class Split:
     """random seed of the split"""
     group_by: str | None = None
     """group split, such as by patient: images of one group stay in one split. A regular expression on the path, whose
-    first group (or whole match) is the group's name; or FILE.csv:column or FILE.parquet:column, a table that also has
-    the image's id or path"""
+    first group (or whole match) is the group's name; or FILE:column, a table (CSV, TSV, Parquet, XLSX) that also names
+    the images by id, path, file name or stem"""
+    ungrouped: Literal["refuse", "single"] = "refuse"
+    """images for which group_by has no group: refuse them, or make each a group of its own"""
     folds: int | None = None
     """cross-validation folds of equal size instead of shares: fold 0 is test, fold 1 is val, and the rest is train"""
     column: str | None = None
-    """predefined split, with the values train, val and test: FILE.csv:column or FILE.parquet:column, as group_by"""
+    """predefined split, with the values train, val and test: FILE:column, a table as for group_by"""
 
     def __post_init__(self) -> None:
         check(self.folds is None or self.folds >= 3, f"split.folds is {self.folds}; it must be at least 3")
@@ -35,7 +40,7 @@ class Split:
         )
         check(
             self.column is None or table_column(self.column) is not None,
-            f"split.column is {self.column!r}; give it as FILE.csv:column or FILE.parquet:column",
+            f"split.column is {self.column!r}; give it as {TABLE_COLUMN}",
         )
         for name in SPLITS:
             share = getattr(self, name)
@@ -46,6 +51,24 @@ class Split:
             f"split.train, split.val and split.test are {self.train}, {self.val} and {self.test}, which add up to "
             f"{total:g}; make them add up to 1",
         )
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels from a table instead of folders, and names for labels."""
+
+    column: str | None = None
+    """label of each image: FILE:column, a table (CSV, TSV, Parquet, XLSX) that also names the images by id, path, file
+    name or stem; folders are no labels then"""
+    map: dict[str, str] = field(default_factory=dict)
+    """names for labels, such as {0: benign, 1: malignant}; labels without one keep their own"""
+
+    def __post_init__(self) -> None:
+        check(
+            self.column is None or table_column(self.column) is not None,
+            f"labels.column is {self.column!r}; give it as {TABLE_COLUMN}",
+        )
+        object.__setattr__(self, "map", {str(label): name for label, name in self.map.items()})  # YAML has numbers
 
 
 @dataclass(frozen=True)
@@ -71,6 +94,7 @@ class Prepare:
     out: str = ""
     """folder of the prepared dataset, on a disk or in a bucket"""
     overlay: OverlayStyle = field(default_factory=OverlayStyle)
+    labels: Labels = field(default_factory=Labels)
     split: Split = field(default_factory=Split)
     duplicates: Duplicates = field(default_factory=Duplicates)
     limits: Limits = field(default_factory=Limits)

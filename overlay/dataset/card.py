@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from overlay import __version__
-from overlay.config import Duplicates, OverlayStyle, Split, dotted
+from overlay.config import Duplicates, Labels, OverlayStyle, Split, dotted
 from overlay.duplicates.near_duplicates import Leakage, NearDuplicates
 from overlay.errors import RequestError
 from overlay.storage.atomic import write_atomically
@@ -37,7 +37,8 @@ class DatasetRequest:
     """SHA-256 of the ids, masks, sizes and times of modification of the inputs"""
     duplicates: Duplicates = field(default_factory=Duplicates)
     tables: str = ""
-    """SHA-256 of the values from the tables of split.group_by and split.column; empty without a table"""
+    """SHA-256 of the values from the tables of labels.column, split.group_by and split.column; empty without a table"""
+    labels: Labels = field(default_factory=Labels)
 
     def difference(self, other: "DatasetRequest") -> str | None:
         """Return the first difference to another request as text, by the names of options; None where they are equal.
@@ -45,13 +46,14 @@ class DatasetRequest:
         The values of this request are called "there", those of the other "here".
         """
         mine, others = dotted(asdict(self)), dotted(asdict(other))
-        for option, value in mine.items():
-            if value != others[option]:
+        for option in mine | others:  # a map of labels may have other keys
+            there, here = mine.get(option), others.get(option)
+            if there != here:
                 if option == "listing":
                     return "the sources hold other files now, or files that have changed"
                 if option == "tables":
-                    return "the table of split.group_by or split.column says something else now"
-                return f"{option} is {value!r} there and {others[option]!r} here"
+                    return "the table of labels.column, split.group_by or split.column says something else now"
+                return f"{option} is {there!r} there and {here!r} here"
         return None
 
 
@@ -210,6 +212,7 @@ def parse_request(fields_of_request: dict[str, Any]) -> DatasetRequest:
     values["overlay"] = OverlayStyle(**values["overlay"])
     values["split"] = Split(**values["split"])
     values["duplicates"] = Duplicates(**values["duplicates"])
+    values["labels"] = Labels(**values["labels"])
     return DatasetRequest(**values)
 
 

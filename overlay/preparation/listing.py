@@ -6,15 +6,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from overlay.config import Prepare, table_column
+from overlay.config import Prepare
 from overlay.dataset.card import DatasetRequest
 from overlay.images.ref import ImageRef
 from overlay.preparation.splits import ClassSizes
 from overlay.preparation.staging import staged_rows
-from overlay.preparation.user_columns import GroupRule, SplitRule
+from overlay.preparation.user_columns import UserRules
 from overlay.sources.inputs import Portion
 from overlay.sources.labelled import ClassCounts, LabelledListing, list_labelled
 from overlay.sources.manifest import ManifestListing, write_manifest
+from overlay.sources.mask_pairing import ORPHAN_MASK
 from overlay.sources.read_plan import archive_passes
 from overlay.sources.spool import RefSorter
 from overlay.storage.path import StoragePath
@@ -28,7 +29,9 @@ class ListedSources:
     classes: ClassCounts
     manifest: ManifestListing
     tables: str
-    """SHA-256 of the groups and splits from the user's tables; empty without a table"""
+    """SHA-256 of the labels, groups and splits from the user's tables; empty without a table"""
+    remarks: list[str]
+    """what the user must know of the tables"""
 
 
 def list_sources(config: Prepare, folder: Path, on_progress: Callable[[int], None]) -> ListedSources:
@@ -40,23 +43,28 @@ def list_sources(config: Prepare, folder: Path, on_progress: Callable[[int], Non
     Raises:
         RequestError: a source, or a table of the user, can't be used, or a class has too few groups.
     """
-    groups = GroupRule(config.split.group_by) if config.split.group_by else None
-    splits = SplitRule(config.split.column) if config.split.column else None
-    sources = list_labelled(config.sources, config.limits, folder)
+    rules = UserRules.of(config)
+    sources = list_labelled(config.sources, config.limits, folder, class_folders=config.labels.column is None)
+    for ref, path in sources.read() if rules.tables else ():
+        if ref.reason != ORPHAN_MASK:
+            for table in rules.tables:
+                table.observe(ref.id, path)
+    for table in rules.tables:
+        table.settle()
     classes, sizes, sorter = ClassCounts(), ClassSizes(), RefSorter(folder)
     for ref, path in sources.read():
+        label, reason = rules.labels.label(ref.label, ref.id, path)
+        ref = ref._replace(label=label, reason=ref.reason or reason)
         classes.add(ref)
         group = split = None
-        if ref.reason is None and ref.label is not None:
-            group = groups.group(ref.id, path) if groups else None
-            split = splits.split(ref.id, path) if splits else None
-            sizes.add(ref.label, group)
+        if ref.reason is None and label is not None:
+            group = rules.groups.group(ref.id, path) if rules.groups else None
+            split = rules.splits.split(ref.id, path) if rules.splits else None
+            sizes.add(label, group)
         sorter.add(hashlib.sha256(ref.id.encode()).digest(), ref._replace(group=group, split=split))
     classes.check([str(source.place) for source in sources.sources])
-    for rule in (groups, splits):
-        if rule:
-            rule.check_found()
-    if splits is None:
+    rules.check_found()
+    if rules.splits is None:
         sizes.check(config.split.folds)
     rows = staged_rows(sum(classes.usable.values()), config.shard_rows)
     tables = hashlib.sha256()
@@ -64,12 +72,11 @@ def list_sources(config: Prepare, folder: Path, on_progress: Callable[[int], Non
     def sorted_refs() -> Iterator[list[ImageRef]]:
         for refs in sorter.read():
             for ref in refs:
-                tables.update(json.dumps([ref.id, ref.group, ref.split]).encode() + b"\n")
+                tables.update(json.dumps([ref.id, ref.group, ref.split, ref.label]).encode() + b"\n")
             yield refs
 
     manifest = write_manifest(_portions(sorted_refs()), folder / "manifest.parquet", None, on_progress, group_rows=rows)
-    from_table = config.split.column or table_column(config.split.group_by or "")
-    return ListedSources(sources, classes, manifest, tables.hexdigest() if from_table else "")
+    return ListedSources(sources, classes, manifest, tables.hexdigest() if rules.tables else "", rules.remarks())
 
 
 def create_request(config: Prepare, listed: ListedSources) -> DatasetRequest:
@@ -83,6 +90,7 @@ def create_request(config: Prepare, listed: ListedSources) -> DatasetRequest:
         listed.manifest.fingerprint,
         config.duplicates,
         listed.tables,
+        config.labels,
     )
 
 

@@ -56,10 +56,12 @@ class _Source:
 
 @dataclass(frozen=True)
 class LabelledListing:
-    """Listing of the sources of a dataset; the image references are in a spool on the disk, and are read once."""
+    """Listing of the sources of a dataset; the image references are in a spool on the disk."""
 
     sources: Sequence[_Source]
     spool: RefSpool
+    class_folders: bool = True
+    """whether folders are labels; else labels come from a table"""
 
     @property
     def images(self) -> int:
@@ -86,9 +88,9 @@ class LabelledListing:
         """
         names = name_places([source.place for source in self.sources])
         befores = [f"{name}/" if len(self.sources) > 1 else "" for name in names]
-        wrappers = [wrapping_folder(source.folders) for source in self.sources]
+        wrappers = [wrapping_folder(source.folders) if self.class_folders else "" for source in self.sources]
         for source, wrapper in zip(self.sources, wrappers, strict=True):
-            if source.folders == {wrapper.rstrip("/")}:
+            if self.class_folders and source.folders == {wrapper.rstrip("/")}:
                 raise RequestError(f"source {source.place} has images but no class folders; {LAYOUT}")
         for number, refs in self.spool.read():
             for ref in refs:
@@ -96,11 +98,11 @@ class LabelledListing:
                 unusable = ref.spans is None and ref.member is not None
                 labelled = "/" in path and not (unusable and not (is_image(path) and safe_name(path) == path))
                 reason = ref.reason
-                if reason is None and "/" not in path:
+                if reason is None and self.class_folders and "/" not in path:
                     reason = "lies beside the class folders, so it has no label"
                 if reason is None and self.sources[number].masks and not ref.masks:
                     reason = "image without a mask, where others of its source have one"
-                label = path.split("/", 1)[0] if labelled else None
+                label = path.split("/", 1)[0] if labelled and self.class_folders else None
                 id = befores[number] + path
                 yield ref._replace(id=id, label=label, source=names[number], reason=reason), path
 
@@ -152,8 +154,12 @@ class ClassCounts:
             )
 
 
-def list_labelled(sources: Sequence[str], limits: Limits, folder: Path) -> LabelledListing:
+def list_labelled(
+    sources: Sequence[str], limits: Limits, folder: Path, *, class_folders: bool = True
+) -> LabelledListing:
     """List the sources of a dataset into a spool in ``folder``, a temporary folder.
+
+    ``class_folders``: whether folders are labels; without, images may lie anywhere and come without a label.
 
     Raises:
         RequestError: a source does not exist, can't be read, is neither a folder nor an archive, is named twice, or
@@ -174,7 +180,7 @@ def list_labelled(sources: Sequence[str], limits: Limits, folder: Path) -> Label
     for source in listed:
         if not source.folders and (source.problem is None or len(listed) == 1):
             raise RequestError(_empty(source))
-    return LabelledListing(listed, spool)
+    return LabelledListing(listed, spool, class_folders)
 
 
 def wrapping_folder(folders: set[str]) -> str:

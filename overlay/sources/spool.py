@@ -15,7 +15,7 @@ class RefSpool:
 
     def __init__(self, file: Path) -> None:
         self._path = file
-        file.touch()
+        file.write_bytes(b"")
 
     def add(self, number: int, refs: list[ImageRef]) -> None:
         """Append a list of image references.
@@ -27,7 +27,7 @@ class RefSpool:
             pickle.dump((number, refs), file, pickle.HIGHEST_PROTOCOL)
 
     def read(self) -> Iterator[tuple[int, list[ImageRef]]]:
-        """Yield the lists with their integers in the order of `add`, and delete the file at the end.
+        """Yield the lists with their integers in the order of `add`.
 
         Raises:
             OSError: the file can't be read.
@@ -35,7 +35,6 @@ class RefSpool:
         with self._path.open("rb") as file:
             while file.peek(1):
                 yield pickle.load(file)  # written by this process, so that unpickling is safe
-        self._path.unlink()
 
 
 class RefSorter:

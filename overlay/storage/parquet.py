@@ -1,5 +1,6 @@
 """Parquet files of images: atomic writer with small row groups, and reader."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,3 +100,16 @@ def open_parquet(place: Path | StoragePath) -> pq.ParquetFile:
         return pq.ParquetFile(place.path, filesystem=place.filesystem)
     except pa.ArrowInvalid as error:
         raise OSError(f"{place} is no whole Parquet file ({one_line(error)}); delete it and try again") from error
+
+
+def class_label_names(schema: pa.Schema, column: str) -> list[str]:
+    """Return the names of a column of Hugging Face's ClassLabel, by the number that stands for each; else none.
+
+    The schema's metadata have them: {"huggingface": {"info": {"features": {column: {"names": [...]}}}}}.
+    """
+    try:
+        feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]
+        named = feature["_type"] == "ClassLabel" and pa.types.is_integer(schema.field(column).type)
+        return [str(name) for name in feature["names"]] if named else []
+    except (KeyError, TypeError, ValueError):
+        return []

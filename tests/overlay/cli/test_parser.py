@@ -241,5 +241,15 @@ def test_help_lists_every_option_of_the_verb(verb: str, capsys: pytest.CaptureFi
 
 
 def test_options_have_dotted_names() -> None:
-    assert list(option_types(Split)) == ["train", "val", "test", "seed", "group_by", "folds", "column"]
+    assert list(option_types(Split)) == ["train", "val", "test", "seed", "group_by", "ungrouped", "folds", "column"]
     assert "overlay.color" in option_types(Prepare)
+
+
+def test_a_map_has_texts_as_keys_and_is_written_back() -> None:
+    words = ["s", "--out=o", "--labels.column=t.csv:dx", "--labels.map={0: benign, Benign: benign}"]
+    config = parse_arguments("prepare", words)
+    assert isinstance(config, Prepare)
+    assert config.labels.map == {"0": "benign", "Benign": "benign"}
+    assert parse_arguments("prepare", to_words(config)[1:]) == config
+    with pytest.raises(RequestError, match=r"labels\.map is 'x'; it must be a map such as \{0: benign, 1: malignant\}"):
+        parse_arguments("prepare", ["s", "--out=o", "--labels.map=x"])

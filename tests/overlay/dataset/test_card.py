@@ -106,7 +106,7 @@ def test_a_card_of_somebody_else(tmp_path: Path, text: str) -> None:
         ),
         (
             DatasetRequest(["/data/busi"], OverlayStyle(), Split(), 1000, 256, "ab" * 32, tables="ef" * 32),
-            "the table of split.group_by or split.column says something else now",
+            "the table of labels.column, split.group_by or split.column says something else now",
         ),
     ],
 )

@@ -155,14 +155,16 @@ def test_groups_of_falls_back_to_the_id() -> None:
     paths = ["p1/a.png", "p1/b.png", "other.png"]
     rule = GroupRule(r"p\d")
     assert [rule.group(id, path) for id, path in zip(ids, paths, strict=True)] == ["p1", "p1", None]
-    assert user_groups(ids, r"p\d") == ["p1", "p1", "s/other.png"]
+    assert user_groups(ids, Split(group_by=r"p\d", ungrouped="single")) == ["p1", "p1", "s/other.png"]
+    with pytest.raises(RequestError, match=r"1 of 3 images have no group by split.group_by p\\d, such as s/other.png"):
+        user_groups(ids, Split(group_by=r"p\d"))
 
 
 def test_patterns_that_are_none() -> None:
     with pytest.raises(RequestError, match=r"split.group_by '\(' is no regular expression"):
-        user_groups(["a"], "(")
+        user_groups(["a"], Split(group_by="("))
     with pytest.raises(RequestError, match=r"split.group_by 'x\+' matches no path; a path looks like 'a/1.png'"):
-        user_groups(["a/1.png"], "x+")
+        user_groups(["a/1.png"], Split(group_by="x+"))
 
 
 @given(sizes=st.lists(st.integers(5, 100), min_size=2, max_size=4), folds=st.integers(3, 5), seed=st.integers(0, 9))
@@ -260,8 +262,13 @@ def test_deviation_by_hand() -> None:
 
 def test_groups_from_a_table(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("path,patient\nb/x,7\nb/y,7\nb/z,\n")
-    rule = GroupRule(f"{tmp_path}/t.csv:patient")
-    assert [rule.group(f"a/{path}", path) for path in ("b/x", "b/y", "b/z", "b/w")] == ["7", "7", None, None]
+    rule = GroupRule(f"{tmp_path}/t.csv:patient", "single")
+    assert rule.column
+    paths = ("b/x", "b/y", "b/z", "b/w")
+    for path in paths:
+        rule.column.observe(f"a/{path}", path)
+    rule.column.settle()
+    assert [rule.group(f"a/{path}", path) for path in paths] == ["7", "7", None, None]
     rule.check_found()
 
 
@@ -279,6 +286,7 @@ def test_a_split_of_the_users_own(tmp_path: Path, sides: str, message: str | Non
     (tmp_path / "t.csv").write_text("id,side\n" + rows)
     column = f"{tmp_path}/t.csv:side"
     rule = SplitRule(column)
+    rule.column.lookup(["2", "0", "1"])
     found = [rule.split(id, "") for id in ("2", "0", "1")]
     if message is None:
         rule.check_found()
