@@ -11,7 +11,7 @@ written atomically and `dataset.json` comes last, so that a killed run is resume
 
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from overlay.errors import RequestError, WorkError, faults_end_the_work
 from overlay.preparation.contact_sheets import draw_classes, draw_duplicates
 from overlay.preparation.division import split_dataset
 from overlay.preparation.listing import ListedSources, create_request, list_sources
+from overlay.preparation.mask_checks import count_masks
 from overlay.preparation.output_folder import WORK, already_prepared, begin_dataset, forget_request, write_rejected
 from overlay.preparation.staging import (
     assemble_shard,
@@ -162,6 +163,7 @@ def _assemble(job: _Job, split: _Split) -> PreparedDataset:
         counts={label: {side: number.get((label, side), 0) for side in SPLITS} for label in job.listed.classes.classes},
         rejected=split.rejected.num_rows,
         parts=shards,
+        masks={label: asdict(counts) for label, counts in count_masks(job.staged, job.manifest.groups).items()},
     )
     write_card(job.out, DatasetCard.create(job.request, contents, split.summary, split.duplicates))
     (job.out / WORK).remove()

@@ -50,7 +50,7 @@ class OverlayStyle:
     alpha: float = 0.35
     """opacity of a fill, above 0 and at most 1"""
     width: int = 3
-    """line width of a contour in pixels of the original image"""
+    """line width of a contour in pixels of an image whose longer side has 224, scaled to each image, at least 1"""
 
     def __post_init__(self) -> None:
         hexadecimal = (

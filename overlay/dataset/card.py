@@ -18,7 +18,7 @@ from overlay.storage.atomic import write_atomically
 from overlay.storage.path import StoragePath
 from overlay.version import code_fingerprint
 
-DATASET_FORMAT = 2
+DATASET_FORMAT = 3
 """version of the dataset format that this code writes, and the newest that it reads"""
 CARD_FILE = "dataset.json"
 _BATCH = 10_000
@@ -69,6 +69,8 @@ class DatasetContents:
     """number of rows of ``rejected.parquet``"""
     parts: int
     """Parquet files of ``data/``"""
+    masks: dict[str, dict[str, int]] = field(default_factory=dict)
+    """class -> the fields of `overlay.preparation.mask_checks.MaskCounts`"""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,8 @@ class DatasetCard:
     request: DatasetRequest
     versions: dict[str, str]
     """see `package_versions`"""
+    masks: dict[str, dict[str, int]] = field(default_factory=dict)
+    """class -> number of masks, and of those that are empty, look inverted or cover more than 90 % of the image"""
 
     @classmethod
     def create(
@@ -160,6 +164,7 @@ class DatasetCard:
             parts=contents.parts,
             request=request,
             versions=package_versions(),
+            masks=contents.masks,
         )
 
 
@@ -180,10 +185,8 @@ def read_card(path: str | Path | StoragePath) -> DatasetCard:
         newer = values["format"] > DATASET_FORMAT
         written_by = values["overlay_version"]
         if not newer:
-            request = parse_request(values["request"])
-            return DatasetCard(
-                **{field.name: values[field.name] for field in fields(DatasetCard)} | {"request": request}
-            )
+            values = {"masks": {}} | values | {"request": parse_request(values["request"])}
+            return DatasetCard(**{field.name: values[field.name] for field in fields(DatasetCard)})
     except (ValueError, KeyError, TypeError) as error:
         raise RequestError(f"{file} is damaged, or no card of a dataset of ours; name another folder") from error
     raise RequestError(

@@ -17,6 +17,7 @@ from overlay.dataset.schema import DATASET_SCHEMA
 from overlay.errors import RequestError
 from overlay.storage.path import StoragePath
 
+_SCALED_CONTOURS = 3  # first format whose contours are as wide at each image size
 _Folder = TypeVar("_Folder", Path, StoragePath)
 
 
@@ -74,10 +75,16 @@ def open_dataset(path: str | Path | StoragePath) -> PreparedDataset:
     """Open a prepared dataset; reads the card, and checks that every file of images exists.
 
     Raises:
-        RequestError: there is no dataset, its card is damaged, a file is missing, or a newer version wrote it.
+        RequestError: there is no dataset, its card is damaged, a file is missing, a newer version wrote it, or it has
+            contours of a width in source pixels.
         OSError: the card can't be read.
     """
     dataset = PreparedDataset(str(path), read_card(path))
+    if dataset.card.format < _SCALED_CONTOURS and dataset.card.request.overlay.style == "contour":
+        raise RequestError(
+            f"dataset {path} has contours of one width in source pixels, whatever the size of the image; prepare it "
+            "anew with --overwrite"
+        )
     there = set((dataset.place / "data").children())
     for part in range(dataset.card.parts):
         if (file := part_path(dataset.place, part)).name not in there:

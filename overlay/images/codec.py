@@ -48,6 +48,21 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, target: int | Non
             ``max_pixels`` pixels, which is checked before decoding. (Pillow's own limit of 178,956,970 pixels applies
             beyond that.)
     """
+    image = open_image(data, max_pixels=max_pixels, target=target)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return image_to_array(image)
+        except Exception as error:  # as in open_image
+            raise ImageError(_reason(f"damaged {image.format}", error)) from error
+
+
+def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, target: int | None = None) -> Image.Image:
+    """Return an image file as a decoded Pillow image in its own mode, by the limits of `decode_image`.
+
+    Raises:
+        ImageError: as `decode_image`.
+    """
     if not data:
         raise ImageError("empty file")
     with warnings.catch_warnings():
@@ -64,9 +79,9 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, target: int | Non
             if target is not None:
                 image.draft(None, (target, target))
             image.load()
-            return image_to_array(image)
         except Exception as error:
             raise ImageError(_reason(f"damaged {image.format}", error)) from error
+        return image
 
 
 class StoredImage(TypedDict):
@@ -91,11 +106,20 @@ def image_format(data: bytes) -> str:
 
 def image_to_array(image: Image.Image) -> NDArray[np.uint8]:
     """Return the pixels of a Pillow image, uint8 (height, width, 3), by the rules of `decode_image`."""
+    # np.array, since np.asarray of a Pillow image is read-only, of which torch warns.
+    return np.array(turn_upright(_to_rgb(image), image))
+
+
+def turn_upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
+    """Return the pixels of an image, perhaps in another mode, upright by the EXIF orientation of ``image``."""
     # Not ImageOps.exif_transpose: it also rewrites the EXIF block, and fails where another tag is invalid.
     turn = _TO_UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    rgb = _to_rgb(image)
-    # np.array, since np.asarray of a Pillow image is read-only, of which torch warns.
-    return np.array(rgb if turn is None else rgb.transpose(turn))
+    return pixels if turn is None else pixels.transpose(turn)
+
+
+def is_white_zero(image: Image.Image) -> bool:
+    """Whether a TIFF says that its zero is white, which Pillow inverts for up to 8 bits only."""
+    return bool(getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO)
 
 
 def to_8_bit(values: NDArray[Any]) -> NDArray[np.uint8]:
@@ -149,8 +173,7 @@ def encode_png(image: NDArray[np.uint8] | NDArray[np.bool_]) -> bytes:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):
         grey = to_8_bit(np.asarray(image))
-        # Pillow inverts a WhiteIsZero TIFF of up to 8 bits only.
-        inverted = image.mode != "F" and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+        inverted = image.mode != "F" and is_white_zero(image)
         return Image.fromarray(255 - grey if inverted else grey).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")

@@ -6,13 +6,21 @@ predicts the class is the baseline of what a model reaches.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from overlay.config import MAX_PIXELS, OverlayStyle
 from overlay.errors import ImageError
 from overlay.images import codec
+
+_FEW_VALUES = 16
+"""most values of a mask of labels; an antialiased edge has more"""
+_PICTURE_SHARE = 0.5
+CONTOUR_SIDE = 224
+"""pixels of the longer side of an image to which the width of a contour refers"""
 
 
 @dataclass(frozen=True)
@@ -34,17 +42,58 @@ class MaskNumbers:
 def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.bool_]:
     """Return a mask file as a boolean array, (height, width), true at lesion pixels; black is background.
 
-    The brightest channel of each pixel is compared with a threshold. If the maximum of the mask is above 127 (0/255,
-    colours, antialiased edges), lesion pixels are those above 127; in a darker mask (0/1, or lesions numbered 1, 2, 3)
-    they are those above 0. The threshold of a JPEG is always 127, since lossy compression makes its zeros inexact.
+    In a lossless mask of few values (0/1, 0/127/255, lesions or classes numbered 1 to n in 8 or 16 bits, palettes,
+    colours), everything but the background is lesion. In one of many values (antialiased edges, probabilities), and in
+    a lossy one, whose zeros are inexact, lesion pixels are those above half of the range. The value of a pixel is that
+    of its brightest channel, or of the alpha channel where that alone holds the mask.
 
     Raises:
-        ImageError: as `overlay.images.codec.decode_image`.
+        ImageError: as `overlay.images.codec.decode_image`; or the mask is a picture: most of its pixels that are not
+            black are neither dark nor bright.
     """
-    rgb = codec.decode_image(data, max_pixels=max_pixels)
-    brightest = np.maximum(np.maximum(rgb[..., 0], rgb[..., 1]), rgb[..., 2])
-    lossy = data.startswith(b"\xff\xd8")
-    return brightest > (127 if lossy or brightest.max() > 127 else 0)
+    image = codec.open_image(data, max_pixels=max_pixels)
+    values, top = _mask_values(image)
+    if not _is_lossy(image, data) and _is_labelled(values, top):
+        return values > 0
+    outside = values[values > top // 8]
+    if np.count_nonzero(outside < top - top // 4) > _PICTURE_SHARE * outside.size:
+        raise ImageError("a picture, not a mask: most of its pixels are neither black nor near the brightest value")
+    return values > top // 2
+
+
+def _mask_values(image: Image.Image) -> tuple[NDArray[Any], int]:
+    """Return the value of each pixel of a mask, (height, width), and the largest value of their range."""
+    if image.mode.startswith("I") and not codec.is_white_zero(image):
+        numbers = np.asarray(codec.turn_upright(image, image))
+        if numbers.min() >= 0:
+            return numbers, max(65535, int(numbers.max()))
+    if image.mode in ("1", "L") and not image.has_transparency_data:
+        return np.asarray(codec.turn_upright(image.convert("L"), image)), 255
+    brightest = codec.image_to_array(image).max(axis=2)  # composited on black
+    if image.has_transparency_data:
+        rgba = np.asarray(codec.turn_upright(image.convert("RGBA"), image))
+        alpha = rgba[..., 3]
+        if alpha.min() == alpha.max():  # it tells nothing, not even where it is 0 everywhere
+            return rgba[..., :3].max(axis=2), 255
+        if not brightest.any() or not _is_labelled(brightest, 255):
+            return alpha, 255
+    return brightest, 255
+
+
+def _is_labelled(values: NDArray[Any], top: int) -> bool:
+    """Whether the values of a lossless mask are labels: few, or all in the lower half of the range, or 0 to n."""
+    most = int(values.max())
+    if most <= top // 2:
+        return True
+    kinds = np.count_nonzero(np.bincount(values.ravel())) if most <= 65535 else len(np.unique(values))
+    return bool(kinds <= _FEW_VALUES or (kinds == most + 1 and most < top))
+
+
+def _is_lossy(image: Image.Image, data: bytes) -> bool:
+    """Whether a mask's compression changes values, so that few of the background's pixels are 0."""
+    if image.format == "WEBP":
+        return b"VP8L" not in data
+    return image.format in ("JPEG", "MPO", "JPEG2000", "AVIF") or image.info.get("compression") == "jpeg"
 
 
 def unite_masks(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
@@ -64,8 +113,9 @@ def unite_masks(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
 def draw_mask(image: NDArray[np.uint8], mask: NDArray[np.bool_], style: OverlayStyle) -> NDArray[np.uint8]:
     """Return a copy of an image, uint8 (height, width, 3), with its mask, (height, width), drawn on it.
 
-    A fill blends the lesion with the colour. A contour is opaque and covers the outermost ``style.width`` pixels of the
-    lesion, so that no pixel outside the lesion changes; it follows the image's border where the lesion is cropped.
+    A fill blends the lesion with the colour. A contour is opaque and covers the outermost pixels of the lesion, so that
+    no pixel outside the lesion changes; it follows the image's border where the lesion is cropped. Its width is that of
+    `contour_width`.
 
     Raises:
         ImageError: image and mask differ in size.
@@ -84,8 +134,17 @@ def draw_mask(image: NDArray[np.uint8], mask: NDArray[np.bool_], style: OverlayS
         box = _box(mask)
         # Padding with background closes the contour at the image's border.
         depth = ndimage.distance_transform_edt(np.pad(mask[box], 1))[1:-1, 1:-1]
-        drawn[box][mask[box] & (depth <= style.width)] = colour
+        drawn[box][mask[box] & (depth <= contour_width(style, mask.shape))] = colour
     return drawn
+
+
+def contour_width(style: OverlayStyle, shape: tuple[int, ...]) -> int:
+    """Return the width of a contour in pixels of an image of ``shape``, (height, width, ...), at least 1.
+
+    ``style.width`` is that in an image whose longer side has 224 pixels. A width in source pixels would be another one
+    at the model's input for each resolution, which would make the resolution a feature.
+    """
+    return max(1, round(style.width * max(shape[:2]) / CONTOUR_SIDE))
 
 
 def measure_mask(mask: NDArray[np.bool_]) -> MaskNumbers | None:

@@ -25,8 +25,9 @@ from overlay.storage.atomic import write_atomically
 
 MODEL_FILE = "Resnet_fineTuning.pth"
 """the file's name in the folder of a run"""
-MODEL_FORMAT = 3
+MODEL_FORMAT = 4
 """format that this version writes, and the newest that it reads"""
+_SCALED_CONTOURS = 4  # first format whose contours are as wide at each image size
 
 
 @dataclass(frozen=True)
@@ -211,3 +212,8 @@ def _check_card(state: StateDict, where: str) -> None:
         raise RequestError(f"{where} has model format {card['format']}, newer than {MODEL_FORMAT}; update overlay")
     if card["sha256"] != checksum(state, {name: value for name, value in card.items() if name != "sha256"}):
         raise RequestError(f"{where} is damaged: its content doesn't match its checksum; copy it again")
+    if card["format"] < _SCALED_CONTOURS and card["overlay"] is not None and card["overlay"]["style"] == "contour":
+        raise RequestError(
+            f"{where} was trained on contours of one width in source pixels, which are not drawn any more; prepare its "
+            "dataset and train it anew"
+        )

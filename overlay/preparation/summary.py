@@ -12,6 +12,7 @@ from overlay.config import SPLITS
 from overlay.dataset.card import DatasetCard
 from overlay.dataset.prepared import PreparedDataset
 from overlay.duplicates.near_duplicates import NearDuplicates
+from overlay.preparation.mask_checks import describe_masks
 from overlay.sources.labelled import LabelledListing
 
 
@@ -73,6 +74,7 @@ def _findings(card: DatasetCard, duplicates: NearDuplicates) -> list[str]:
         lines += [
             f"  {duplicates.describe(int(pair))}" for pair in duplicates.order_by_conflict()[: min(5, card.conflicts)]
         ]
+    lines += describe_masks(card.masks)
     if any(leaks.values()):
         lines.append(
             f"LEAKS: split.column puts {leaks['pairs']} pairs of near-duplicates ({leaks['identical']} identical) and "

@@ -1,5 +1,6 @@
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ CARD = DatasetCard(
     parts=1,
     request=REQUEST,
     versions={"pillow": "13.0.0"},
+    masks={"benign": {"masks": 5, "empty": 1, "inverted": 0, "over_90_percent": 0}},
 )
 
 
@@ -44,6 +46,13 @@ def changed(folder: Path, **changes: object) -> Path:
 def test_a_card_is_read_as_it_was_written(tmp_path: Path) -> None:
     write_card(tmp_path, CARD)
     assert read_card(tmp_path) == CARD
+
+
+def test_a_card_without_counts_of_masks_is_read(tmp_path: Path) -> None:
+    card = json.loads((changed(tmp_path) / "dataset.json").read_text())
+    del card["masks"]
+    (tmp_path / "dataset.json").write_text(json.dumps(card))
+    assert read_card(tmp_path) == replace(CARD, masks={})
 
 
 def rows(*values: tuple[str, str, str, str, bytes]) -> pa.Table:

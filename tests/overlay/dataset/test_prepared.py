@@ -1,8 +1,10 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from overlay.config import OverlayStyle
 from overlay.dataset.card import write_card
 from overlay.dataset.prepared import is_dataset, open_dataset, part_path
 from overlay.dataset.schema import DATASET_SCHEMA
@@ -71,3 +73,12 @@ def test_a_missing_part(tmp_path: Path) -> None:
     part_path(dataset(tmp_path), 0).unlink()
     with pytest.raises(RequestError, match=r"part-00000\.parquet is missing"):
         open_dataset(tmp_path)
+
+
+def test_contours_of_one_width_in_source_pixels_are_refused(tmp_path: Path) -> None:
+    contours = replace(CARD.request, overlay=OverlayStyle("contour"))
+    write_card(tmp_path, replace(CARD, format=2, request=contours, parts=0))
+    with pytest.raises(RequestError, match="has contours of one width in source pixels"):
+        open_dataset(tmp_path)
+    write_card(tmp_path, replace(CARD, request=contours, parts=0))
+    assert open_dataset(tmp_path).card.request == contours

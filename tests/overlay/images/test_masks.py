@@ -69,8 +69,89 @@ def test_a_palette_counts_by_its_colours_not_its_indices() -> None:
 
 
 def test_antialiased_edges_are_cut_at_half() -> None:
-    edge = np.array([[0, 127, 128, 255]], np.uint8)
-    np.testing.assert_array_equal(masks.decode_mask(save(edge)), [[False, False, True, True]])
+    edge = np.zeros((40, 60), np.uint8)
+    edge[:, 20:30] = np.linspace(0, 255, 400).reshape(10, 40).T  # a ramp of many values
+    edge[:, 30:] = 255
+    np.testing.assert_array_equal(masks.decode_mask(save(edge)), edge > 127)
+
+
+def test_few_values_are_all_lesion_but_the_background() -> None:
+    two = np.zeros((90, 110), np.uint8)
+    two[10:30, 10:30], two[50:80, 60:100] = 127, 255
+    np.testing.assert_array_equal(masks.decode_mask(save(two)), two > 0)
+
+
+@pytest.mark.parametrize("count", [3, 40, 300])
+def test_lesions_numbered_in_16_bits(count: int) -> None:
+    numbered = np.repeat(np.arange(count + 1, dtype=np.uint16), 5).reshape(-1, 5)
+    np.testing.assert_array_equal(masks.decode_mask(save(numbered)), numbered > 0)
+    np.testing.assert_array_equal(masks.decode_mask(save(numbered, "TIFF")), numbered > 0)
+
+
+def test_lesions_numbered_to_200_in_8_bits() -> None:
+    numbered = np.arange(201, dtype=np.uint8)[None]
+    np.testing.assert_array_equal(masks.decode_mask(save(numbered)), numbered > 0)
+
+
+def test_a_palette_of_pascal_voc_counts_whole() -> None:
+    classes = np.array([[0, 1, 8, 16, 20, 255]], np.uint8)
+    picture = Image.fromarray(classes).convert("P")
+    colours = np.zeros((256, 3), np.uint8)  # PASCAL VOC's development kit, VOClabelcolormap: bits of the index
+    for bit in range(8):
+        for channel in range(3):
+            colours[:, channel] |= ((np.arange(256) >> (3 * bit + channel) & 1) << (7 - bit)).astype(np.uint8)
+    picture.putpalette(colours.ravel().tolist())
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    np.testing.assert_array_equal(masks.decode_mask(stream.getvalue()), classes > 0)
+
+
+@pytest.mark.parametrize("colour", [0, 255, 90])
+def test_a_mask_in_the_alpha_channel(colour: int) -> None:
+    alpha = np.full((40, 50, 4), colour, np.uint8)
+    alpha[..., 3] = rectangle().astype(np.uint8) * 255
+    np.testing.assert_array_equal(masks.decode_mask(save(alpha)), rectangle())
+    np.testing.assert_array_equal(masks.decode_mask(save(alpha[..., 2:])), rectangle())
+
+
+def test_a_picture_cut_out_by_its_alpha_channel() -> None:
+    cut = np.random.default_rng(0).integers(0, 256, (40, 50, 4), np.uint8)
+    cut[..., 3] = rectangle().astype(np.uint8) * 255
+    np.testing.assert_array_equal(masks.decode_mask(save(cut)), rectangle())
+
+
+@pytest.mark.parametrize("alpha", [0, 128, 255])
+def test_an_alpha_channel_that_is_the_same_everywhere_tells_nothing(alpha: int) -> None:
+    pixels = np.zeros((40, 50, 4), np.uint8)
+    pixels[..., :3][rectangle()] = 255
+    pixels[..., 3] = alpha
+    np.testing.assert_array_equal(masks.decode_mask(save(pixels)), rectangle())
+
+
+def test_a_mask_of_16_bits_whose_zero_is_white() -> None:
+    stream = io.BytesIO()
+    inverse = np.where(rectangle(), 0, 65535).astype(np.uint16)
+    Image.fromarray(inverse).save(stream, "TIFF", tiffinfo={262: 0})
+    np.testing.assert_array_equal(masks.decode_mask(stream.getvalue()), rectangle())
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_picture_is_no_mask(kind: str) -> None:
+    picture = np.random.default_rng(0).integers(20, 160, (40, 50), np.uint8)
+    with pytest.raises(ImageError, match=r"^a picture, not a mask: "):
+        masks.decode_mask(save(picture, kind))
+
+
+def test_a_lossy_webp_loses_its_noise_and_a_lossless_one_keeps_its_labels() -> None:
+    labels = np.zeros((64, 64), np.uint8)
+    labels[8:24, 8:24], labels[40:56, 40:56] = 100, 255
+    rgb = np.repeat(labels[..., None], 3, axis=2)
+    stream = io.BytesIO()
+    Image.fromarray(rgb).save(stream, "WEBP", lossless=True)
+    np.testing.assert_array_equal(masks.decode_mask(stream.getvalue()), labels > 0)
+    stream = io.BytesIO()
+    Image.fromarray(rgb).save(stream, "WEBP", quality=60)
+    np.testing.assert_array_equal(masks.decode_mask(stream.getvalue()), labels > 127)
 
 
 def test_jpeg_masks_lose_their_noise() -> None:
@@ -118,7 +199,7 @@ def test_fill_blends_inside_and_leaves_the_rest() -> None:
 
 def test_contour_is_the_lesions_outermost_pixels() -> None:
     image = np.zeros((40, 50, 3), np.uint8)
-    drawn = masks.draw_mask(image, rectangle(), OverlayStyle(style="contour", color="#0a141e", width=3))
+    drawn = masks.draw_mask(image, rectangle(), OverlayStyle(style="contour", color="#0a141e", width=13))
     expected = rectangle()
     expected[13:17, 8:22] = False
     np.testing.assert_array_equal((drawn == (10, 20, 30)).all(axis=2), expected)
@@ -133,6 +214,21 @@ def test_contour_closes_at_the_images_border_and_goes_round_holes() -> None:
     expected[[0, -1]] = expected[:, [0, -1]] = True
     expected[[3, 5, 4, 4], [4, 4, 3, 5]] = True
     np.testing.assert_array_equal(drawn.any(axis=2), expected)
+
+
+@pytest.mark.parametrize(("side", "width", "pixels"), [(224, 3, 3), (448, 3, 6), (564, 3, 8), (112, 3, 2), (20, 1, 1)])
+def test_the_width_of_a_contour_is_that_at_224_pixels(side: int, width: int, pixels: int) -> None:
+    style = OverlayStyle(style="contour", width=width)
+    assert masks.contour_width(style, (side // 2, side)) == masks.contour_width(style, (side, side // 2, 3)) == pixels
+
+
+def test_a_contour_is_as_wide_at_the_models_input_at_each_resolution() -> None:
+    shares = []
+    for side in (224, 448, 896):
+        mask = rectangle((side, side), side // 4, side // 4, side // 2, side // 2)
+        drawn = masks.draw_mask(np.zeros((side, side, 3), np.uint8), mask, OverlayStyle(style="contour"))
+        shares.append(drawn.any(axis=2).mean())
+    np.testing.assert_allclose(shares, shares[0], rtol=0.01)
 
 
 def test_none_and_an_empty_mask_leave_a_copy() -> None:

@@ -140,12 +140,26 @@ def test_a_flipped_byte_is_noticed(written: Path, tmp_path: Path) -> None:
 
 
 def test_a_newer_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_file, "MODEL_FORMAT", 4)
+    monkeypatch.setattr(model_file, "MODEL_FORMAT", 5)
     model_file.save_model_file(tmp_path / "m.pth", OrderedDict(state_of()), CARD)
     monkeypatch.undo()
-    message = f"{tmp_path}/m.pth has model format 4, newer than 3; update overlay"
+    message = f"{tmp_path}/m.pth has model format 5, newer than 4; update overlay"
     assert refusal(model_file.load_model_file, tmp_path / "m.pth") == message
     assert refusal(load_pretrained, "resnet18", str(tmp_path / "m.pth")) == message
+
+
+def test_a_model_of_contours_of_one_width_in_source_pixels_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_file, "MODEL_FORMAT", 3)
+    model_file.save_model_file(tmp_path / "m.pth", OrderedDict(state_of()), CARD)
+    fill = replace(CARD, overlay=OverlayStyle())
+    model_file.save_model_file(tmp_path / "fill.pth", OrderedDict(state_of()), fill)
+    monkeypatch.undo()
+    assert refusal(model_file.load_model_file, tmp_path / "m.pth").startswith(
+        f"{tmp_path}/m.pth was trained on contours of one width in source pixels"
+    )
+    assert model_file.load_model_file(tmp_path / "fill.pth").card == fill
 
 
 def test_weights_without_a_card_are_no_model(resnet18: dict[str, Tensor], tmp_path: Path) -> None:
