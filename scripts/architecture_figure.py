@@ -29,6 +29,7 @@ ROOM_PURPOSES = {
     "overlay.sources": ("what a user names, to images,", "masks, labels: the manifest"),
     "overlay.models": ("networks, model files,", "pretrained weights"),
     "overlay.engines": ("running a model: torch,", "torch.compile, OpenVINO"),
+    "overlay.comparison": ("candidates, differences,", "tests, page"),
     "overlay.evaluation": ("metrics, intervals, tests,", "figures, report"),
     "overlay.training": ("one worker's mathematics,", "checkpoints, run folder"),
     "overlay.preparation": ("splits, staging,", "contact sheets"),
@@ -38,13 +39,13 @@ ROOM_PURPOSES = {
     "pipelines.runtime": ("tasks, placement and", "progress of all jobs"),
     "pipelines.inference": ("backends of a prediction,", "pool of model actors"),
     "pipelines.training": ("Ray Train's workers and", "their stream of batches"),
-    "pipelines": ("one job a file: prepare, train,", "evaluate, predict, export"),
+    "pipelines": ("one job a file: prepare, train,", "evaluate, compare, predict"),
     "overlay.cli": ("parser and entry point;", "imports a job by its name"),
     "scripts": ("benchmarks, fault injection,", "figures of the documents"),
 }
 """room, by the names of tests/test_architecture.py -> its purpose, in two lines"""
 
-_WIDTH, _MARGIN = 1100, 14
+_WIDTH, _MARGIN = 1240, 14
 _BOX_WIDTH, _BOX_HEIGHT, _FLOOR_HEIGHT = 208, 58, 112
 _GAP, _BEND_WIDTH = 26, 20
 _SWEEPS = 24

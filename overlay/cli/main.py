@@ -8,12 +8,11 @@ error messages are printed at once. Exit status: 0 done, 2 the request was wrong
 import importlib
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 
 from overlay import __version__
 from overlay.cli.verbs import USAGE, VERBS, Config
-from overlay.config import Prepare, Submit, Train, table_column
-from overlay.config.options import nearest
+from overlay.config import Prepare, Submit
+from overlay.config.options import named_places, nearest
 from overlay.errors import RequestError, WorkError
 
 _EXAMPLES = """\
@@ -22,6 +21,7 @@ examples:
   overlay prepare images/ --out dataset
   overlay train dataset --out run --train.epochs 10
   overlay evaluate run dataset --out evaluation
+  overlay compare dataset run other-run --out comparison
   overlay predict run/Resnet_fineTuning.pth more-images/ --out predictions
   overlay export run --format onnx
   overlay submit --address http://head:8265 -- train /shared/dataset --out /shared/run
@@ -82,35 +82,13 @@ def _job(words: Sequence[str]) -> list[str]:
     if verb not in VERBS or verb == "submit":
         raise RequestError(f"{verb!r} is no verb that can be a job{nearest(verb, VERBS)}")
     config = parse_arguments(verb, words[1:])
-    for name, path in _paths(config):
+    for name, path in named_places(config):
         if "://" not in path and not PurePosixPath(path).is_absolute():
             raise RequestError(
                 f"{name} is {path!r}, a relative path, but the job runs in another folder, on the cluster; give an "
                 "absolute path that the cluster's nodes share"
             )
     return to_words(config)
-
-
-def _paths(config: Config) -> list[tuple[str, str]]:
-    """Return the options of a verb that are paths, with their values."""
-    found = []
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if field.name in ("sources", "inputs", "dataset", "model", "out", "check"):
-            found += [(field.name, each) for each in (value if isinstance(value, list) else [value]) if each]
-    if isinstance(config, Prepare):
-        columns = {
-            "labels.column": config.labels.column,
-            "split.group_by": config.split.group_by,
-            "split.column": config.split.column,
-        }
-        tables = {name: table_column(column or "") for name, column in columns.items()}
-        found += [(name, table[0]) for name, table in tables.items() if table]
-    if isinstance(config, Train):
-        found = [(name, path) for name, path in found if name != "model"]
-        if config.model.weights not in ("imagenet", "none"):
-            found.append(("model.weights", config.model.weights))
-    return found
 
 
 def _explain(verb: str, error: Exception) -> int:

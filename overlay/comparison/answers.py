@@ -47,7 +47,8 @@ class Answers:
     @property
     def predicted(self) -> NDArray[np.int64]:
         """(n,) indices of the predicted classes."""
-        return self.probabilities.argmax(axis=1)
+        predicted: NDArray[np.int64] = self.probabilities.argmax(axis=1)
+        return predicted
 
 
 def metric_influence(

@@ -2,10 +2,16 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from overlay.errors import RequestError
 
+Place = Annotated[str, "path"]
+"""a file, folder or address; `overlay submit` refuses a relative one"""
+TableColumn = Annotated[str, "file:column"]
+"""a column of a table, FILE:column, or another text where the option takes one"""
+WeightsSource = Annotated[str, "weights"]
+"""a name of weights, or a `Place`"""
 ResizeRule = Literal["squash", "pad", "crop"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "bf16", "fp16", "fp32", "int8"]

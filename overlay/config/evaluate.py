@@ -3,18 +3,18 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from overlay.config.common import Device, EngineKind, Legacy, Precision, check, check_engine
+from overlay.config.common import Device, EngineKind, Legacy, Place, Precision, check, check_engine
 
 
 @dataclass(frozen=True)
 class Evaluate:
     """Evaluate a model on one split of a prepared dataset: metrics, figures, report."""
 
-    model: str
+    model: Place
     """folder of a run, or a model file"""
-    dataset: str
+    dataset: Place
     """a prepared dataset"""
-    out: str
+    out: Place
     """folder of the evaluation"""
     legacy: Legacy = field(default_factory=Legacy)
     split: Literal["train", "val", "test"] = "test"

@@ -1,9 +1,11 @@
 """Names and types of options, and the wording of errors in them, for the command line and files of options."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from overlay.config.common import table_column
 
 
 def option_types(config: type, prefix: str = "") -> dict[str, Any]:
@@ -15,6 +17,26 @@ def option_types(config: type, prefix: str = "") -> dict[str, Any]:
         else:
             kinds[prefix + name] = kind
     return kinds
+
+
+def named_places(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:  # noqa: ANN401 - a section of any class
+    """Yield the options of a configuration that name a file, folder or address, with that of each value."""
+    for name, kind in get_type_hints(type(config), include_extras=True).items():
+        value = getattr(config, name)
+        if is_dataclass(value):
+            yield from named_places(value, f"{prefix}{name}.")
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, str) and each and (place := _place_in(each, str(kind))):
+                yield prefix + name, place
+
+
+def _place_in(value: str, kind: str) -> str | None:
+    """Return the place in the value of an option, by the marker in its type; None where there is none."""
+    if "'file:column'" in kind:
+        table = table_column(value)
+        return table and table[0]
+    is_place = "'path'" in kind or ("'weights'" in kind and value not in ("imagenet", "none"))
+    return value if is_place else None
 
 
 def explain_parse_error(error: Exception, kinds: Mapping[str, Any]) -> str:

@@ -2,19 +2,19 @@
 
 from dataclasses import dataclass, field
 
-from overlay.config.common import Device, EngineKind, Legacy, Limits, Precision, Tracking, check, check_engine
+from overlay.config.common import Device, EngineKind, Legacy, Limits, Place, Precision, Tracking, check, check_engine
 
 
 @dataclass(frozen=True)
 class Predict:
     """Batch inference: one row of Parquet for each input image, with its prediction or its error."""
 
-    model: str
+    model: Place
     """a model file, or the folder of a run"""
-    inputs: list[str]
+    inputs: list[Place]
     """image files, folders with all their subfolders, archives, Parquet tables, prepared datasets, patterns such as
     'scans/**/*.png', on a disk or in a bucket (s3://, gs://); - reads a list from standard input, one path a line"""
-    out: str
+    out: Place
     """folder of the predictions, on a disk or in a bucket; the same command resumes predictions that were stopped"""
     legacy: Legacy = field(default_factory=Legacy)
     limits: Limits = field(default_factory=Limits)

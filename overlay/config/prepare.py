@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from overlay.config.common import MAX_PIXELS, SPLITS, Limits, OverlayStyle, check, table_column
+from overlay.config.common import MAX_PIXELS, SPLITS, Limits, OverlayStyle, Place, TableColumn, check, table_column
 
 TABLE_COLUMN = "FILE.csv:column (or .tsv, .txt, .parquet, .xlsx)"
 """how an option names a column of a table"""
@@ -21,7 +21,7 @@ class Split:
     """share of the images for the final test"""
     seed: int = 0
     """random seed of the split"""
-    group_by: str | None = None
+    group_by: TableColumn | None = None
     """group split, such as by patient: images of one group stay in one split. A regular expression on the path, whose
     first group (or whole match) is the group's name; or FILE:column, a table (CSV, TSV, Parquet, XLSX) that also names
     the images by id, path, file name or stem"""
@@ -29,7 +29,7 @@ class Split:
     """images for which group_by has no group: refuse them, or make each a group of its own"""
     folds: int | None = None
     """cross-validation folds of equal size instead of shares: fold 0 is test, fold 1 is val, and the rest is train"""
-    column: str | None = None
+    column: TableColumn | None = None
     """predefined split, with the values train, val and test: FILE:column, a table as for group_by"""
 
     def __post_init__(self) -> None:
@@ -57,7 +57,7 @@ class Split:
 class Labels:
     """Labels from a table instead of folders, and names for labels."""
 
-    column: str | None = None
+    column: TableColumn | None = None
     """label of each image: FILE:column, a table (CSV, TSV, Parquet, XLSX) that also names the images by id, path, file
     name or stem; folders are no labels then"""
     map: dict[str, str] = field(default_factory=dict)
@@ -89,9 +89,9 @@ class Duplicates:
 class Prepare:
     """Convert images, with or without masks, to a prepared dataset: overlays, splits, Parquet shards."""
 
-    sources: list[str] = field(default_factory=list)
+    sources: list[Place] = field(default_factory=list)
     """folders or archives with one subfolder a class, on a disk or in a bucket (s3://, gs://)"""
-    out: str = ""
+    out: Place = ""
     """folder of the prepared dataset, on a disk or in a bucket"""
     overlay: OverlayStyle = field(default_factory=OverlayStyle)
     labels: Labels = field(default_factory=Labels)
@@ -104,7 +104,7 @@ class Prepare:
     """images in one Parquet shard"""
     overwrite: bool = False
     """replace the dataset in --out"""
-    check: str | None = None
+    check: Place | None = None
     """prepare nothing, but check this dataset for leakage: a prepared one, or any Parquet with the columns image,
     label, split"""
 

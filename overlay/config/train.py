@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from overlay.config.common import Device, ResizeRule, Tracking, check
+from overlay.config.common import Device, Place, ResizeRule, Tracking, WeightsSource, check
 from overlay.config.optimization import EarlyStopping, Loss, Optimizer
 
 TrainingPrecision = Literal["auto", "bf16", "fp16", "fp32"]
@@ -67,7 +67,7 @@ class Model:
 
     arch: str = "resnet101"
     """name of a ResNet in torchvision, or of another of its classification networks with a linear head"""
-    weights: str = "imagenet"
+    weights: WeightsSource = "imagenet"
     """pretrained weights: imagenet, none, or the path or URL of a state_dict"""
     dropout: float = 0.0
     """dropout probability of the head's inputs, besides any dropout of the network's own"""
@@ -180,9 +180,9 @@ def check_share(batch: int, workers: int, accumulate: int) -> None:
 class TrainingOptions:
     """Options that `overlay train` and `overlay compare` share."""
 
-    dataset: str
+    dataset: Place
     """a prepared dataset; for train also a folder that `overlay prepare` would take"""
-    out: str
+    out: Place
     """folder of the run, or of the comparison; one that is there is resumed"""
     input: Input = field(default_factory=Input)
     augment: Augment = field(default_factory=Augment)

@@ -35,7 +35,8 @@ def new_dataset(tmp_path: Path) -> Callable[..., PreparedDataset]:
             for row in rows:
                 shape = {f"mask_{name}": row.get("area") for name in ("area_share", "aspect", "extent", "compactness")}
                 image = {"bytes": row["bytes"], "path": row["id"]}
-                written.write({"id": row["id"], "label": row["label"], "split": row["split"], "image": image, **shape})
+                known = {name: row[name] for name in ("id", "label", "split")} | {"group": row["id"]}
+                written.write({**known, "image": image, **shape})
         request = replace(REQUEST, max_pixels=max_pixels)
         return PreparedDataset(str(tmp_path / "dataset"), replace(CARD, request=request))
 

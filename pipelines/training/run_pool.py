@@ -1,0 +1,107 @@
+"""Several trainings at a time: each an ordinary run in a Ray task of its own, which is the driver of its workers."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from cluster.session import Resources
+from overlay.config import Train
+from overlay.errors import RequestError, WorkError, one_line
+from overlay.training.run_folder import RunFolder
+from pipelines.runtime.placement import choose_device
+from pipelines.runtime.progress import progress_meter
+
+WAIT_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class PooledRun:
+    """A training of the pool."""
+
+    request: Train
+    log: Path
+    """file that takes what the training prints"""
+
+    @property
+    def folder(self) -> RunFolder:
+        """Folder of the run."""
+        return RunFolder(Path(self.request.out))
+
+
+def count_slots(requests: Sequence[Train], parallel: int | str, cluster: Resources) -> int:
+    """Return how many trainings to run at a time; ``auto`` is as many as the GPUs allow, and one on CPUs."""
+    if parallel != "auto":
+        return int(parallel)
+    if any(choose_device(request.train.device, cluster) == "cpu" for request in requests):
+        return 1
+    return max(1, int(cluster.gpus // max(request.train.most_workers for request in requests)))
+
+
+def train_runs(
+    runs: Sequence[PooledRun], train: Callable[[Train], None], slots: int, on_end: Callable[[int, str | None], None]
+) -> None:
+    """Train the runs in their order, at most ``slots`` at a time; those that are finished are left as they are.
+
+    Args:
+        runs: the trainings.
+        train: the job `pipelines.train.run`, which resumes a run that was interrupted.
+        slots: trainings at a time.
+        on_end: called after each training with its position in ``runs`` and None, or the reason why it failed.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    task = ray.remote(_train_one).options(num_cpus=0, max_retries=0, scheduling_strategy=here)
+    waiting = [position for position, run in enumerate(runs) if not run.folder.finished]
+    working: dict[ray.ObjectRef[str | None], int] = {}
+    done = sum(run.request.train.epochs for run in runs if run.folder.finished)
+    total = sum(run.request.train.epochs for run in runs)
+    with progress_meter("training", total, "epochs", done=done) as meter:
+        while waiting or working:
+            while waiting and len(working) < slots:
+                position = waiting.pop(0)
+                working[task.remote(runs[position], train)] = position
+            ended, _ = ray.wait(list(working), num_returns=1, timeout=WAIT_SECONDS)
+            for reference in ended:
+                position = working.pop(reference)
+                done += runs[position].request.train.epochs
+                on_end(position, _outcome(reference))
+            left = len(waiting) + len(working)
+            meter.advance_to(done + sum(_count_epochs(runs[each]) for each in working.values()))
+            meter.advance(0, runs=f"{len(runs) - left}/{len(runs)}")
+
+
+def _train_one(run: PooledRun, train: Callable[[Train], None]) -> str | None:
+    """Train in this process, with its output in the log; return why it failed, or None."""
+    with _output_to(run.log):
+        try:
+            train(run.request)
+        except (RequestError, WorkError) as error:
+            print(error)
+            return one_line(error)
+    return None
+
+
+@contextmanager
+def _output_to(file: Path) -> Iterator[None]:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a", encoding="utf-8", buffering=1) as log, redirect_stdout(log), redirect_stderr(log):
+        yield
+
+
+def _outcome(reference: "ray.ObjectRef[str | None]") -> str | None:
+    """Return why a training failed, or None; an error of the code itself is its last line."""
+    try:
+        return ray.get(reference)
+    except RayError as error:
+        return str(error).strip().splitlines()[-1]
+
+
+def _count_epochs(run: PooledRun) -> int:
+    """Return how many epochs a training has written down."""
+    file = run.folder.history_file
+    return pq.read_metadata(file).num_rows if file.exists() else 0
