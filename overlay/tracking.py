@@ -17,7 +17,7 @@ from urllib.parse import urlparse
 
 from overlay.config import Predict, Tracking, Train
 from overlay.errors import RequestError, WorkError
-from overlay.evaluation.metrics import Evaluation
+from overlay.evaluation.estimates import Evaluation
 from overlay.storage.path import StoragePath
 from overlay.training.history import Epoch
 
@@ -102,14 +102,9 @@ class WandbRun:
             y_true=labels, preds=predicted, class_names=list(evaluation.classes), title="Confusion matrix, test"
         )
         self._run.log({"test/confusion_matrix": chart})
-        numbers: dict[str, Any] = {
-            "test/accuracy": evaluation.accuracy,
-            "test/balanced_accuracy": evaluation.balanced_accuracy,
-            "test/macro_f1": evaluation.macro.f1,
-            "test/auroc": evaluation.auroc,
-            "test/log_loss": evaluation.log_loss,
-        }
-        self._run.summary.update({name: value for name, value in numbers.items() if value is not None})
+        self._run.summary.update(
+            {f"test/{name}": found.value for name, found in evaluation.overall() if found is not None}
+        )
         artifact = wandb.Artifact(name=f"model-{self._run.id}", type="model")
         artifact.add_file(str(model), policy="immutable")  # else W&B keeps a copy of its own in the home folder
         self._run.log_artifact(artifact)

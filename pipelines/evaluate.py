@@ -16,14 +16,15 @@ from cluster import session
 from overlay.config import Evaluate, InferenceOptions
 from overlay.dataset.folds import select_fold
 from overlay.dataset.prepared import open_dataset
+from overlay.dataset.rows import read_rows
 from overlay.engines.base import BatchScores, Floats, Pixels
 from overlay.errors import WorkError, faults_end_the_work
 from overlay.evaluation.dataset_images import read_calibration_pixels
-from overlay.evaluation.metrics import summary_line
-from overlay.evaluation.output_files import check_evaluation_folder, write_evaluation
-from overlay.evaluation.report_data import EvaluationSubject
+from overlay.evaluation.output_files import Extras, ScoredSplit, check_evaluation_folder, write_evaluation
+from overlay.evaluation.report_data import Inference
+from overlay.evaluation.subject import EvaluationSubject, check_split, count_seen
 from overlay.models.model_file import load_model_file
-from overlay.prediction.schema import prediction_schema
+from overlay.prediction.schema import evaluation_schema
 from pipelines.inference.model_actors import create_engine_plan, score_with_plan
 from pipelines.runtime.dataset_rows import decoded_rows
 from pipelines.runtime.placement import choose_device
@@ -33,7 +34,6 @@ class LabelledScores(BatchScores):
     """Columns of n scored rows of a prepared dataset."""
 
     id: NDArray[np.str_]
-    label: NDArray[np.str_]
 
 
 @faults_end_the_work()
@@ -51,6 +51,8 @@ def run(config: Evaluate) -> None:
     subject = EvaluationSubject(model, dataset, config.split)
     out = Path(config.out).expanduser().absolute()
     check_evaluation_folder(out, config.out)
+    seen = count_seen(subject)
+    check_split(subject, seen, allow_seen=config.allow_seen)
     session.connect()
     options = InferenceOptions(
         choose_device(config.device, session.resources()),
@@ -61,13 +63,15 @@ def run(config: Evaluate) -> None:
     )
     int8 = config.precision == "int8"
     calibration = read_calibration_pixels(subject.dataset, subject.model.card) if int8 else None
-    result = write_evaluation(subject, score_split(subject, options, calibration), out)
-    print(f"{config.split}: {summary_line(result.metrics)}")
+    result = write_evaluation(subject, score_split(subject, options, calibration), out, Extras(seen))
+    print("\n".join(result.lines()))
     print(f"report: {out / 'report.html'}")
 
 
-def score_split(subject: EvaluationSubject, options: InferenceOptions, calibration: Pixels | None = None) -> pa.Table:
-    """Classify the images of a split on Ray: the columns of a prediction and ``true_label``, in the order of the ids.
+def score_split(
+    subject: EvaluationSubject, options: InferenceOptions, calibration: Pixels | None = None
+) -> ScoredSplit:
+    """Classify the images of a split on Ray: the columns of a prediction, true_label, group, fold and split, by id.
 
     Raises:
         RequestError: the engine is not installed, or doesn't fit the device or the precision.
@@ -81,18 +85,17 @@ def score_split(subject: EvaluationSubject, options: InferenceOptions, calibrati
     except RayError as error:
         raise WorkError(f"evaluation stopped: {str(error).strip().splitlines()[-1]}") from error
     ids = np.concatenate([block["id"] for block in blocks])
-    labels = np.concatenate([block["label"] for block in blocks])
-    order = np.argsort(ids)
-    probabilities = np.concatenate([block["probabilities"] for block in blocks])
-    return _predictions(subject, ids[order], labels[order], probabilities[order])
+    probabilities = np.concatenate([block["probabilities"] for block in blocks])[np.argsort(ids)]
+    inference = Inference(str(plan), str(blocks[0]["precision"][0]), options.flips)
+    return ScoredSplit(_predictions(subject, probabilities), inference)
 
 
-def _predictions(
-    subject: EvaluationSubject, ids: NDArray[np.str_], labels: NDArray[np.str_], probabilities: Floats
-) -> pa.Table:
-    classes, n = subject.model.card.classes, len(ids)
+def _predictions(subject: EvaluationSubject, probabilities: Floats) -> pa.Table:
+    """Return the predictions of (n, C) probabilities, which are in the order of the ids."""
+    known = read_rows(subject.dataset, subject.split, ["label", "group", "fold"])
+    classes, n = subject.model.card.classes, len(known)
     columns = {
-        "id": ids,
+        "id": known["id"],
         "uri": [subject.dataset.path] * n,
         "member": pa.nulls(n),
         "status": ["ok"] * n,
@@ -100,8 +103,10 @@ def _predictions(
         "label": np.array(classes)[probabilities.argmax(axis=1)],
         "confidence": probabilities.max(axis=1),
         "model": [subject.model.sha256] * n,
-        "true_label": labels,
+        "true_label": known["label"],
+        "group": known["group"],
+        "fold": known["fold"],
+        "split": [subject.split] * n,
     }
     columns |= {f"prob_{name}": probabilities[:, index] for index, name in enumerate(classes)}
-    schema = prediction_schema(classes).append(pa.field("true_label", pa.string()))
-    return pa.Table.from_pydict(columns, schema=schema)
+    return pa.Table.from_pydict(columns, schema=evaluation_schema(classes))

@@ -10,6 +10,7 @@ from overlay.config import Export
 from overlay.engines import export
 from overlay.errors import RequestError, faults_end_the_work
 from overlay.models import model_file
+from overlay.models.training_hashes import write_beside
 from overlay.storage.atomic import write_atomically
 
 _WRITERS = {"safetensors": export.export_safetensors, "onnx": export.export_onnx}
@@ -31,4 +32,6 @@ def run(config: Export) -> None:
         raise RequestError(f"--out {out} is there already; name another file, or delete it")
     with write_atomically(out) as temporary:
         difference = _WRITERS[config.format](loaded, temporary)
+    if config.format == "safetensors" and loaded.hashes is not None and not loaded.hashes.record.inside:
+        write_beside(out, loaded.hashes)
     print(f"{out}: probabilities differ by at most {difference:.1e} from the model's")

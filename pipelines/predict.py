@@ -81,7 +81,12 @@ def run(config: Predict) -> None:
     overlay_missing = _report_listing(listing, loaded.card)
 
     layout = PredictionColumns(
-        loaded.card.classes, loaded.sha256, config.top_k, config.entropy, loaded.card.uncertain_below
+        loaded.card.classes,
+        loaded.sha256,
+        config.top_k,
+        config.entropy,
+        loaded.card.uncertain_below,
+        loaded.card.flag,
     )
     results = PredictionWriter(folder, manifest, layout, retry_errors=config.retry_errors)
     units = results.remaining_units(listing.units)

@@ -14,17 +14,23 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from cluster import session
 from overlay import tracking
 from overlay.config import InferenceOptions, Prepare, Train
 from overlay.dataset.folds import select_fold
 from overlay.dataset.prepared import is_dataset, open_dataset
+from overlay.dataset.rows import read_hashes
 from overlay.errors import RequestError, WorkError, faults_end_the_work
-from overlay.evaluation.metrics import summary_line
-from overlay.evaluation.output_files import EvaluationResult, write_evaluation
-from overlay.evaluation.report_data import EvaluationSubject
+from overlay.evaluation.outcome import describe_calibration, labels_of_predictions
+from overlay.evaluation.output_files import EvaluationResult, Extras, write_evaluation
+from overlay.evaluation.subject import EvaluationSubject, count_seen
 from overlay.models import model_file, network
+from overlay.models.calibrated_model import calibrate_model
+from overlay.models.network import StateDict
 from overlay.models.pretrained import load_pretrained
+from overlay.models.training_hashes import TrainingHashes
 from overlay.training import checkpoint, history
 from overlay.training.checkpoint import TrainingProgress
 from overlay.training.run_folder import RunFolder, open_run
@@ -63,11 +69,12 @@ def run(config: Train) -> None:
         print(f"going on after epoch {len(progress.history)} of {plan.epochs}, at step {progress.step} of {plan.steps}")
     with TrainingMonitor(setup, folder, plan, progress.step) as monitor:
         progress = _train(setup, data, folder, progress, monitor)
-        model = _write_model(setup, folder, progress)
-        result = _evaluate_model(setup, folder, batch_size, progress.history)
+        options = _inference_options(setup, batch_size)
+        model = _write_model(setup, folder, progress, options)
+        result = _evaluate_model(setup, folder, options, progress.history)
         monitor.finish(result.metrics, result.labels, result.predicted, model)
     folder.finish()
-    print(f"test: {summary_line(result.metrics)}")
+    print("\n".join(result.lines()))
     print(f"model: {model}\ncurves: {folder.curves_file}\nreport: {folder.evaluation / 'report.html'}")
 
 
@@ -90,6 +97,7 @@ def _check_request(config: Train, folder: RunFolder) -> TrainingSetup:
     _check_device(config, placement)
     if dataset is None:
         dataset = prepare.run(Prepare(sources=[config.dataset], out=str(folder.dataset)))
+    config.calibration.positive_class(dataset.card.classes)
     return TrainingSetup.create(config, dataset, weights, placement)
 
 
@@ -130,8 +138,13 @@ def _train(
     return progress
 
 
-def _write_model(setup: TrainingSetup, folder: RunFolder, progress: TrainingProgress) -> Path:
-    """Write the model file of the best epoch of a complete training, and return its path."""
+def _write_model(
+    setup: TrainingSetup, folder: RunFolder, progress: TrainingProgress, options: InferenceOptions
+) -> Path:
+    """Calibrate the best epoch of a complete training on the validation split, write its model file, return the path.
+
+    The file also holds the perceptual hashes of the training and validation images.
+    """
     epochs, config = progress.history, setup.config.early_stopping
     if math.isnan(epochs[-1].train_loss):
         print(f"the run diverged in epoch {len(epochs)}: its loss is no number; lower --optimizer.lr in a new run")
@@ -139,17 +152,42 @@ def _write_model(setup: TrainingSetup, folder: RunFolder, progress: TrainingProg
     newest = checkpoint.newest_checkpoint(folder.checkpoints)
     assert newest is not None  # the training is complete
     file = folder.path / model_file.MODEL_FILE
-    model_file.save_model_file(file, checkpoint.load_best_weights(newest), setup.card)
+    trained = model_file.ModelFile(str(file), checkpoint.load_best_weights(newest), setup.card, sha256="")
+    state, card = _calibrate(setup, trained, options)
+    dataset = setup.dataset
+    hashes = TrainingHashes.create(
+        read_hashes(dataset, "train"), read_hashes(dataset, "val"), dataset.card.request.duplicates.distance
+    )
+    model_file.save_model_file(file, state, card, hashes)
     return file
 
 
+def _calibrate(
+    setup: TrainingSetup, trained: model_file.ModelFile, options: InferenceOptions
+) -> tuple[StateDict, model_file.ModelCard]:
+    """Score the validation split and calibrate the model on it; one that gives no numbers stays as it is."""
+    scored = evaluate.score_split(EvaluationSubject(trained, setup.dataset, "val"), options)
+    answers = labels_of_predictions(scored.predictions, trained.card.classes)
+    if not np.isfinite(answers.probabilities).all():
+        return trained.state, trained.card
+    state, card = calibrate_model(
+        trained.state, trained.card, setup.config.calibration, answers.labels, answers.probabilities
+    )
+    print(f"temperature: {card.temperature:.3f}, {describe_calibration(card)}; the history's val_loss is uncalibrated")
+    return state, card
+
+
+def _inference_options(setup: TrainingSetup, batch_size: int) -> InferenceOptions:
+    precision = "auto" if setup.config.train.precision == "fp16" else setup.config.train.precision
+    return InferenceOptions(setup.placement.device, precision, min(batch_size, 64))
+
+
 def _evaluate_model(
-    setup: TrainingSetup, folder: RunFolder, batch_size: int, epochs: Sequence[history.Epoch]
+    setup: TrainingSetup, folder: RunFolder, options: InferenceOptions, epochs: Sequence[history.Epoch]
 ) -> EvaluationResult:
     """Evaluate the model file on the test split, and write the evaluation's files."""
-    precision = "auto" if setup.config.train.precision == "fp16" else setup.config.train.precision
-    options = InferenceOptions(setup.placement.device, precision, min(batch_size, 64))
     curves = draw_history_curves(epochs, history.best_epoch(epochs, setup.config.early_stopping))
     model = model_file.load_model_file(folder.path / model_file.MODEL_FILE)
     subject = EvaluationSubject(model, setup.dataset, "test")
-    return write_evaluation(subject, evaluate.score_split(subject, options), folder.evaluation, curves)
+    extras = Extras(count_seen(subject), curves)
+    return write_evaluation(subject, evaluate.score_split(subject, options), folder.evaluation, extras)

@@ -5,6 +5,7 @@ One class for each verb; its sections are classes of their own, so that ``--augm
 reads these classes before it knows whether torch or Ray is needed.
 """
 
+from overlay.config.calibration import Calibration
 from overlay.config.common import (
     MAX_PIXELS,
     SPLITS,
@@ -39,6 +40,7 @@ __all__ = [
     "Augment",
     "Compare",
     "ComparisonMetric",
+    "Calibration",
     "Demo",
     "Device",
     "Duplicates",

@@ -19,6 +19,9 @@ class Evaluate:
     legacy: Legacy = field(default_factory=Legacy)
     split: Literal["train", "val", "test"] = "test"
     """split that is evaluated"""
+    allow_seen: bool = False
+    """evaluate on test images that the model has seen in training or validation, too; the report begins with their
+    number"""
     batch_size: int = 32
     """images in one forward pass"""
     device: Device = "auto"

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
+from overlay.config.calibration import Calibration
 from overlay.config.common import Device, Place, ResizeRule, Tracking, WeightsSource, check
 from overlay.config.optimization import EarlyStopping, Loss, Optimizer
 
@@ -191,6 +192,7 @@ class TrainingOptions:
     loss: Loss = field(default_factory=Loss)
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
     train: Loop = field(default_factory=Loop)
+    calibration: Calibration = field(default_factory=Calibration)
     tracking: Tracking = field(default_factory=Tracking)
 
     def __post_init__(self) -> None:

@@ -5,27 +5,16 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset
 from numpy.typing import NDArray
 
 from overlay.dataset.prepared import PreparedDataset
+from overlay.dataset.rows import open_tables, split_filter
 from overlay.images.codec import decode_image
 from overlay.images.resize import decode_target, resize_image
 from overlay.models.model_file import ModelCard
 
 CALIBRATION_IMAGES = 128
 """most training images that int8 is calibrated with"""
-
-
-def open_tables(dataset: PreparedDataset) -> pyarrow.dataset.Dataset:
-    """Open the Parquet files of a prepared dataset, which hold the images, as one table; reads no rows."""
-    return pyarrow.dataset.dataset(dataset.data_files(), filesystem=dataset.filesystem)
-
-
-def split_filter(dataset: PreparedDataset, split: str) -> pc.Expression:
-    """Return the filter of a split's rows for a scan of `open_tables`."""
-    chosen = dataset.rows_of(split)
-    return pc.field(chosen.column).isin(chosen.value_set)
 
 
 def read_encoded(dataset: PreparedDataset, ids: Sequence[str]) -> dict[str, bytes]:

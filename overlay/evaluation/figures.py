@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from overlay.evaluation.metrics import Evaluation
+from overlay.evaluation.estimates import Evaluation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,7 +103,7 @@ def draw_roc(labels: NDArray[np.int64], probabilities: NDArray[np.float64], eval
             continue
         false_positives, true_positives, _ = roc_curve(labels == index, probabilities[:, index])
         colour, dashes = PALETTE[index % len(PALETTE)], "-" if index < len(PALETTE) else "--"
-        name = f"{scores.auroc:.3f}  {_text(scores.name)}"
+        name = f"{scores.auroc.value:.3f}  {_text(scores.name)}"
         axes.plot(false_positives, true_positives, color=colour, linestyle=dashes, linewidth=1.8, label=name)
     _plain(axes)
     axes.set_aspect("equal")

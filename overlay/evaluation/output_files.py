@@ -4,14 +4,29 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from overlay.errors import RequestError
 from overlay.evaluation import figures, metrics
-from overlay.evaluation.report import ReportData, render_report
-from overlay.evaluation.report_data import EvaluationSubject, create_protocol, measure_mask_only, read_mistakes
+from overlay.evaluation.estimates import (
+    Evaluation,
+    classification_report_csv,
+    compute_evaluation,
+    estimate_text,
+    summary_line,
+)
+from overlay.evaluation.metrics_file import metrics_json
+from overlay.evaluation.outcome import (
+    labels_of_predictions,
+    measure_calibration,
+    measure_operating_point,
+    measure_uncertain,
+)
+from overlay.evaluation.report import render_report
+from overlay.evaluation.report_data import Inference, ReportData, SeenImages
+from overlay.evaluation.report_facts import compare_with_masks, create_protocol, read_mistakes
+from overlay.evaluation.subject import EvaluationSubject, cautions
 from overlay.storage.atomic import write_atomically
 
 EVALUATION_FILES = (
@@ -24,15 +39,51 @@ EVALUATION_FILES = (
 """in the order in which they are written; a folder with ``metrics.json`` is complete"""
 
 
+@dataclass(frozen=True, eq=False)
+class ScoredSplit:
+    """Predictions of a split, and how they were computed."""
+
+    predictions: pa.Table
+    """one row an image, sorted by ``id``: the columns of a prediction, and true_label, group, fold, split"""
+    inference: Inference
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What the caller of an evaluation knows already."""
+
+    seen: SeenImages | None
+    """images that the model has seen; None where its file has no hashes"""
+    curves_png: bytes | None = None
+    """picture of the model's training"""
+
+
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Metrics of an evaluation, and the classes that they were computed from."""
+    """Data of an evaluation's report, and the classes that its metrics were computed from."""
 
-    metrics: metrics.Evaluation
+    report: ReportData
     labels: list[int]
     """(n,) indices of the true classes"""
     predicted: list[int]
     """(n,) indices of the predicted classes"""
+
+    @property
+    def metrics(self) -> Evaluation:
+        """All metrics."""
+        return self.report.evaluation
+
+    def lines(self) -> list[str]:
+        """Return the summary for the screen: cautions, metrics, operating point."""
+        lines = [f"CAUTION: {text}" for text in self.report.cautions]
+        if missing := self.report.protocol.missing_classes:
+            lines.append(f"the dataset has no {', '.join(missing)}, which the model may answer all the same")
+        lines.append(f"{self.report.protocol.split}: {summary_line(self.metrics)}")
+        if (point := self.report.operating) is not None:
+            named = {"sensitivity": point.sensitivity, "specificity": point.specificity}
+            said = [f"{name} {estimate_text(found)}" for name, found in named.items() if found is not None]
+            lines.append(f"{point.positive} at the threshold {point.threshold:.3f}: {', '.join(said)}")
+        return lines
 
 
 def check_evaluation_folder(out: Path, given: str) -> None:
@@ -46,46 +97,51 @@ def check_evaluation_folder(out: Path, given: str) -> None:
         raise RequestError(f"--out {given} holds something else ({strange[0]}); choose an empty folder")
 
 
-def write_evaluation(
-    subject: EvaluationSubject, predictions: pa.Table, out: Path, curves: bytes | None = None
-) -> EvaluationResult:
+def write_evaluation(subject: EvaluationSubject, scored: ScoredSplit, out: Path, extras: Extras) -> EvaluationResult:
     """Compute the metrics of a scored split, and write all files of its evaluation into the folder ``out``.
 
     Args:
         subject: the model, the dataset and the split.
-        predictions: one row an image with its ``id``, ``true_label``, ``label``, ``confidence`` and, for each class,
-            ``prob_CLASS``; written as ``predictions.parquet``.
+        scored: its predictions, written as ``predictions.parquet``, and how they were computed.
         out: the folder, which is made where it is not there.
-        curves: picture of the model's training, as PNG.
+        extras: what is known already.
 
     Raises:
-        WorkError: a probability is not a finite number; nothing was written.
+        WorkError: a row of probabilities is no distribution; nothing was written.
     """
-    classes = subject.dataset.card.classes
-    labels = np.array([classes.index(label) for label in predictions["true_label"].to_pylist()])
-    columns = [predictions[f"prob_{name}"].to_numpy() for name in classes]
-    probabilities = np.stack(columns, axis=1).astype(np.float64)
-    evaluation = metrics.compute_evaluation(labels, probabilities, classes)
-    report = ReportData(
-        title=f"{subject.model.card.arch} on {subject.dataset.place.name}, {subject.split}",
-        evaluation=evaluation,
-        protocol=create_protocol(subject),
-        confusion_png=figures.draw_confusion_matrix(evaluation),
-        roc_png=figures.draw_roc(labels, probabilities, evaluation),
-        curves_png=curves,
-        mask_only=measure_mask_only(subject.dataset, subject.split),
-        mistakes=read_mistakes(subject.dataset, predictions, metrics.worst_mistakes(labels, probabilities)),
+    card, dataset = subject.model.card, subject.dataset
+    answers = labels_of_predictions(scored.predictions, card.classes)
+    evaluation = compute_evaluation(
+        answers.labels, answers.probabilities, card.classes, answers.groups, dataset.card.classes
     )
-    _write(out, predictions, report)
-    return EvaluationResult(evaluation, labels.tolist(), probabilities.argmax(axis=1).tolist())
+    train_counts = [dataset.card.counts.get(name, {}).get("train", 0) for name in card.classes]
+    mistakes = metrics.worst_mistakes(answers.labels, answers.probabilities)
+    report = ReportData(
+        title=f"{card.arch} on {dataset.place.name}, {subject.split}",
+        evaluation=evaluation,
+        protocol=create_protocol(subject, scored.inference),
+        confusion_png=figures.draw_confusion_matrix(evaluation),
+        cautions=cautions(subject, extras.seen),
+        seen=extras.seen,
+        operating=measure_operating_point(card, answers),
+        uncertain=measure_uncertain(card, answers),
+        # The mean of two softmaxes has no temperature that could be taken back.
+        calibration=None if scored.inference.flips else measure_calibration(card, answers, train_counts),
+        roc_png=figures.draw_roc(answers.labels, answers.probabilities, evaluation),
+        curves_png=extras.curves_png,
+        mask_only=compare_with_masks(subject, answers),
+        mistakes=read_mistakes(dataset, scored.predictions, mistakes),
+    )
+    _write(out, scored.predictions, report)
+    return EvaluationResult(report, answers.labels.tolist(), answers.predicted.tolist())
 
 
 def _write(out: Path, predictions: pa.Table, report: ReportData) -> None:
     texts = {
-        "classification_report.csv": metrics.classification_report_csv(report.evaluation).encode(),
+        "classification_report.csv": classification_report_csv(report.evaluation).encode(),
         "confusion_matrix.png": report.confusion_png,
         "report.html": render_report(report).encode(),
-        "metrics.json": (json.dumps(report.evaluation.to_json(), indent=2) + "\n").encode(),
+        "metrics.json": (json.dumps(metrics_json(report), indent=2) + "\n").encode(),
     }
     out.mkdir(parents=True, exist_ok=True)
     for file in out.iterdir():  # metrics.json of an earlier evaluation, and what a killed one left

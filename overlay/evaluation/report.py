@@ -6,84 +6,19 @@ classifier reaches from the mask alone, and which images the model misclassified
 
 import base64
 import io
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from overlay.evaluation.metrics import Evaluation
+from overlay.evaluation.intervals import Estimate
+from overlay.evaluation.report_data import MaskOnly, ReportData
 
 THUMBNAIL_PIXELS = 240
 """longer side: sharp at the 150 CSS pixels that the page shows"""
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """Evaluation protocol: the model, the dataset, and its division into splits."""
-
-    model_file: str
-    model_sha256: str
-    arch: str
-    image_size: int
-    """side in pixels of the square that the model saw"""
-    resize: str
-    """the resize rule: squash, pad or crop"""
-    dataset: str
-    """the dataset's name or place"""
-    fingerprint: str
-    """of the dataset's contents"""
-    split: str
-    """the split that was evaluated"""
-    split_rule: str
-    """rule of division in words, to follow "Divided": "at random, near-duplicates kept together" """
-    split_images: Mapping[str, int]
-    """split -> number of images"""
-    overlay: str
-    """the overlay style in words: "fill, #ff3b30, opacity 0.35"; "none" """
-    versions: Mapping[str, str]
-    """name of a package -> its version"""
-    date: str | None = None
-    """date of the evaluation; without it the page is the same to the byte for the same evaluation"""
-
-
-@dataclass(frozen=True)
-class MaskOnly:
-    """Mask-only baseline: scores on this split from the numbers of the masks alone (``metrics.mask_only_scores``)."""
-
-    accuracy: float
-    macro_f1: float
-    numbers: tuple[str, ...]
-    """the numbers in words, such as "area share" """
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A misclassified image."""
-
-    id: str
-    label: str
-    predicted: str
-    confidence: float
-    image: NDArray[np.uint8]
-    """(height, width, 3), of any size"""
-
-
-@dataclass(frozen=True)
-class ReportData:
-    """Content of the page. Pictures are PNG bytes from ``overlay.evaluation.figures``; one that is None is left out."""
-
-    title: str
-    evaluation: Evaluation
-    protocol: Protocol
-    confusion_png: bytes
-    roc_png: bytes | None = None
-    curves_png: bytes | None = None
-    mask_only: MaskOnly | None = None
-    mistakes: tuple[Mistake, ...] = field(default=())
-    """the most confident first, as ``metrics.worst_mistakes`` orders them"""
+SIGNIFICANT = 0.05
+"""p-value below which two classifiers are said to differ"""
 
 
 def render_report(data: ReportData) -> str:
@@ -91,7 +26,9 @@ def render_report(data: ReportData) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(number=_number, percent=_percent, png=_png, thumbnail=_thumbnail)
+    environment.filters.update(
+        number=_number, interval=_interval, plain=_plain, percent=_percent, png=_png, thumbnail=_thumbnail
+    )
     template = files("overlay.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
     return environment.from_string(template).render(_context(data))
 
@@ -110,28 +47,39 @@ def _context(data: ReportData) -> dict[str, Any]:
             s.name for s, predicted in zip(evaluation.per_class, columns, strict=True) if not s.support * predicted
         ],
         "mask": data.mask_only,
-        "reading": _reading(evaluation, data.mask_only, data.protocol.overlay != "none") if data.mask_only else None,
+        "reading": _reading(data.mask_only, data.protocol.overlay != "none") if data.mask_only else None,
     }
 
 
-def _reading(evaluation: Evaluation, mask: MaskOnly, drawn: bool) -> str:
-    """Compare the model with the mask-only baseline in one sentence; ``drawn``: masks are drawn on the images."""
+def _reading(mask: MaskOnly, drawn: bool) -> str:
+    """Compare the model with the mask-only baseline in words, by the paired test; ``drawn``: masks are drawn."""
     if not drawn:
         return "The masks are not drawn on these images, so this is what the outline would add, not what the model saw."
-    low, high = evaluation.accuracy_interval
-    if mask.accuracy > high:
-        return "This model stays below that: the masks alone tell the classes apart better than it does."
-    if mask.accuracy >= low:
-        return "That lies inside this model's interval, so these images do not show that it reads more than the masks."
-    gain = 100 * (evaluation.accuracy - mask.accuracy)
+    alone = (
+        f"The model alone is right on {mask.only_model_right} images, the masks alone on {mask.only_masks_right} "
+        f"(p = {mask.p:.2g}, exact group flips test)"
+    )
+    if mask.p >= SIGNIFICANT:
+        return f"{alone}: these images do not show that the model reads more than the masks, nor less."
+    if mask.difference.value < 0:
+        return f"{alone}: the masks alone tell the classes apart better than this model does."
+    gain, low, high = (100 * number for number in (mask.difference.value, mask.difference.low, mask.difference.high))
     return (
-        f"This model is {gain:.1f} percentage points above that; only so much can have come from the image, or from "
-        "finer detail of the outline."
+        f"{alone}. The model is {gain:.1f} percentage points above ({low:.1f} to {high:.1f}); only so much can have "
+        "come from the image, or from finer detail of the outline."
     )
 
 
-def _number(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.3f}"
+def _number(found: Estimate | None) -> str:
+    return "n/a" if found is None else f"{found.value:.3f}"
+
+
+def _interval(found: Estimate | None) -> str:
+    return "" if found is None else f"{found.low:.3f} to {found.high:.3f}"
+
+
+def _plain(value: float) -> str:
+    return f"{value:.3f}"
 
 
 def _percent(value: float) -> str:

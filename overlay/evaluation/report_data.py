@@ -1,111 +1,206 @@
-"""Data of the evaluation report: protocol, mask-only baseline, worst mistakes."""
+"""Data of the evaluation report, as the page reads it: estimates, seen images, operating point, calibration, protocol.
 
-from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
+Nothing here computes: ``overlay.evaluation.report_facts`` and ``overlay.evaluation.outcome`` make these objects, and
+``overlay.evaluation.report`` draws the page from them. Every metric is an ``Estimate`` with its 95 % interval.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from overlay import __version__
-from overlay.config import SPLITS, Split
-from overlay.dataset.prepared import PreparedDataset
-from overlay.errors import RequestError
-from overlay.evaluation import metrics
-from overlay.evaluation.dataset_images import open_tables, read_encoded, split_filter
-from overlay.evaluation.report import MaskOnly, Mistake, Protocol
-from overlay.images.codec import decode_image
-from overlay.models.model_file import ModelFile
-
-MASK_NUMBERS = {
-    "mask_area_share": "share of the image",
-    "mask_aspect": "height / width",
-    "mask_extent": "fill of its box",
-    "mask_compactness": "perimeter² / area",
-}
-"""column of a prepared dataset -> the number of a mask in words"""
+from overlay.evaluation.estimates import Evaluation
+from overlay.evaluation.intervals import Estimate, PairedDifference
+from overlay.evaluation.reliability import ReliabilityBins
 
 
 @dataclass(frozen=True)
-class EvaluationSubject:
-    """A model, and the split of a prepared dataset that it is evaluated on.
+class SeenImages:
+    """Evaluated images that the model has seen, by the perceptual hashes in its file: the same, or near-duplicates."""
 
-    Raises:
-        RequestError: the classes of the model are not those of the dataset, in their order.
-    """
+    images: int
+    """images that were looked at"""
+    train: int
+    """near-duplicates of a training image"""
+    val: int
+    """near-duplicates of a validation image, and of no training image"""
+    distance: int
+    """largest Hamming distance of near-duplicates, in bits of 256"""
 
-    model: ModelFile
-    dataset: PreparedDataset
+    @property
+    def total(self) -> int:
+        """Number of images that the model has seen."""
+        return self.train + self.val
+
+
+@dataclass(frozen=True)
+class Inference:
+    """Computation of the probabilities."""
+
+    engine: str
+    """engine and device: "openvino on cpu" """
+    precision: str
+    """number format: bf16, fp16, fp32 or int8"""
+    flips: bool
+    """whether the probabilities of each image and of its mirror image were averaged"""
+
+
+@dataclass(frozen=True)
+class DatasetFlow:
+    """Images from the sources to the splits."""
+
+    listed: int
+    """images that were found in the sources"""
+    rejected: int
+    """images that could not be used, or were dropped for a near-duplicate with another label"""
+    conflicts: int
+    """pairs of near-duplicates with different labels"""
+    near_duplicates: int
+    """pairs of near-duplicates"""
+    groups: int
+    """groups of images that stay on one side of a split"""
+    images: Mapping[str, Mapping[str, int]]
+    """class -> split -> number of images"""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Evaluation protocol: the model, the dataset, its division into splits, and the computation."""
+
+    model_file: str
+    model_sha256: str
+    arch: str
+    image_size: int
+    """side in pixels of the square that the model saw"""
+    resize: str
+    """the resize rule: squash, pad or crop"""
+    weights: str
+    """pretrained weights that the training started from"""
+    trained_on: str
+    """fingerprint of the dataset that the model was trained on"""
+    dataset: str
+    """the dataset's name or place"""
+    fingerprint: str
+    """of the dataset's contents"""
     split: str
-
-    def __post_init__(self) -> None:
-        known, classes = self.model.card.classes, self.dataset.card.classes
-        if tuple(classes) != known:
-            raise RequestError(
-                f"the model knows the classes {', '.join(known)}, and {self.dataset.path} has {', '.join(classes)}; "
-                "evaluate it on a dataset with the same classes"
-            )
-
-
-def create_protocol(subject: EvaluationSubject) -> Protocol:
-    """Describe the model, the dataset and its division into splits."""
-    card, dataset = subject.model.card, subject.dataset.card
-    style = dataset.request.overlay
-    drawn = {"fill": f", {style.color}, opacity {style.alpha}", "contour": f", {style.color}, {style.width} px"}
-    return Protocol(
-        model_file=Path(subject.model.path).name,
-        model_sha256=subject.model.sha256,
-        arch=card.arch,
-        image_size=card.size,
-        resize=card.resize,
-        dataset=subject.dataset.place.name,
-        fingerprint=dataset.fingerprint,
-        split=subject.split,
-        split_rule=_split_rule(dataset.request.split),
-        split_images={name: sum(counts[name] for counts in dataset.counts.values()) for name in SPLITS},
-        overlay=style.style + drawn.get(style.style, ""),
-        versions={"overlay": __version__} | {name: version(name) for name in ("torch", "torchvision", "ray")},
-    )
+    """the split that was evaluated"""
+    fold: int | None
+    """run of the cross-validation, from 0; None where the splits are those of the dataset"""
+    folds: int | None
+    """folds of the dataset; None without"""
+    split_rule: str
+    """rule of division in words, to follow "Divided": "at random, near-duplicates kept together" """
+    split_seed: int
+    split_images: Mapping[str, int]
+    """split -> number of images"""
+    flow: DatasetFlow
+    overlay: str
+    """the dataset's overlay style in words: "fill, #ff3b30, opacity 0.35"; "none" """
+    model_overlay: str
+    """the style of the model's training images, as ``overlay``; "unknown" """
+    missing_classes: tuple[str, ...]
+    """classes of the model that the dataset does not have"""
+    inference: Inference
+    versions: Mapping[str, str]
+    """name of a package -> its version"""
+    configuration: str = ""
+    """the training's whole configuration as YAML, where the model lies in the folder of its run"""
+    date: str | None = None
+    """date of the evaluation; without it the page is the same to the byte for the same evaluation"""
 
 
-def measure_mask_only(dataset: PreparedDataset, split: str) -> MaskOnly | None:
-    """Measure the mask-only baseline on a split; None for the training split, and for a dataset without any mask."""
-    train_numbers, train_labels = _read_mask_numbers(dataset, "train")
-    numbers, labels = _read_mask_numbers(dataset, split)
-    if split == "train" or (np.isnan(train_numbers).all() and np.isnan(numbers).all()):
-        return None
-    accuracy, macro_f1 = metrics.mask_only_scores(train_numbers, train_labels, numbers, labels)
-    return MaskOnly(accuracy, macro_f1, tuple(MASK_NUMBERS.values()))
+@dataclass(frozen=True)
+class OperatingResult:
+    """Sensitivity and specificity of the positive class at the threshold that the model's card has."""
+
+    positive: str
+    threshold: float
+    """an image is flagged where its probability of ``positive`` is this or higher"""
+    threshold_n: int
+    """positive validation images that the threshold was chosen on"""
+    sensitivity: Estimate | None
+    """None without positive images"""
+    specificity: Estimate | None
+    """None without negative images"""
+    flagged: int
+    """images at or above the threshold"""
 
 
-def _read_mask_numbers(dataset: PreparedDataset, split: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Read the numbers of the masks of a split, (n, k) with NaN where an image has no mask, and the class indices."""
-    table = open_tables(dataset).to_table(columns=["label", *MASK_NUMBERS], filter=split_filter(dataset, split))
-    numbers = np.stack([table[name].to_numpy() for name in MASK_NUMBERS], axis=1)
-    return numbers, np.array([dataset.card.classes.index(label) for label in table["label"].to_pylist()])
+@dataclass(frozen=True)
+class UncertainResult:
+    """Images whose confidence is below the threshold that the model's card has."""
+
+    below: float
+    share: Estimate
+    """share of the images that are uncertain"""
+    accuracy_of_rest: Estimate | None
+    """accuracy on the other images; None where there is none"""
 
 
-def read_mistakes(dataset: PreparedDataset, predictions: pa.Table, rows: NDArray[np.int64]) -> tuple[Mistake, ...]:
-    """Read the images of misclassified rows of a table of predictions, in the order of ``rows``."""
-    wrong = predictions.take(rows).to_pylist()
-    encoded = read_encoded(dataset, [row["id"] for row in wrong])
-    max_pixels = dataset.card.request.max_pixels
-    return tuple(
-        Mistake(
-            id=row["id"],
-            label=row["true_label"],
-            predicted=row["label"],
-            confidence=row["confidence"],
-            image=decode_image(encoded[row["id"]], max_pixels=max_pixels),
-        )
-        for row in wrong
-    )
+@dataclass(frozen=True, eq=False)
+class CalibrationResult:
+    """Calibration of the probabilities on the evaluated images, with and without the model's temperature."""
+
+    temperature: float
+    """1 where none was fitted"""
+    fitted_on: str
+    """what the temperature was fitted on, or why it was not, in words"""
+    log_loss_uncalibrated: Estimate
+    """nats, of the probabilities at temperature 1; ``Evaluation.log_loss`` is the calibrated one"""
+    log_loss_of_shares: Estimate | None
+    """nats, of always answering the class shares of the dataset's training split; None without training images"""
+    reliability: ReliabilityBins
+    reliability_uncalibrated: ReliabilityBins
 
 
-def _split_rule(split: Split) -> str:
-    if split.column:
-        return f"as given ({split.column})"
-    grouped = f", and groups ({split.group_by})," if split.group_by else ""
-    folds = f" in {split.folds} folds" if split.folds else ""
-    return f"at random{folds}, near-duplicates{grouped} kept together"
+@dataclass(frozen=True)
+class MaskOnly:
+    """Mask-only baseline: scores on this split from the numbers of the masks alone (``metrics.mask_only_answers``)."""
+
+    accuracy: Estimate
+    macro_f1: Estimate
+    difference: PairedDifference
+    """the model's accuracy minus that of the masks alone"""
+    p: float
+    """exact group flips test of the two accuracies"""
+    only_model_right: int
+    only_masks_right: int
+    numbers: tuple[str, ...]
+    """the numbers in words, such as "area share" """
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A misclassified image."""
+
+    id: str
+    label: str
+    predicted: str
+    confidence: float
+    image: NDArray[np.uint8]
+    """(height, width, 3), of any size"""
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Content of the page. Pictures are PNG bytes from ``overlay.evaluation.figures``; one that is None is left out."""
+
+    title: str
+    evaluation: Evaluation
+    protocol: Protocol
+    confusion_png: bytes
+    cautions: tuple[str, ...] = ()
+    """sentences for the bar at the top of the page, such as that the model has seen the images; mostly none"""
+    seen: SeenImages | None = None
+    """None where the model's file has no hashes"""
+    operating: OperatingResult | None = None
+    """None where the model's card has no threshold"""
+    uncertain: UncertainResult | None = None
+    """None where the model's card has no ``uncertain_below``"""
+    calibration: CalibrationResult | None = None
+    roc_png: bytes | None = None
+    curves_png: bytes | None = None
+    mask_only: MaskOnly | None = None
+    mistakes: tuple[Mistake, ...] = field(default=())
+    """the most confident first, as ``metrics.worst_mistakes`` orders them"""

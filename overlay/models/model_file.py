@@ -5,22 +5,30 @@ same name loads it, without this package. The card is an attribute ``overlay`` o
 it is JSON in the metadata. Files of other programs get a card when they are read: see ``overlay/models/legacy.py``.
 """
 
+import base64
 import hashlib
 import json
 from collections import OrderedDict
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from overlay.config import MAX_PIXELS, Input, Legacy, OverlayStyle, ResizeRule
 from overlay.errors import RequestError, UnsupportedModel, one_line
 from overlay.models import heads, legacy
 from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, StateDict, create_network
 from overlay.models.safe_load import download_weights, is_state_dict, no_weights, read_safetensors, read_weights
+from overlay.models.training_hashes import (
+    HashRecord,
+    TrainingHashes,
+    parse_record,
+    read_training_hashes,
+    write_beside,
+)
 from overlay.storage.atomic import write_atomically
 
 MODEL_FILE = "Resnet_fineTuning.pth"
@@ -28,6 +36,17 @@ MODEL_FILE = "Resnet_fineTuning.pth"
 MODEL_FORMAT = 4
 """format that this version writes, and the newest that it reads"""
 _SCALED_CONTOURS = 4  # first format whose contours are as wide at each image size
+
+
+@dataclass(frozen=True)
+class CalibratedOn:
+    """Validation images that a model was calibrated on."""
+
+    images: int
+    mistakes: int
+    """images among them whose label was wrong"""
+    outcome: str
+    """fitted; or why the temperature stayed at 1: too few mistakes, diverged"""
 
 
 @dataclass(frozen=True)
@@ -57,13 +76,30 @@ class ModelCard:
     own"""
     fold: int | None = None
     """run of the cross-validation that the model was trained in; None where it was no such run"""
+    temperature: float = 1.0
+    """number that the weight and bias of the last layer were divided by; 1 where none was fitted"""
+    calibrated_on: CalibratedOn | None = None
+    """None where the model was not calibrated"""
+    positive: str | None = None
+    """positive class of ``threshold``"""
+    threshold: float | None = None
+    """a prediction whose probability of ``positive`` is this or higher is flagged; None without a positive class"""
+    threshold_n: int = 0
+    """positive validation images that the threshold was chosen on"""
     uncertain_below: float | None = None
     """a prediction with a lower confidence is uncertain; None where nobody chose a threshold"""
+    hashes: HashRecord | None = None
+    """perceptual hashes of the training and validation images; None where they are not known"""
 
     @property
     def input(self) -> Input:
         """Size and resize rule of the model's input."""
         return Input(size=self.size, resize=self.resize)
+
+    @property
+    def flag(self) -> tuple[str, float] | None:
+        """Positive class and its threshold; None where there is none."""
+        return None if self.positive is None or self.threshold is None else (self.positive, self.threshold)
 
 
 @dataclass(frozen=True)
@@ -75,14 +111,22 @@ class ModelFile:
     card: ModelCard
     sha256: str
     """of the file, as sha256sum prints it"""
+    hashes: TrainingHashes | None = None
+    """of the training and validation images; None where they are not known, or their file is not there"""
 
 
-def save_model_file(path: Path, state: StateDict, card: ModelCard) -> None:
-    """Write a model file atomically."""
+def save_model_file(path: Path, state: StateDict, card: ModelCard, hashes: TrainingHashes | None = None) -> None:
+    """Write a model file atomically, with the hashes of its images, or with a file of these beside it."""
+    if hashes is not None:
+        card = replace(card, hashes=hashes.record)
     plain: StateDict = OrderedDict((name, tensor.detach().cpu().contiguous()) for name, tensor in state.items())
     # load_state_dict looks at the keys only, and weights_only unpickling restores the attributes of an OrderedDict.
     described = card_metadata(card)
     plain.overlay = {**described, "sha256": checksum(plain, described)}  # type: ignore[attr-defined]
+    if hashes is not None and hashes.record.inside:
+        plain.overlay_hashes = torch.from_numpy(hashes.to_array())  # type: ignore[attr-defined]
+    elif hashes is not None:
+        write_beside(path, hashes)
     with write_atomically(path) as temporary:
         torch.save(plain, temporary)
 
@@ -109,7 +153,10 @@ def load_model_file(path: str | Path, options: Legacy | None = None) -> ModelFil
     else:
         state, card = _legacy(content, options or Legacy(), str(file))
     with file.open("rb") as opened:
-        return ModelFile(str(file), state, card, hashlib.file_digest(opened, "sha256").hexdigest())
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    stored_hashes: Tensor | None = getattr(content, "overlay_hashes", None)
+    binary = None if stored_hashes is None else stored_hashes.numpy().tobytes()
+    return ModelFile(str(file), state, card, digest, read_training_hashes(file, card.hashes, binary))
 
 
 def build_network(file: ModelFile) -> nn.Module:
@@ -135,8 +182,11 @@ def write_safetensors(file: Path, model: ModelFile) -> None:
 
     described = card_metadata(model.card)
     card = {**described, "sha256": checksum(model.state, described), "tensors": list(model.state)}
+    metadata = {"overlay": json.dumps(card)}
+    if model.hashes is not None and model.hashes.record.inside:
+        metadata["overlay_hashes"] = base64.b64encode(model.hashes.to_bytes()).decode()
     # Not its save_file, which makes files that nobody else may read.
-    file.write_bytes(save(dict(model.state), metadata={"overlay": json.dumps(card)}))
+    file.write_bytes(save(dict(model.state), metadata=metadata))
 
 
 def checksum(state: StateDict, card: dict[str, Any]) -> str:
@@ -173,8 +223,12 @@ def read_state(where: str) -> StateDict:
 def _card(stored: dict[str, Any]) -> ModelCard:
     values = {name: value for name, value in stored.items() if name not in ("format", "sha256")}
     values |= {name: tuple(values[name]) for name in ("classes", "mean", "std", "head") if name in values}
-    style = values.pop("overlay")
-    return ModelCard(**values, overlay=None if style is None else OverlayStyle(**style))
+    style, calibrated = values.pop("overlay"), values.pop("calibrated_on", None)
+    return ModelCard(
+        **values | {"hashes": parse_record(values.get("hashes"))},
+        overlay=None if style is None else OverlayStyle(**style),
+        calibrated_on=None if calibrated is None else CalibratedOn(**calibrated),
+    )
 
 
 def _legacy(content: object, options: Legacy, where: str) -> tuple[StateDict, ModelCard]:

@@ -51,6 +51,12 @@ def create_network(arch: str, classes: int, dropout: float = 0.0) -> nn.Module:
     return network
 
 
+def meta_network(arch: str, classes: int) -> nn.Module:
+    """Return `create_network` without memory for its weights, to ask for the names of its layers."""
+    with torch.device("meta"):
+        return create_network(arch, classes)
+
+
 def check_input_size(arch: str, size: int) -> None:
     """Check that a network takes images of ``size`` pixels, by a forward pass without memory.
 

@@ -1,5 +1,6 @@
 """Safe loading of weights from a pickle, safetensors or a URL, without running code that is in them."""
 
+import base64
 import hashlib
 import json
 import re
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 from urllib.error import HTTPError
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -67,7 +69,8 @@ def read_safetensors(file: Path) -> StateDict:
 
     try:
         with safe_open(file, framework="pt") as opened:
-            card = json.loads((opened.metadata() or {}).get("overlay", "null"))
+            metadata = opened.metadata() or {}
+            card = json.loads(metadata.get("overlay", "null"))
             state: StateDict = OrderedDict((name, opened.get_tensor(name)) for name in opened.keys())  # noqa: SIM118
     except FileNotFoundError:
         raise RequestError(f"no weights at {file}; check the path") from None
@@ -76,6 +79,9 @@ def read_safetensors(file: Path) -> StateDict:
     if card is not None:
         state = OrderedDict((name, state[name]) for name in card.pop("tensors") if name in state)
         state.overlay = card  # type: ignore[attr-defined]
+        if "overlay_hashes" in metadata:
+            binary = np.frombuffer(base64.b64decode(metadata["overlay_hashes"]), np.uint8).copy()
+            state.overlay_hashes = torch.from_numpy(binary)  # type: ignore[attr-defined]
     return state
 
 

@@ -37,6 +37,8 @@ class Prediction:
     """class -> probability"""
     uncertain: bool | None = None
     """whether the confidence is below the model's threshold; None for a model without a threshold"""
+    flag: bool | None = None
+    """whether the probability of the model's positive class reaches its threshold; None for a model without one"""
     error: str | None = None
     """reason why the image can't be used"""
 
@@ -107,7 +109,11 @@ class Predictor:
         if not np.isfinite(probabilities).all():
             return Prediction(error=NO_NUMBER)
         best = int(probabilities.argmax())
-        confidence = float(probabilities[best])
         threshold = self.card.uncertain_below
-        uncertain = None if threshold is None else confidence < threshold
-        return Prediction(self.card.classes[best], confidence, by_class, uncertain)
+        # As float32, like the columns of `overlay predict`.
+        uncertain = None if threshold is None else bool(probabilities[best] < threshold)
+        flag = None
+        if self.card.flag is not None:
+            positive, least = self.card.flag
+            flag = bool(probabilities[self.card.classes.index(positive)] >= least)
+        return Prediction(self.card.classes[best], float(probabilities[best]), by_class, uncertain, flag)

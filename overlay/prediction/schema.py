@@ -31,6 +31,15 @@ def prediction_schema(classes: Sequence[str]) -> pa.Schema:
     )
 
 
+def evaluation_schema(classes: Sequence[str]) -> pa.Schema:
+    """Return the schema of an evaluation's predictions: with the true label, and group, fold and split in the dataset.
+
+    ``fold`` is null for a dataset without folds.
+    """
+    texts = [pa.field(name, pa.string()) for name in ("true_label", "group")]
+    return pa.schema([*prediction_schema(classes), *texts, ("fold", pa.int32()), ("split", pa.string())])
+
+
 @dataclass(frozen=True)
 class PredictionColumns:
     """Columns of the output by the options of a prediction."""
@@ -44,6 +53,8 @@ class PredictionColumns:
     """whether to add the entropy of the probabilities, in nats"""
     uncertain_below: float | None = None
     """confidence below which a row is ``uncertain``; None: no such column"""
+    flag: tuple[str, float] | None = None
+    """positive class, and the probability of it from which on a row has the ``flag``; None: no such column"""
 
     def tabulate(self, block: ScoredBatch) -> pa.Table:
         """Convert a scored batch to a table of the output's columns, and ``row`` for joining with the inputs.
@@ -71,6 +82,9 @@ class PredictionColumns:
             columns["entropy"] = pa.array(-terms.sum(axis=1), mask=wrong)
         if self.uncertain_below is not None:
             columns["uncertain"] = pa.array(probabilities.max(axis=1) < self.uncertain_below, mask=wrong)
+        if self.flag is not None:
+            positive, threshold = self.flag
+            columns["flag"] = pa.array(probabilities[:, list(self.classes).index(positive)] >= threshold, mask=wrong)
         if "embedding" in block:
             columns["embedding"] = _lists(block["embedding"], wrong)
         if "precision" in block:

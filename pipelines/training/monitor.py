@@ -24,7 +24,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster import session
 from overlay import tracking
 from overlay.errors import one_line
-from overlay.evaluation import figures, metrics
+from overlay.evaluation import figures
+from overlay.evaluation.estimates import Evaluation
 from overlay.storage.atomic import write_atomically
 from overlay.training import history
 from overlay.training.history import Epoch
@@ -115,7 +116,7 @@ class TrainingMonitor:
             with write_atomically(self._folder.curves_file) as temporary:
                 temporary.write_bytes(draw_history_curves(epochs, best))
 
-    def finish(self, evaluation: metrics.Evaluation, labels: list[int], predicted: list[int], model: Path) -> None:
+    def finish(self, evaluation: Evaluation, labels: list[int], predicted: list[int], model: Path) -> None:
         """Log the test metrics and the model to W&B."""
         if self._run is not None:
             self._run.finish(evaluation, labels, predicted, model)

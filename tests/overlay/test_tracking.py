@@ -15,7 +15,7 @@ import wandb
 
 from overlay.config import Tracking, Train
 from overlay.errors import RequestError, WorkError
-from overlay.evaluation import metrics
+from overlay.evaluation import estimates
 from overlay.tracking import WandbRun, describe_mode, resolve_mode
 from overlay.training.history import Epoch
 
@@ -108,7 +108,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     run.log(EPOCHS[:1])
     run.log(EPOCHS)
     probabilities = np.array([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.25, 0.25, 0.5], [0.25, 0.25, 0.5]])
-    evaluation = metrics.compute_evaluation(np.array([0, 1, 2, 1]), probabilities, ("benign", "malignant", "normal"))
+    evaluation = estimates.compute_evaluation(np.array([0, 1, 2, 1]), probabilities, ("benign", "malignant", "normal"))
     run.finish(evaluation, [0, 1, 2, 1], [0, 1, 2, 2], model)
     run.close(failed=False)
     yield folder

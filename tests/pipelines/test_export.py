@@ -6,16 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import pyarrow.parquet as pq
 import pytest
 import torch
 import torchvision
+from PIL import Image
 
 from overlay import load_model
-from overlay.config import Export, Legacy
+from overlay.config import Calibration, Export, Legacy, Predict
 from overlay.engines import export
 from overlay.engines.factory import open_engine, prepare_engine
 from overlay.errors import RequestError, WorkError
 from overlay.models import model_file
+from overlay.models.calibrated_model import calibrate_model, divide_head, temper_probabilities
+from overlay.models.network import normalise
+from pipelines import predict
 from pipelines.export import run
 
 CARD = model_file.ModelCard(
@@ -69,6 +74,51 @@ def test_onnx_takes_pixels_and_gives_probabilities(folder: Path, tmp_path: Path)
         "std": "(0.25, 0.5, 0.75)",
     }
     assert json.loads(texts["overlay"])["model"] == loaded.sha256
+
+
+@pytest.mark.slow
+def test_every_reader_of_a_calibrated_file_gives_the_same_probabilities(folder: Path, tmp_path: Path) -> None:
+    """Plain torch and torchvision, ONNX Runtime, both engines and `overlay predict`: to 1e-4, and not as before."""
+    before = model_file.load_model_file(folder)
+    images = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), np.uint8)
+    uncalibrated = open_engine(prepare_engine(before, "torch", "cpu", "fp32"))(images).probabilities.astype(np.float64)
+    # Each answer is wrong twice in seven: the network is much surer than that, once its logits are large.
+    sharp = temper_probabilities(uncalibrated, 0.05)
+    labels = np.tile(sharp.argmax(axis=1), 7)
+    labels[: 2 * 6] = (labels[: 2 * 6] + 1) % 3
+    state = divide_head(before.state, CARD, 0.05)
+    positive = int(labels[-1])
+    options = Calibration(positive=CARD.classes[positive])
+    state, card = calibrate_model(state, CARD, options, labels, np.tile(sharp, (7, 1)))
+    assert card.temperature > 1.5
+    assert card.threshold is not None
+    expected = temper_probabilities(sharp, card.temperature)
+    assert np.abs(expected - sharp).max() > 0.01
+    file = tmp_path / "m.pth"
+    model_file.save_model_file(file, state, card)
+
+    network = torchvision.models.resnet18(num_classes=3).eval()
+    network.load_state_dict(torch.load(file, weights_only=True))
+    with torch.inference_mode():
+        normalised = normalise(torch.from_numpy(images), torch.tensor(CARD.mean), torch.tensor(CARD.std))
+        found = {"torch": network(normalised).softmax(dim=1).numpy()}
+    run(Export(str(file), "onnx"))
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    found["onnx"] = session.run(["probabilities"], {"pixels": images})[0]
+    loaded = model_file.load_model_file(file)
+    for kind in ("torch", "openvino"):
+        found[f"engine {kind}"] = open_engine(prepare_engine(loaded, kind, "cpu", "fp32"))(images).probabilities
+    (tmp_path / "images").mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / "images" / f"{number}.png")
+    predict.run(Predict(str(file), [str(tmp_path / "images")], str(tmp_path / "out"), precision="fp32"))
+    rows = pq.read_table(tmp_path / "out" / "predictions")
+    found["predict"] = np.stack([rows[f"prob_{name}"].to_numpy() for name in CARD.classes], axis=1)
+    for name, probabilities in found.items():
+        np.testing.assert_allclose(probabilities, expected, atol=1e-4, rtol=0, err_msg=name)
+    assert rows["flag"].to_pylist() == (expected[:, positive] >= card.threshold).tolist()
+    assert rows["uncertain"].to_pylist() == (expected.max(axis=1) < card.uncertain_below).tolist()
+    assert json.loads(session.get_modelmeta().custom_metadata_map["overlay"])["temperature"] == card.temperature
 
 
 def test_a_model_of_another_program_gets_a_card(tmp_path: Path) -> None:

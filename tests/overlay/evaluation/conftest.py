@@ -1,15 +1,17 @@
 import io
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from overlay.dataset.prepared import PreparedDataset, part_path
 from overlay.dataset.schema import DATASET_SCHEMA
-from overlay.evaluation.report_data import EvaluationSubject
+from overlay.evaluation.subject import EvaluationSubject
 from overlay.models.model_file import ModelCard, ModelFile
 from overlay.storage.parquet import write_rows
 from tests.overlay.dataset.test_card import CARD, REQUEST
@@ -28,17 +30,20 @@ def png(grey: int, side: int = 20, mode: str = "L") -> bytes:
 def new_dataset(tmp_path: Path) -> Callable[..., PreparedDataset]:
     """Make a dataset from rows, which need `id`, `label`, `split` and `bytes`; the shape of a mask where `area` is."""
 
-    def make(rows: list[Mapping[str, object]], max_pixels: int = 1000) -> PreparedDataset:
-        part = part_path(tmp_path / "dataset", 0)
+    def make(rows: list[Mapping[str, object]], max_pixels: int = 1000, name: str = "dataset") -> PreparedDataset:
+        part = part_path(tmp_path / name, 0)
         part.parent.mkdir(parents=True)
         with write_rows(part, DATASET_SCHEMA) as written:
             for row in rows:
                 shape = {f"mask_{name}": row.get("area") for name in ("area_share", "aspect", "extent", "compactness")}
                 image = {"bytes": row["bytes"], "path": row["id"]}
-                known = {name: row[name] for name in ("id", "label", "split")} | {"group": row["id"]}
+                # Hashes of all rows differ in half of the bits, unless one is given.
+                drawn = np.random.default_rng(zlib.crc32(str(row["id"]).encode())).bytes(32).hex()
+                known = {name: row[name] for name in ("id", "label", "split")}
+                known |= {"group": row.get("group", row["id"]), "phash": row.get("phash", drawn)}
                 written.write({**known, "image": image, **shape})
         request = replace(REQUEST, max_pixels=max_pixels)
-        return PreparedDataset(str(tmp_path / "dataset"), replace(CARD, request=request))
+        return PreparedDataset(str(tmp_path / name), replace(CARD, request=request))
 
     return make
 

@@ -7,7 +7,7 @@ import pytest
 from overlay.dataset.prepared import PreparedDataset
 from overlay.errors import ImageError
 from overlay.evaluation import dataset_images
-from overlay.evaluation.report_data import EvaluationSubject
+from overlay.evaluation.subject import EvaluationSubject
 from tests.overlay.evaluation.conftest import png
 
 

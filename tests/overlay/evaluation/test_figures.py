@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from overlay.evaluation import figures, metrics
+from overlay.evaluation import estimates, figures
 
 BACKGROUND, BLUE, ORANGE, GREEN = (255, 255, 255), (0, 0x72, 0xB2), (0xD5, 0x5E, 0), (0, 0x9E, 0x73)
 
@@ -37,8 +37,8 @@ def history(epochs: int) -> dict[str, list[float]]:
     }
 
 
-def evaluation(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: list[str]) -> metrics.Evaluation:
-    return metrics.compute_evaluation(labels, np.eye(len(classes))[predicted], classes)
+def evaluation(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: list[str]) -> estimates.Evaluation:
+    return estimates.compute_evaluation(labels, np.eye(len(classes))[predicted], classes)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 100])
@@ -95,7 +95,9 @@ def test_roc_leaves_out_a_class_without_a_curve() -> None:
     labels = np.array([0, 1, 0, 1])
     probabilities = np.array([[0.7, 0.2, 0.1], [0.3, 0.6, 0.1], [0.4, 0.5, 0.1], [0.6, 0.3, 0.1]])
     pixels = decode(
-        figures.draw_roc(labels, probabilities, metrics.compute_evaluation(labels, probabilities, ["a", "b", "absent"]))
+        figures.draw_roc(
+            labels, probabilities, estimates.compute_evaluation(labels, probabilities, ["a", "b", "absent"])
+        )
     )
     assert pixels.shape == (750, 810, 3)
     assert count(pixels, BLUE) > 50

@@ -10,13 +10,20 @@ import pytest
 
 from overlay.errors import RequestError, WorkError
 from overlay.evaluation import output_files
-from overlay.evaluation.output_files import EVALUATION_FILES, check_evaluation_folder, write_evaluation
-from overlay.evaluation.report_data import EvaluationSubject
+from overlay.evaluation.output_files import (
+    EVALUATION_FILES,
+    Extras,
+    ScoredSplit,
+    check_evaluation_folder,
+    write_evaluation,
+)
+from overlay.evaluation.report_data import Inference, SeenImages
+from overlay.evaluation.subject import EvaluationSubject
 
 
-def predictions(benign: float = 0.25) -> pa.Table:
+def predictions(benign: float = 0.25) -> ScoredSplit:
     """Four images; the third, which is benign, is classified wrongly."""
-    return pa.table(
+    table = pa.table(
         {
             "id": [f"test{i}" for i in range(4)],
             "true_label": ["benign", "normal", "benign", "normal"],
@@ -24,25 +31,38 @@ def predictions(benign: float = 0.25) -> pa.Table:
             "confidence": [0.9, 0.8, 0.75, 0.6],
             "prob_benign": [0.9, 0.2, benign, 0.4],
             "prob_normal": [0.1, 0.8, 0.75, 0.6],
+            "group": ["p1", "p2", "p1", "p3"],
         }
     )
+    return ScoredSplit(table, Inference("openvino on cpu", "bf16", flips=False))
 
 
 def test_all_files_say_the_same(subject: EvaluationSubject, tmp_path: Path) -> None:
     out = tmp_path / "new" / "evaluation"
-    result = write_evaluation(subject, predictions(), out, curves=b"png")
+    result = write_evaluation(subject, predictions(), out, Extras(SeenImages(4, 1, 0, 40), b"png"))
     assert (result.labels, result.predicted) == ([0, 1, 0, 1], [0, 1, 1, 1])
     assert {file.name for file in out.iterdir()} == set(EVALUATION_FILES)
-    assert pq.read_table(out / "predictions.parquet") == predictions()
+    assert pq.read_table(out / "predictions.parquet") == predictions().predictions
     metrics = json.loads((out / "metrics.json").read_text())
-    assert metrics == json.loads(json.dumps(result.metrics.to_json()))
-    assert (metrics["accuracy"], metrics["confusion"]) == (0.75, [[1, 1], [0, 2]])
+    assert (metrics["accuracy"], metrics["confusion"], metrics["groups"]) == (0.75, [[1, 1], [0, 2]], 3)
+    assert (metrics["model_sha256"], metrics["dataset_fingerprint"]) == ("ab" * 32, "cd" * 32)
+    assert (metrics["split"], metrics["fold"], metrics["flips"]) == ("test", None, False)
+    assert (metrics["engine"], metrics["precision"]) == ("openvino on cpu", "bf16")
+    assert metrics["seen"] == {"images": 4, "train": 1, "val": 0, "distance": 40}
+    caution = "The model has seen 1 of these 4 images (1 near-duplicates of training images, 0 of validation images)."
+    assert metrics["cautions"] == [caution]
+    assert metrics["mask_only"]["p"] == 1.0
+    assert result.lines()[0] == f"CAUTION: {caution}"
+    interval = f"{result.metrics.accuracy.low:.3f} to {result.metrics.accuracy.high:.3f}"
+    assert result.lines()[1].startswith(f"test: accuracy 0.750 ({interval}), macro-F1")
     with (out / "classification_report.csv").open(newline="") as file:
         assert [row["support"] for row in csv.DictReader(file)] == ["2", "2", "4", "4", "4"]
     assert (out / "confusion_matrix.png").read_bytes().startswith(b"\x89PNG")
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "resnet18 on dataset, test" in page
     assert "test2" in page
+    assert caution in page
+    assert interval in page
 
 
 def test_files_are_written_atomically_and_metrics_last(
@@ -64,18 +84,18 @@ def test_files_are_written_atomically_and_metrics_last(
         written.clear()
         (tmp_path / "metrics.json").write_text("{}")
         with pytest.raises(OSError, match="no space left"):
-            write_evaluation(subject, predictions(), tmp_path)
+            write_evaluation(subject, predictions(), tmp_path, Extras(None))
         assert tuple(written) == EVALUATION_FILES[:stop]
     stop = -1
     written.clear()
-    write_evaluation(subject, predictions(), tmp_path)
+    write_evaluation(subject, predictions(), tmp_path, Extras(None))
     assert tuple(written) == EVALUATION_FILES
 
 
 def test_probabilities_that_are_no_numbers_write_nothing(subject: EvaluationSubject, tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text("{}")
     with pytest.raises(WorkError, match="not numbers for 1 of 4 images"):
-        write_evaluation(subject, predictions(float("nan")), tmp_path)
+        write_evaluation(subject, predictions(float("nan")), tmp_path, Extras(None))
     assert (tmp_path / "metrics.json").read_text() == "{}"
 
 
@@ -85,7 +105,7 @@ def test_a_folder_of_an_evaluation_can_be_used_again(subject: EvaluationSubject,
     out.mkdir()
     (out / ".report.html.0123.tmp").touch()  # as a process leaves it that was killed
     check_evaluation_folder(out, "out")
-    write_evaluation(subject, predictions(), out)
+    write_evaluation(subject, predictions(), out, Extras(None))
     assert {file.name for file in out.iterdir()} == set(EVALUATION_FILES)
     check_evaluation_folder(out, "out")
 

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -20,9 +21,10 @@ from torch import Tensor, nn
 
 from overlay.config import Input, Legacy, OverlayStyle
 from overlay.errors import RequestError
-from overlay.models import model_file
+from overlay.models import model_file, training_hashes
 from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, create_network
 from overlay.models.pretrained import Weights, initialise_backbone, load_pretrained
+from overlay.models.training_hashes import TrainingHashes
 
 CARD = model_file.ModelCard(
     arch="resnet18",
@@ -181,6 +183,28 @@ def test_a_card_and_options_for_files_without_one_exclude_each_other(written: Pa
     assert refusal(model_file.load_model_file, written, Legacy(size=128)) == (
         f"{written} has a card that says its size; leave --legacy.size away"
     )
+
+
+def test_hashes_of_the_images_travel_with_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the file itself, through safetensors, and beside the file where there are many; plain torch reads it still."""
+    hashes = TrainingHashes.create(
+        *(np.random.default_rng(seed).integers(0, 2**64, (n, 4), np.uint64) for seed, n in ((0, 5), (1, 3))), 40
+    )
+    file, state = tmp_path / "resnet18.pth", state_of()
+    model_file.save_model_file(file, OrderedDict(state), CARD, hashes)
+    assert set(torch.load(file, weights_only=True)) == set(state)
+    model_file.write_safetensors(tmp_path / "m.safetensors", model_file.load_model_file(file))
+    monkeypatch.setattr(training_hashes, "MOST_INSIDE", 7)
+    model_file.save_model_file(tmp_path / "many.pth", OrderedDict(state), CARD, hashes)
+    assert (tmp_path / "many.pth.hashes").read_bytes() == hashes.to_bytes()
+    for name in ("many.pth", "resnet18.pth", "m.safetensors"):
+        if name != "many.pth":
+            monkeypatch.undo()
+        loaded = model_file.load_model_file(tmp_path / name)
+        assert loaded.card == replace(CARD, hashes=hashes.record)
+        assert loaded.hashes is not None
+        assert loaded.hashes.to_bytes() == hashes.to_bytes()
+        assert loaded.hashes.distance == 40
 
 
 def test_a_model_goes_through_safetensors(written: Path, tmp_path: Path) -> None:

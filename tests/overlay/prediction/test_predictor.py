@@ -23,7 +23,10 @@ from overlay.models import model_file
 from overlay.prediction.predictor import Prediction
 
 CARD = model_file.ModelCard(
-    "resnet18", ("a", "b", "c"), 32, "crop", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), None, "", "", "", uncertain_below=0.9
+    *("resnet18", ("a", "b", "c"), 32, "crop", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), None, "", "", ""),
+    uncertain_below=0.9,
+    positive="b",
+    threshold=0.4,
 )
 
 
@@ -53,6 +56,7 @@ def test_images_of_all_kinds_are_classified_as_the_job_does(file: Path, phantoms
         assert one.label == "abc"[int(expected.argmax())]
         assert one.confidence == max(one.probabilities.values())
         assert (one.uncertain, one.error) == (one.confidence < 0.9, None)
+        assert one.flag == (one.probabilities["b"] >= 0.4)
 
 
 def test_what_can_t_be_decoded_has_a_reason_in_its_place(file: Path, tmp_path: Path) -> None:

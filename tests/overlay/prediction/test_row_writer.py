@@ -126,7 +126,7 @@ def test_what_could_not_be_read_is_tried_again(begun: tuple[PredictionFolder, Ma
 
 
 def test_columns_that_were_asked_for() -> None:
-    layout = PredictionColumns(("a", "b", "c"), "m1", top_k=2, entropy=True, uncertain_below=0.6)
+    layout = PredictionColumns(("a", "b", "c"), "m1", top_k=2, entropy=True, uncertain_below=0.6, flag=("c", 0.25))
     probabilities = np.array([[0.25, 0.5, 0.25], [np.nan] * 3, [0, 1, 0]], np.float32)
     embedding = np.arange(6, dtype=np.float32).reshape(3, 2)
     scored = block(0, 1, 2)
@@ -137,6 +137,7 @@ def test_columns_that_were_asked_for() -> None:
     assert table["top_probabilities"] == [[0.5, 0.25], None, [1.0, 0.0]]
     assert table["entropy"] == [pytest.approx(1.5 * math.log(2)), None, 0]
     assert table["uncertain"] == [True, None, False]
+    assert table["flag"] == [True, None, False]
     assert table["embedding"] == [[0, 1], None, [4, 5]]
     assert table["label"] == ["b", None, "b"]
     assert table["status"] == ["ok", "error", "ok"]
