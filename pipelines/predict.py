@@ -25,6 +25,7 @@ from overlay.models import model_file
 from overlay.prediction.output_folder import PredictionFolder, PredictionRequest
 from overlay.prediction.row_writer import PredictionWriter
 from overlay.prediction.schema import PredictionColumns
+from overlay.prediction.seen_inputs import count_seen_inputs
 from overlay.prediction.summary import StageTimes, summarise_predictions
 from overlay.sources.decode import DecodeLimits, GroupDecoder, sample_pixels
 from overlay.sources.manifest import Manifest, ManifestListing, write_manifest
@@ -98,6 +99,8 @@ def run(config: Predict) -> None:
     if results.done < manifest.rows:
         raise WorkError(f"{manifest.rows - results.done} images have no row; the same command goes on with them")
     summary = summarise_predictions(folder, manifest, loaded.card.classes, overlay_missing)
+    if summary.confusion.any() and loaded.hashes is not None:
+        summary = replace(summary, seen=count_seen_inputs(manifest, listing.units, loaded.hashes, limits))
     values = summary.values(stages)
     folder.commit(request, values)
     print("\n".join(summary.lines(stages)))

@@ -45,7 +45,7 @@ def create_protocol(subject: EvaluationSubject, inference: Inference) -> Protoco
         dataset=subject.dataset.place.name,
         fingerprint=dataset.fingerprint,
         split=subject.split,
-        fold=subject.fold,
+        fold=subject.dataset.fold,
         folds=dataset.request.split.folds,
         split_rule=_split_rule(dataset.request.split),
         split_seed=dataset.request.split.seed,

@@ -29,8 +29,6 @@ class EvaluationSubject:
     model: ModelFile
     dataset: PreparedDataset
     split: str
-    fold: int | None = None
-    """run of the cross-validation whose split it is; None where the splits are those of the dataset"""
 
     def __post_init__(self) -> None:
         known, classes = self.model.card.classes, self.dataset.card.classes

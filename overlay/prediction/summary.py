@@ -10,7 +10,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from overlay.engines.base import ScoredBatch
-from overlay.evaluation import metrics
+from overlay.evaluation.estimates import estimate_text
+from overlay.evaluation.influence import accuracy_influence, macro_f1_influence
+from overlay.evaluation.intervals import Estimate, estimate_metric
+from overlay.evaluation.report_data import SeenImages
 from overlay.prediction.output_folder import PredictionFolder
 from overlay.prediction.row_writer import error_reason
 from overlay.sources.manifest import Manifest
@@ -84,6 +87,8 @@ class PredictionSummary:
     """(classes, classes), rows true, columns predicted, of the images whose label is known"""
     overlay_missing: int
     """number of images without the overlay that the model was trained on"""
+    seen: SeenImages | None = None
+    """labelled images that the model has seen; None where there are none with a label, or its file has no hashes"""
 
     def values(self, stages: StageTimes) -> dict[str, tuple[float, str]]:
         """Return the rows of ``metrics.parquet``: name -> value and unit."""
@@ -106,8 +111,11 @@ class PredictionSummary:
         values[f"bottleneck: {stage}"] = (share, "1")
         if self.confusion.any():
             values["labelled"] = (int(self.confusion.sum()), "images")
-            values["accuracy"] = (metrics.accuracy(self.confusion), "1")
-            values["macro_f1"] = (metrics.macro_f1(self.confusion), "1")
+            for name, found in self._estimates().items():
+                values |= {name: (found.value, "1"), f"{name}_low": (found.low, "1"), f"{name}_high": (found.high, "1")}
+        if self.seen is not None:
+            values["seen_looked_at"] = (self.seen.images, "images")
+            values |= {"seen_train": (self.seen.train, "images"), "seen_val": (self.seen.val, "images")}
         return values
 
     def lines(self, stages: StageTimes) -> list[str]:
@@ -118,13 +126,38 @@ class PredictionSummary:
         if self.transient_errors:
             lines.append(f"{self.transient_errors} could not be read, which may pass; --retry_errors tries them again")
         if self.confusion.any():
-            labelled, accuracy = int(self.confusion.sum()), metrics.accuracy(self.confusion)
-            lines.append(f"accuracy {accuracy:.3f} on the {labelled} images whose label is known")
+            said = {name: estimate_text(found) for name, found in self._estimates().items()}
+            lines.append(
+                f"accuracy {said['accuracy']}, macro-F1 {said['macro_f1']} on the {int(self.confusion.sum())} images "
+                "whose label is known; 95 % intervals, taking each image for independent"
+            )
+            lines.append(self._describe_seen())
         if self.uncertain is not None:
             lines.append(f"{self.uncertain} are uncertain by the model's own threshold")
         stage, share = stages.bottleneck()
         times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in stages.seconds.items())
         return [*lines, f"bottleneck: {stage} ({share:.0%} of the stages' time: {times})"]
+
+    def _estimates(self) -> dict[str, Estimate]:
+        """Return accuracy and macro-F1 of the images whose label is known, each a group of its own."""
+        true, predicted = (axis.ravel() for axis in np.indices(self.confusion.shape))
+        labels, answers = (np.repeat(axis, self.confusion.ravel()) for axis in (true, predicted))
+        alone = np.arange(len(labels))
+        return {
+            "accuracy": estimate_metric(accuracy_influence(labels, answers), alone),
+            "macro_f1": estimate_metric(macro_f1_influence(labels, answers), alone),
+        }
+
+    def _describe_seen(self) -> str:
+        """Return whether the model has seen the images whose label is known, as far as that is known."""
+        if self.seen is None or not self.seen.images:
+            return "the images whose label is known may include those that the model was trained on"
+        if not self.seen.total:
+            return f"of {self.seen.images} of them that were looked at, the model has seen none"
+        return (
+            f"CAUTION: of {self.seen.images} of them that were looked at, the model was trained on {self.seen.train} "
+            f"and validated on {self.seen.val}, so this is no accuracy on new images"
+        )
 
 
 def summarise_predictions(

@@ -181,7 +181,9 @@ def test_the_summary_counts_what_is_committed(begun: tuple[PredictionFolder, Man
     assert summary.lines(stages) == [
         "10 images: 8 benign, 0 malignant, 2 errors",
         "  2 damaged PNG",
-        "accuracy 0.625 on the 8 images whose label is known",
+        "accuracy 0.625 (0.242 to 0.897), macro-F1 0.385 (0.116 to 0.748) on the 8 images whose label is known; 95 % "
+        "intervals, taking each image for independent",
+        "the images whose label is known may include those that the model was trained on",
         "bottleneck: forward (67% of the stages' time: listing 0.0 s, read 3.0 s, decode 0.0 s, forward 2.0 s, "
         "write 0.5 s)",
     ]
