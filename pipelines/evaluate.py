@@ -77,7 +77,7 @@ def score_split(
         RequestError: the engine is not installed, or doesn't fit the device or the precision.
         WorkError: an image of the dataset can't be decoded, or a worker failed again and again.
     """
-    plan = create_engine_plan(subject.model, options, calibration)
+    plan = create_engine_plan([subject.model], options, calibration)
     rows = decoded_rows(subject.dataset, subject.split, subject.model.card.input, options.batch_size)
     scored = score_with_plan(plan, rows, options, session.resources())
     try:

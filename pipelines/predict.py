@@ -2,6 +2,7 @@
 
     overlay predict run/Resnet_fineTuning.pth images/ --out predictions
     overlay predict run 'scans/**/*.png' images.zip table.parquet --out predictions --top_k 2 --entropy
+    overlay predict run-0,run-1,run-2,run-3,run-4 images/ --out predictions
     find scans -name '*.png' | overlay predict run - s3://bucket/shards --out s3://bucket/predictions
 
 The inputs are listed first, as a manifest. They are read, decoded and drawn in groups, scored in batches, and committed
@@ -21,7 +22,8 @@ from overlay import tracking
 from overlay.config import Predict
 from overlay.engines.base import Pixels, ScoredBatch
 from overlay.errors import WorkError, faults_end_the_work
-from overlay.models import model_file
+from overlay.models.ensemble import Ensemble, load_ensemble
+from overlay.models.model_file import ModelCard, ModelFile
 from overlay.prediction.output_folder import PredictionFolder, PredictionRequest
 from overlay.prediction.row_writer import PredictionWriter
 from overlay.prediction.schema import PredictionColumns
@@ -62,7 +64,7 @@ def run(config: Predict) -> None:
         WorkError: a task or the storage failed; the same command resumes.
     """
     tracked = tracking.resolve_mode(config.tracking)
-    loaded = model_file.load_model_file(config.model, config.legacy)
+    loaded = load_ensemble(config.model, config.legacy)
     folder, stages = PredictionFolder(StoragePath.of(config.out)), StageTimes()
     with tempfile.TemporaryDirectory(prefix="overlay-") as temporary:
         listing = _list_inputs(config, loaded, Path(temporary), stages)
@@ -75,7 +77,7 @@ def run(config: Predict) -> None:
         calibration = None
         if config.precision == "int8":
             calibration = sample_pixels(GroupDecoder(listing.manifest, loaded.card, limits), listing.units)
-        backend = _choose_backend(config, loaded, calibration, small=_is_small(config, listing))
+        backend = _choose_backend(config, loaded.members, calibration, small=_is_small(config, listing))
         stages.processes |= backend.processes
         request = replace(request, computed=backend.computed)
         manifest = folder.begin(request, listing, anew=state == "new")
@@ -110,7 +112,7 @@ def run(config: Predict) -> None:
         tracking.log_prediction(config, tracked, own, {name: value for name, (value, _) in values.items()})
 
 
-def _list_inputs(config: Predict, loaded: model_file.ModelFile, folder: Path, stages: StageTimes) -> ManifestListing:
+def _list_inputs(config: Predict, loaded: Ensemble, folder: Path, stages: StageTimes) -> ManifestListing:
     """List the inputs into a manifest in ``folder``, and show progress."""
     began = time.monotonic()
     portions = resolve_inputs(config.inputs, loaded.card.classes, config.limits)
@@ -120,7 +122,7 @@ def _list_inputs(config: Predict, loaded: model_file.ModelFile, folder: Path, st
     return listing
 
 
-def _report_listing(listing: ManifestListing, card: model_file.ModelCard) -> int:
+def _report_listing(listing: ManifestListing, card: ModelCard) -> int:
     """Print the number of inputs; return how many images lack the overlay that the model was trained on."""
     others = f"; {listing.passed_over} other files passed over" if listing.passed_over else ""
     print(f"{listing.manifest.rows} images to classify{others}")
@@ -152,12 +154,12 @@ def _is_small(config: Predict, listing: ManifestListing) -> bool:
 
 
 def _choose_backend(
-    config: Predict, loaded: model_file.ModelFile, calibration: Pixels | None, *, small: bool
+    config: Predict, models: Sequence[ModelFile], calibration: Pixels | None, *, small: bool
 ) -> PredictionBackend:
     if small:
         from pipelines.inference.local_backend import LocalBackend
 
-        return LocalBackend(config, loaded, calibration)
+        return LocalBackend(config, models, calibration)
     from pipelines.inference.ray_backend import RayBackend  # Ray takes seconds to import
 
-    return RayBackend(config, loaded, calibration)
+    return RayBackend(config, models, calibration)

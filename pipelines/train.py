@@ -18,9 +18,9 @@ import numpy as np
 
 from cluster import session
 from overlay import tracking
-from overlay.config import InferenceOptions, Prepare, Train
+from overlay.config import SPLITS, InferenceOptions, Prepare, Train
 from overlay.dataset.folds import select_fold
-from overlay.dataset.prepared import is_dataset, open_dataset
+from overlay.dataset.prepared import PreparedDataset, is_dataset, open_dataset
 from overlay.dataset.rows import read_hashes
 from overlay.errors import RequestError, WorkError, faults_end_the_work
 from overlay.evaluation.outcome import describe_calibration, labels_of_predictions
@@ -97,8 +97,20 @@ def _check_request(config: Train, folder: RunFolder) -> TrainingSetup:
     _check_device(config, placement)
     if dataset is None:
         dataset = prepare.run(Prepare(sources=[config.dataset], out=str(folder.dataset)))
-    config.calibration.positive_class(dataset.card.classes)
+    _check_dataset(config, dataset)
     return TrainingSetup.create(config, dataset, weights, placement)
+
+
+def _check_dataset(config: Train, dataset: PreparedDataset) -> None:
+    """Check that a dataset has images in every split, and the positive class.
+
+    Raises:
+        RequestError: a split is empty, or calibration.positive is no class of the dataset.
+    """
+    config.calibration.positive_class(dataset.card.classes)
+    for split in SPLITS:
+        if not any(counts[split] for counts in dataset.card.counts.values()):
+            raise RequestError(f"{config.dataset} has no image in the split {split}; training needs all three")
 
 
 def _check_device(config: Train, placement: Placement) -> None:

@@ -63,7 +63,7 @@ class _Help(DefaultHelpFormatter):
     """Help without jsonargparse's options that load a file into one section, and with plain names of types."""
 
     def format_help(self) -> str:
-        return re.sub(r"Annotated\[str,\s+'([\w:]+)'\]", r"\1", super().format_help())
+        return re.sub(r"Annotated\[str,\s+'([\w:,]+)'\]", r"\1", super().format_help())
 
     def add_argument(self, action: argparse.Action) -> None:
         if action.metavar != "CONFIG" or action.dest == "config":
@@ -109,7 +109,8 @@ def _as_options(verb: str, words: Sequence[str], kinds: dict[str, Any]) -> list[
             if not equals:
                 value = _value(name, kinds.get(name), rest)
             (files if name == "config" else options).append(f"--{name}={value}")
-    named = [*files, *options, *_name_positional(verb, positional, kinds)]
+    given = {option.removeprefix("--").partition("=")[0] for option in options}
+    named = [*files, *options, *_name_positional(verb, positional, kinds, given)]
     for name, _, value in (option.partition("=") for option in named):
         if value == "--":  # argparse drops it before Python 3.13, wherever it stands
             raise RequestError(f"{name} is '--', which ends the options; write a path of this name as ./--")
@@ -125,11 +126,14 @@ def _value(name: str, kind: Any, rest: deque[str]) -> str:  # noqa: ANN401 - a t
     return rest.popleft()
 
 
-def _name_positional(verb: str, positional: deque[str], kinds: dict[str, Any]) -> list[str]:
+def _name_positional(verb: str, positional: deque[str], kinds: dict[str, Any], given: set[str]) -> list[str]:
+    """Name the positional arguments in their order, without those that are ``given`` as options."""
     named = []
     for name in POSITIONAL[verb]:
         if not positional:
             break
+        if name in given:
+            continue
         if get_origin(kinds[name]) is list:
             named.append(f"--{name}={_yaml(list(positional))}")
             positional.clear()

@@ -8,6 +8,8 @@ from overlay.errors import RequestError
 
 Place = Annotated[str, "path"]
 """a file, folder or address; `overlay submit` refuses a relative one"""
+SeveralPlaces = Annotated[str, "path,path"]
+"""one `Place`, or several, separated by commas"""
 TableColumn = Annotated[str, "file:column"]
 """a column of a table, FILE:column, or another text where the option takes one"""
 WeightsSource = Annotated[str, "weights"]

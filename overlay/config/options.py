@@ -25,7 +25,8 @@ def named_places(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:  #
         value = getattr(config, name)
         if is_dataclass(value):
             yield from named_places(value, f"{prefix}{name}.")
-        for each in value if isinstance(value, list) else [value]:
+        several = value.split(",") if "'path,path'" in str(kind) and value else value
+        for each in several if isinstance(several, list) else [several]:
             if isinstance(each, str) and each and (place := _place_in(each, str(kind))):
                 yield prefix + name, place
 
@@ -35,7 +36,7 @@ def _place_in(value: str, kind: str) -> str | None:
     if "'file:column'" in kind:
         table = table_column(value)
         return table and table[0]
-    is_place = "'path'" in kind or ("'weights'" in kind and value not in ("imagenet", "none"))
+    is_place = "'path'" in kind or "'path,path'" in kind or ("'weights'" in kind and value not in ("imagenet", "none"))
     return value if is_place else None
 
 

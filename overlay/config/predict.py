@@ -2,15 +2,27 @@
 
 from dataclasses import dataclass, field
 
-from overlay.config.common import Device, EngineKind, Legacy, Limits, Place, Precision, Tracking, check, check_engine
+from overlay.config.common import (
+    Device,
+    EngineKind,
+    Legacy,
+    Limits,
+    Place,
+    Precision,
+    SeveralPlaces,
+    Tracking,
+    check,
+    check_engine,
+)
 
 
 @dataclass(frozen=True)
 class Predict:
     """Batch inference: one row of Parquet for each input image, with its prediction or its error."""
 
-    model: Place
-    """a model file, or the folder of a run"""
+    model: SeveralPlaces
+    """a model file, or the folder of a run; several, separated by commas, such as those of a cross-validation's folds:
+    the mean of their probabilities"""
     inputs: list[Place]
     """image files, folders with all their subfolders, archives, Parquet tables, prepared datasets, patterns such as
     'scans/**/*.png', on a disk or in a bucket (s3://, gs://); - reads a list from standard input, one path a line"""
@@ -36,7 +48,7 @@ class Predict:
     entropy: bool = False
     """add the column entropy: predictive entropy in nats, from 0 to ln(classes)"""
     embeddings: bool = False
-    """add the column embedding: input of the network's last layer"""
+    """add the column embedding: input of the network's last layer; of several models, of the first"""
     max_pixels: int | None = None
     """largest image in pixels; a larger one becomes an error row before it is decoded; default is the model's own
     limit"""

@@ -29,6 +29,8 @@ class Split:
     """images for which group_by has no group: refuse them, or make each a group of its own"""
     folds: int | None = None
     """cross-validation folds of equal size instead of shares: fold 0 is test, fold 1 is val, and the rest is train"""
+    only: Literal["test"] | None = None
+    """put all images into the test split: a foreign set, which a finished model is evaluated on"""
     column: TableColumn | None = None
     """predefined split, with the values train, val and test: FILE:column, a table as for group_by"""
 
@@ -37,6 +39,10 @@ class Split:
         check(
             self.folds is None or self.column is None,
             f"split.folds is {self.folds} and split.column is {self.column}; give one of them",
+        )
+        check(
+            self.only is None or (self.folds is None and self.column is None),
+            f"split.only is {self.only}, so there is nothing to divide; leave split.folds and split.column away",
         )
         check(
             self.column is None or table_column(self.column) is not None,

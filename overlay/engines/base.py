@@ -10,6 +10,7 @@ probabilities do not depend on the images beside it.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
@@ -78,9 +79,12 @@ class EnginePlan:
     precision: Precision
     model: "ModelFile | OpenVinoModel"
     classes: int
+    others: "tuple[ModelFile | OpenVinoModel, ...]" = ()
+    """models whose probabilities are averaged with those of ``model``"""
 
     def __str__(self) -> str:
-        return f"{self.kind} on {self.device}"
+        averaged = f", mean of {1 + len(self.others)} models" if self.others else ""
+        return f"{self.kind} on {self.device}{averaged}"
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,22 @@ class Forward:
     def run(self, chunks: list[Pixels]) -> list[tuple[Floats, Floats]]:
         """Return probabilities and embeddings of chunks of one shape, (chunk, size, size, 3)."""
         raise NotImplementedError
+
+
+class MeanForward(Forward):
+    """Forward pass of several models on the same images: mean of their probabilities, embeddings of the first."""
+
+    def __init__(self, members: Sequence[Forward]) -> None:
+        self._members = members
+        self.precision, self.embedding_size = members[0].precision, members[0].embedding_size
+
+    def run(self, chunks: list[Pixels]) -> list[tuple[Floats, Floats]]:
+        """Return mean probabilities, and embeddings of the first model, of chunks of one shape."""
+        results = [member.run(chunks) for member in self._members]
+        return [
+            (np.asarray(np.mean([each[0] for each in parts], axis=0, dtype=np.float32)), parts[0][1])
+            for parts in zip(*results, strict=True)
+        ]
 
 
 class Engine:

@@ -1,12 +1,14 @@
 """Engine factory: choose, convert and open torch, torch.compile or OpenVINO."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
 import joblib
 
 from overlay.config import EngineKind, Precision, check_engine
-from overlay.engines.base import Engine, EnginePlan, Forward, OpenVinoModel, Pixels, ThreadLayout
+from overlay.engines.base import Engine, EnginePlan, Forward, MeanForward, OpenVinoModel, Pixels, ThreadLayout
 from overlay.errors import RequestError
 
 if TYPE_CHECKING:
@@ -57,6 +59,18 @@ def prepare_engine(
     return EnginePlan("openvino", device, precision, converted, len(file.card.classes))
 
 
+def prepare_engines(
+    files: "Sequence[ModelFile]",
+    kind: EngineKind,
+    device: Literal["cpu", "cuda"],
+    precision: Precision,
+    calibration: Pixels | None,
+) -> EnginePlan:
+    """Choose the engine, and convert one model or several whose probabilities are averaged, by `prepare_engine`."""
+    plans = [prepare_engine(file, kind, device, precision, calibration) for file in files]
+    return replace(plans[0], others=tuple(plan.model for plan in plans[1:]))
+
+
 def open_engine(plan: EnginePlan, *, batch_size: int = 32, share: int = 1, flips: bool = False) -> Engine:
     """Load the model of a plan onto its device.
 
@@ -64,15 +78,18 @@ def open_engine(plan: EnginePlan, *, batch_size: int = 32, share: int = 1, flips
     ``flips``: average the probabilities of each image and of its mirror image, left for right.
     """
     threads = thread_layout(plan, batch_size, max(1, joblib.cpu_count() // share))
-    if isinstance(plan.model, OpenVinoModel):
+    members = [_open_forward(plan, model, threads) for model in (plan.model, *plan.others)]
+    return Engine(members[0] if len(members) == 1 else MeanForward(members), plan.classes, threads.chunk, flips)
+
+
+def _open_forward(plan: EnginePlan, model: "ModelFile | OpenVinoModel", threads: ThreadLayout) -> Forward:
+    if isinstance(model, OpenVinoModel):
         from overlay.engines.openvino_engine import OpenVinoForward
 
-        forward: Forward = OpenVinoForward(plan.model, plan.precision, threads)
-    else:
-        from overlay.engines.torch_engine import TorchForward
+        return OpenVinoForward(model, plan.precision, threads)
+    from overlay.engines.torch_engine import TorchForward
 
-        forward = TorchForward(plan.model, plan.device, plan.precision, threads, plan.kind == "compile")
-    return Engine(forward, plan.classes, threads.chunk, flips)
+    return TorchForward(model, plan.device, plan.precision, threads, plan.kind == "compile")
 
 
 def thread_layout(plan: EnginePlan, batch_size: int, cores: int) -> ThreadLayout:

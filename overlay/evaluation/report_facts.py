@@ -106,6 +106,8 @@ def read_mistakes(dataset: PreparedDataset, predictions: pa.Table, rows: NDArray
 
 
 def _split_rule(split: Split) -> str:
+    if split.only:
+        return f"not at all: every image is in {split.only} (split.only)"
     if split.column:
         return f"as given ({split.column})"
     grouped = f", and groups ({split.group_by})," if split.group_by else ""

@@ -29,7 +29,9 @@ def split_dataset(
     if gone := sorted(set(classes) - set(pc.unique(labels).to_pylist())):
         raise RequestError(f"class {gone[0]} has no usable image left")
     fold: pa.Array = pa.nulls(len(images), pa.int32())
-    if config.split.column:
+    if config.split.only:
+        split = pa.array([config.split.only]).take(pa.array(np.zeros(len(images), np.int64)))
+    elif config.split.column:
         split = images["given_split"].combine_chunks()
     elif folds := config.split.folds:
         assigned = assign_folds(labels, groups, folds, config.split.seed)

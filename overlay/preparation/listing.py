@@ -64,7 +64,7 @@ def list_sources(config: Prepare, folder: Path, on_progress: Callable[[int], Non
         sorter.add(hashlib.sha256(ref.id.encode()).digest(), ref._replace(group=group, split=split))
     classes.check([str(source.place) for source in sources.sources])
     rules.check_found()
-    if rules.splits is None:
+    if rules.splits is None and config.split.only is None:
         sizes.check(config.split.folds)
     rows = staged_rows(sum(classes.usable.values()), config.shard_rows)
     tables = hashlib.sha256()

@@ -13,7 +13,7 @@ import torch
 
 from overlay.config import Predict
 from overlay.engines.base import Pixels, ScoredBatch, score_rows
-from overlay.engines.factory import open_engine, prepare_engine
+from overlay.engines.factory import open_engine, prepare_engines
 from overlay.errors import RequestError
 from overlay.models.model_file import ModelFile
 from overlay.sources.decode import DecodedBatch, GroupDecoder
@@ -29,11 +29,11 @@ class LocalBackend:
             the device or the precision.
     """
 
-    def __init__(self, config: Predict, loaded: ModelFile, calibration: Pixels | None) -> None:
+    def __init__(self, config: Predict, models: Sequence[ModelFile], calibration: Pixels | None) -> None:
         if config.device == "cuda" and not torch.cuda.is_available():
             raise RequestError("device is cuda, but this machine has no GPU; choose cpu, or set RAY_ADDRESS")
         device: Literal["cpu", "cuda"] = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
-        plan = prepare_engine(loaded, config.engine, device, config.precision, calibration)
+        plan = prepare_engines(models, config.engine, device, config.precision, calibration)
         self.computed = str(plan)
         self._engine = open_engine(plan, batch_size=config.batch_size, flips=config.flips)
         self._embeddings = config.embeddings

@@ -31,7 +31,7 @@ class RayBackend:
             model, the device or the precision.
     """
 
-    def __init__(self, config: Predict, loaded: ModelFile, calibration: Pixels | None) -> None:
+    def __init__(self, config: Predict, models: Sequence[ModelFile], calibration: Pixels | None) -> None:
         session.connect()
         self._cluster = session.resources()
         self._engine = InferenceOptions(
@@ -43,7 +43,7 @@ class RayBackend:
             flips=config.flips,
             embeddings=config.embeddings,
         )
-        self._plan = create_engine_plan(loaded, self._engine, calibration)
+        self._plan = create_engine_plan(models, self._engine, calibration)
         self.computed = str(self._plan)
         self.processes: Mapping[str, float] = {
             "read": self._cluster.cpus,

@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,9 +8,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from overlay.config import Evaluate
+from overlay.config import Evaluate, Prepare, Split
+from overlay.dataset.prepared import PreparedDataset
 from overlay.errors import RequestError
-from pipelines import evaluate
+from pipelines import evaluate, prepare
+from pipelines import train as train_job
 from tests.pipelines.conftest import Trained
 
 
@@ -55,3 +58,50 @@ def test_another_split(trained: Trained, tmp_path: Path, capsys: pytest.CaptureF
     assert f"accuracy {best['val_accuracy']:.3f}" in capsys.readouterr().out
     with pytest.raises(RequestError, match="holds something else"):
         evaluate.run(replace(config, out=str(trained.folder)))
+
+
+@pytest.mark.slow
+def test_a_foreign_set_of_fewer_classes_whose_images_the_model_has_seen(
+    trained: Trained, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "clinic"
+    for name in ("benign", "malignant"):
+        shutil.copytree(phantoms / name, source / name)
+    other = Prepare(sources=[str(source)], out=str(tmp_path / "dataset"), split=Split(only="test"))
+    foreign = prepare.run(other)
+    assert foreign.card.counts == {name: {"train": 0, "val": 0, "test": 12} for name in ("benign", "malignant")}
+
+    def hashes(dataset: PreparedDataset, splits: tuple[str, ...]) -> list[int]:
+        rows = pq.read_table(Path(dataset.path) / "data").to_pylist()
+        return [int(row["phash"], 16) for row in rows if row["split"] in splits]
+
+    def near(text: int, known: list[int]) -> bool:
+        return any((text ^ each).bit_count() <= 40 for each in known)
+
+    train, val = (hashes(trained.dataset, (split,)) for split in ("train", "val"))
+    asked = hashes(foreign, ("test",))
+    in_train = sum(near(text, train) for text in asked)
+    in_val = sum(near(text, val) and not near(text, train) for text in asked)
+    config = Evaluate(model=str(trained.folder), dataset=foreign.path, out=str(tmp_path / "out"), precision="fp32")
+    counts = (
+        rf"has seen {in_train + in_val} of the 24 test images \({in_train} near-.*, {in_val} of validation images\)"
+    )
+    with pytest.raises(RequestError, match=counts):
+        evaluate.run(config)
+    assert not (tmp_path / "out").exists()
+    evaluate.run(replace(config, allow_seen=True))
+    told = capsys.readouterr().out
+    assert f"CAUTION: The model has seen {in_train + in_val} of these 24 images" in told
+    assert "the dataset has no normal, which the model may answer all the same" in told
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert (metrics["missing_classes"], metrics["seen"]["train"], metrics["seen"]["val"]) == (
+        ["normal"],
+        in_train,
+        in_val,
+    )
+    assert metrics["mask_only"] is None
+    rows = pq.read_table(tmp_path / "out" / "predictions.parquet")
+    assert (set(rows["split"].to_pylist()), rows["fold"].null_count) == ({"test"}, 24)
+    assert set(rows["group"].to_pylist()) == set(pq.read_table(Path(foreign.path) / "data")["group"].to_pylist())
+    with pytest.raises(RequestError, match="has no image in the split train; training needs all three"):
+        train_job.run(replace(trained.config, dataset=foreign.path, out=str(tmp_path / "run"), fold=None))

@@ -241,7 +241,17 @@ def test_help_lists_every_option_of_the_verb(verb: str, capsys: pytest.CaptureFi
 
 
 def test_options_have_dotted_names() -> None:
-    assert list(option_types(Split)) == ["train", "val", "test", "seed", "group_by", "ungrouped", "folds", "column"]
+    assert list(option_types(Split)) == [
+        "train",
+        "val",
+        "test",
+        "seed",
+        "group_by",
+        "ungrouped",
+        "folds",
+        "only",
+        "column",
+    ]
     assert "overlay.color" in option_types(Prepare)
 
 
@@ -253,3 +263,9 @@ def test_a_map_has_texts_as_keys_and_is_written_back() -> None:
     assert parse_arguments("prepare", to_words(config)[1:]) == config
     with pytest.raises(RequestError, match=r"labels\.map is 'x'; it must be a map such as \{0: benign, 1: malignant\}"):
         parse_arguments("prepare", ["s", "--out=o", "--labels.map=x"])
+
+
+def test_a_positional_argument_may_be_given_by_its_name() -> None:
+    config = parse_arguments("predict", ["--model", "run-0,run-1", "a.png", "b.png", "--out", "out"])
+    assert isinstance(config, Predict)
+    assert (config.model, config.inputs) == ("run-0,run-1", ["a.png", "b.png"])

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from overlay.config import EngineKind, Precision
 from overlay.engines.base import Engine, EnginePlan, OpenVinoModel, ScoredBatch, ThreadLayout, score_rows
-from overlay.engines.factory import open_engine, prepare_engine, thread_layout
+from overlay.engines.factory import open_engine, prepare_engine, prepare_engines, thread_layout
 from overlay.errors import RequestError
 from overlay.models import model_file
 from overlay.models.device import has_bf16
@@ -248,3 +248,17 @@ print([name for name, module in sys.modules.items() if name in ("torch", "openvi
 """
     done = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True)
     assert done.stdout.splitlines() == ["(1, 3)", "[]"], done.stderr
+
+
+def test_several_models_give_the_mean_of_their_probabilities(file: ModelFile) -> None:
+    other = replace(file, state=OrderedDict((name, tensor * 1.1) for name, tensor in file.state.items()))
+    kinds: tuple[EngineKind, ...] = ("torch", "openvino")
+    for kind in kinds:
+        alone = [open_engine(prepare_engine(each, kind, "cpu", "fp32"))(PIXELS) for each in (file, other)]
+        plan = prepare_engines([file, other], kind, "cpu", "fp32", None)
+        assert str(plan) == f"{kind} on cpu, mean of 2 models"
+        found = open_engine(plan)(PIXELS)
+        mean = (alone[0].probabilities + alone[1].probabilities) / 2
+        np.testing.assert_allclose(found.probabilities, mean, atol=1e-6, rtol=0)
+        np.testing.assert_array_equal(found.embeddings, alone[0].embeddings)
+        assert np.abs(mean - alone[0].probabilities).max() > 1e-3

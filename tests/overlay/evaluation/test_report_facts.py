@@ -39,6 +39,7 @@ def test_protocol(subject: EvaluationSubject, tmp_path: Path) -> None:
         (Split(folds=5), "at random in 5 folds, near-duplicates kept together"),
         (Split(group_by="p[0-9]+"), "at random, near-duplicates, and groups (p[0-9]+), kept together"),
         (Split(column="t.csv:split"), "as given (t.csv:split)"),
+        (Split(only="test"), "not at all: every image is in test (split.only)"),
     ],
 )
 def test_split_rule(subject: EvaluationSubject, split: Split, rule: str) -> None:

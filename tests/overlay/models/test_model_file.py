@@ -187,9 +187,9 @@ def test_a_card_and_options_for_files_without_one_exclude_each_other(written: Pa
 
 def test_hashes_of_the_images_travel_with_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the file itself, through safetensors, and beside the file where there are many; plain torch reads it still."""
-    hashes = TrainingHashes.create(
-        *(np.random.default_rng(seed).integers(0, 2**64, (n, 4), np.uint64) for seed, n in ((0, 5), (1, 3))), 40
-    )
+    random = np.random.default_rng(0)
+    train, val = (random.integers(0, 2**64, (n, 4), np.uint64) for n in (5, 3))
+    hashes = TrainingHashes.create(train, val, 40)
     file, state = tmp_path / "resnet18.pth", state_of()
     model_file.save_model_file(file, OrderedDict(state), CARD, hashes)
     assert set(torch.load(file, weights_only=True)) == set(state)

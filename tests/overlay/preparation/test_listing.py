@@ -106,3 +106,11 @@ def test_groups_for_some_images_only_are_refused(source: Path, tmp_path: Path, b
         split = Split(group_by=rule, ungrouped="single")
         listed = list_sources(Prepare([str(source)], "unused", split=split), tmp_path, lambda _: None)
         assert listed.remarks == ["7 of 9 images have no group; each is a group of its own"]
+
+
+def test_a_foreign_set_is_not_divided_so_a_class_may_be_small(tmp_path: Path) -> None:
+    write_phantoms(tmp_path / "set", images_per_class={"benign": 3, "malignant": 1}, seed=0)
+    config = Prepare(sources=[str(tmp_path / "set")], out="unused", split=Split(only="test"))
+    assert list_sources(config, tmp_path, lambda _: None).classes.classes == ["benign", "malignant"]
+    with pytest.raises(RequestError, match=r"split.only is test, so there is nothing to divide; leave split.folds and"):
+        Split(only="test", folds=5)
