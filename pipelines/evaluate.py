@@ -5,7 +5,7 @@ overlay evaluate run/Resnet_fineTuning.pth dataset --out evaluation --split val
 """
 
 from pathlib import Path
-from typing import cast
+from typing import NotRequired, cast
 
 import numpy as np
 import pyarrow as pa
@@ -13,27 +13,33 @@ from numpy.typing import NDArray
 from ray.exceptions import RayError
 
 from cluster import session
-from overlay.config import Evaluate, InferenceOptions
+from overlay.config import Evaluate, InferenceOptions, table_column
 from overlay.dataset.folds import select_fold
 from overlay.dataset.prepared import open_dataset
 from overlay.dataset.rows import read_rows
 from overlay.engines.base import BatchScores, Floats, Pixels
 from overlay.errors import WorkError, faults_end_the_work
+from overlay.evaluation.audit_views import AuditPlan, AuditView
 from overlay.evaluation.dataset_images import read_calibration_pixels
+from overlay.evaluation.mask_audit import AuditAnswers, plan_audit
 from overlay.evaluation.output_files import Extras, ScoredSplit, check_evaluation_folder, write_evaluation
 from overlay.evaluation.report_data import Inference
+from overlay.evaluation.subgroups import SubgroupColumn
 from overlay.evaluation.subject import EvaluationSubject, check_split, count_seen
 from overlay.models.model_file import load_model_file
 from overlay.prediction.schema import evaluation_schema
+from overlay.preparation.metadata_table import MetadataColumn
 from pipelines.inference.model_actors import create_engine_plan, score_with_plan
 from pipelines.runtime.dataset_rows import decoded_rows
 from pipelines.runtime.placement import choose_device
+from pipelines.runtime.view_rows import AS_STORED, viewed_rows
 
 
 class LabelledScores(BatchScores):
     """Columns of n scored rows of a prepared dataset."""
 
     id: NDArray[np.str_]
+    view: NotRequired[NDArray[np.str_]]
 
 
 @faults_end_the_work()
@@ -53,6 +59,7 @@ def run(config: Evaluate) -> None:
     check_evaluation_folder(out, config.out)
     seen = count_seen(subject)
     check_split(subject, seen, allow_seen=config.allow_seen)
+    subgroups = read_subgroups(config.subgroups, subject)
     session.connect()
     options = InferenceOptions(
         choose_device(config.device, session.resources()),
@@ -63,31 +70,70 @@ def run(config: Evaluate) -> None:
     )
     int8 = config.precision == "int8"
     calibration = read_calibration_pixels(subject.dataset, subject.model.card) if int8 else None
-    result = write_evaluation(subject, score_split(subject, options, calibration), out, Extras(seen))
+    audit = plan_audit(subject.dataset, subject.split)
+    scored = score_split(subject, options, calibration, audit)
+    result = write_evaluation(subject, scored, out, Extras(seen, subgroups))
     print("\n".join(result.lines()))
     print(f"report: {out / 'report.html'}")
 
 
+def read_subgroups(option: str | None, subject: EvaluationSubject) -> tuple[SubgroupColumn, ...]:
+    """Read the columns of ``subgroups`` for the images of the split, in the order of their ids.
+
+    Raises:
+        RequestError: the table can't be read, lacks a column, or names none of the images.
+    """
+    if option is None or (found := table_column(option)) is None:
+        return ()
+    file, names = found
+    ids = read_rows(subject.dataset, subject.split, [])["id"].to_pylist()
+    tables = {name: MetadataColumn("subgroups", f"{file}:{name}") for name in names.split(",")}
+    return tuple(SubgroupColumn(name, table.lookup(ids)) for name, table in tables.items())
+
+
 def score_split(
-    subject: EvaluationSubject, options: InferenceOptions, calibration: Pixels | None = None
+    subject: EvaluationSubject,
+    options: InferenceOptions,
+    calibration: Pixels | None = None,
+    audit: AuditPlan | None = None,
 ) -> ScoredSplit:
     """Classify the images of a split on Ray: the columns of a prediction, true_label, group, fold and split, by id.
+
+    ``audit``: images that are shown in several views as well.
 
     Raises:
         RequestError: the engine is not installed, or doesn't fit the device or the precision.
         WorkError: an image of the dataset can't be decoded, or a worker failed again and again.
     """
     plan = create_engine_plan([subject.model], options, calibration)
-    rows = decoded_rows(subject.dataset, subject.split, subject.model.card.input, options.batch_size)
+    look, size = subject.model.card.input, options.batch_size
+    if audit is None:
+        rows = decoded_rows(subject.dataset, subject.split, look, size)
+    else:
+        rows = viewed_rows(subject.dataset, subject.split, look, size, audit)
     scored = score_with_plan(plan, rows, options, session.resources())
     try:
         blocks = [cast(LabelledScores, block) for block in scored.iter_batches(batch_size=None)]
     except RayError as error:
         raise WorkError(f"evaluation stopped: {str(error).strip().splitlines()[-1]}") from error
     ids = np.concatenate([block["id"] for block in blocks])
-    probabilities = np.concatenate([block["probabilities"] for block in blocks])[np.argsort(ids)]
+    probabilities = np.concatenate([block["probabilities"] for block in blocks])
     inference = Inference(str(plan), str(blocks[0]["precision"][0]), options.flips)
-    return ScoredSplit(_predictions(subject, probabilities), inference)
+    if audit is None:
+        return ScoredSplit(_predictions(subject, probabilities[np.argsort(ids)]), inference)
+    views = np.concatenate([block["view"] for block in blocks])
+    stored = np.flatnonzero(views == AS_STORED)
+    answers = {view: _answers_of(view, ids, views, probabilities) for view in audit.views}
+    ordered = stored[np.argsort(ids[stored])]
+    return ScoredSplit(_predictions(subject, probabilities[ordered]), inference, AuditAnswers(audit, answers))
+
+
+def _answers_of(
+    view: AuditView, ids: NDArray[np.str_], views: NDArray[np.str_], probabilities: Floats
+) -> dict[str, int]:
+    """Answer of the model to one view of each image, by id."""
+    chosen = views == view
+    return dict(zip(ids[chosen].tolist(), probabilities[chosen].argmax(axis=1).tolist(), strict=True))
 
 
 def _predictions(subject: EvaluationSubject, probabilities: Floats) -> pa.Table:

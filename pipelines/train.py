@@ -11,7 +11,6 @@ at the end writes and evaluates the model.
 """
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from overlay.dataset.folds import select_fold
 from overlay.dataset.prepared import PreparedDataset, is_dataset, open_dataset
 from overlay.dataset.rows import read_hashes
 from overlay.errors import RequestError, WorkError, faults_end_the_work
+from overlay.evaluation.mask_audit import plan_audit
 from overlay.evaluation.outcome import describe_calibration, labels_of_predictions
 from overlay.evaluation.output_files import EvaluationResult, Extras, write_evaluation
 from overlay.evaluation.subject import EvaluationSubject, count_seen
@@ -38,7 +38,7 @@ from pipelines import evaluate, prepare
 from pipelines.runtime.placement import Placement, place_workers
 from pipelines.training import dry_run, image_source
 from pipelines.training.image_source import TrainingData
-from pipelines.training.monitor import TrainingMonitor, draw_history_curves
+from pipelines.training.monitor import TrainingMonitor
 from pipelines.training.setup import TrainingJob, TrainingSetup, open_training_data
 from pipelines.training.trainer import run_trainer
 
@@ -71,7 +71,7 @@ def run(config: Train) -> None:
         progress = _train(setup, data, folder, progress, monitor)
         options = _inference_options(setup, batch_size)
         model = _write_model(setup, folder, progress, options)
-        result = _evaluate_model(setup, folder, options, progress.history)
+        result = _evaluate_model(setup, folder, options)
         monitor.finish(result.metrics, result.labels, result.predicted, model)
     folder.finish()
     print("\n".join(result.lines()))
@@ -194,12 +194,9 @@ def _inference_options(setup: TrainingSetup, batch_size: int) -> InferenceOption
     return InferenceOptions(setup.placement.device, precision, min(batch_size, 64))
 
 
-def _evaluate_model(
-    setup: TrainingSetup, folder: RunFolder, options: InferenceOptions, epochs: Sequence[history.Epoch]
-) -> EvaluationResult:
+def _evaluate_model(setup: TrainingSetup, folder: RunFolder, options: InferenceOptions) -> EvaluationResult:
     """Evaluate the model file on the test split, and write the evaluation's files."""
-    curves = draw_history_curves(epochs, history.best_epoch(epochs, setup.config.early_stopping))
     model = model_file.load_model_file(folder.path / model_file.MODEL_FILE)
     subject = EvaluationSubject(model, setup.dataset, "test")
-    extras = Extras(count_seen(subject), curves)
-    return write_evaluation(subject, evaluate.score_split(subject, options), folder.evaluation, extras)
+    scored = evaluate.score_split(subject, options, audit=plan_audit(subject.dataset, subject.split))
+    return write_evaluation(subject, scored, folder.evaluation, Extras(count_seen(subject)))

@@ -3,7 +3,17 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from overlay.config.common import Device, EngineKind, Legacy, Place, Precision, check, check_engine
+from overlay.config.common import (
+    Device,
+    EngineKind,
+    Legacy,
+    Place,
+    Precision,
+    TableColumn,
+    check,
+    check_engine,
+    table_column,
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +42,14 @@ class Evaluate:
     """auto is bf16 where the hardware has it; int8, which OpenVINO has, is calibrated on training images"""
     flips: bool = False
     """test-time augmentation: average the probabilities of an image and of its horizontal flip"""
+    subgroups: TableColumn | None = None
+    """columns of a table to report results by, as FILE.csv:age,device (or tsv, xlsx, parquet); another column has
+    the image's path or name"""
 
     def __post_init__(self) -> None:
         check_engine(self.engine, self.precision)
         check(self.batch_size >= 1, f"batch_size is {self.batch_size}; it must be at least 1")
+        check(
+            self.subgroups is None or table_column(self.subgroups) is not None,
+            f"subgroups is {self.subgroups!r}; give it as FILE.csv:column",
+        )

@@ -5,20 +5,34 @@ shows in how they change: a model that reads the image keeps its accuracy withou
 lesion's pixels are gone.
 """
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from overlay.config import OverlayStyle
-from overlay.images.masks import draw_mask
+from overlay.config import Input, OverlayStyle
+from overlay.images.codec import decode_image
+from overlay.images.masks import decode_mask, draw_mask
+from overlay.images.resize import resize_image
 
 AuditView = Literal["untinted", "mask", "blanked"]
 AUDIT_VIEWS: tuple[AuditView, ...] = get_args(AuditView)
 PLAIN_GREY = 128
 LARGEST_ERROR = 8
 """grey levels to within which a fill must be undone; an opacity above 0.94 leaves less of the image than that"""
+
+
+@dataclass(frozen=True)
+class AuditPlan:
+    """Images of a split that are shown in several views."""
+
+    ids: frozenset[str]
+    views: tuple[AuditView, ...]
+    style: OverlayStyle
+    """of the stored images"""
+    max_pixels: int
 
 
 def possible_views(style: OverlayStyle) -> tuple[AuditView, ...]:
@@ -31,6 +45,18 @@ def possible_views(style: OverlayStyle) -> tuple[AuditView, ...]:
         return ("blanked",)
     undone = style.style == "fill" and undo_error(style) <= LARGEST_ERROR
     return AUDIT_VIEWS if undone else ("mask", "blanked")
+
+
+def decode_views(image: bytes, mask: bytes | None, plan: AuditPlan, look: Input) -> NDArray[np.uint8]:
+    """Decode an image file and its mask file of a dataset to all views of a plan, uint8 (views, size, size, 3).
+
+    Raises:
+        ImageError: a file can't be decoded.
+    """
+    drawn = decode_image(image, max_pixels=plan.max_pixels)
+    lesion = None if mask is None else decode_mask(mask, max_pixels=plan.max_pixels)
+    views: Sequence[NDArray[np.uint8]] = [draw_view(view, drawn, lesion, plan.style) for view in plan.views]
+    return np.stack([resize_image(view, look.size, look.resize) for view in views])
 
 
 def draw_view(

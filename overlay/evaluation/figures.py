@@ -1,4 +1,4 @@
-"""Figures of a run and of an evaluation as PNG bytes: training curves, confusion matrix, ROC curves.
+"""Figures of a run and of an evaluation as PNG bytes: training curves, confusion matrix.
 
 Drawn with matplotlib's object-oriented API on a light background, in colours that colour-blind readers tell apart
 (Okabe & Ito 2008). No pyplot, so nothing global is touched and any thread or process may draw.
@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from overlay.evaluation.estimates import Evaluation
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#6b7280"
-PALETTE = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MANY_CLASSES = 12
 """above this, the empty cells of a confusion matrix are not labelled"""
 
@@ -58,7 +56,12 @@ def draw_curves(history: Mapping[str, Sequence[float]], best_epoch: int | None =
 
 
 def draw_confusion_matrix(evaluation: Evaluation) -> bytes:
-    """Draw the confusion matrix: counts and shares of the row, rows the true class, columns the predicted."""
+    """Draw the confusion matrix: counts and shares of the row, rows the true class, columns the predicted.
+
+    Hits, on the diagonal, are blue, and errors orange.
+    """
+    from matplotlib.colors import to_rgb
+
     counts = np.array(evaluation.confusion)
     support = counts.sum(axis=1, keepdims=True)
     share = counts / np.maximum(support, 1)
@@ -66,7 +69,8 @@ def draw_confusion_matrix(evaluation: Evaluation) -> bytes:
     side = min(1.15 * n, 16.0)
     figure = _figure(side + 2.2, side + 1.6)
     axes = figure.subplots()
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    colours = np.where(np.eye(n, dtype=bool)[..., None], to_rgb(BLUE), to_rgb(ORANGE))
+    axes.imshow(np.rint(255 - share[..., None] * (255 - 255 * colours)).astype(np.uint8))
     size = 14 * side / (1.15 * n)
     # Of many classes only the cells that hold something are written: the rest would be noise, and slow to draw.
     for row, column in np.argwhere(counts > 0) if n > MANY_CLASSES else np.ndindex(counts.shape):
@@ -88,31 +92,6 @@ def draw_confusion_matrix(evaluation: Evaluation) -> bytes:
     axes.set_xlabel("predicted", fontweight="bold", labelpad=8)
     axes.set_ylabel("true", fontweight="bold", labelpad=8)
     axes.set_title("Images, and share of the true class", loc="left", fontsize=10, color=GREY)
-    return _png(figure)
-
-
-def draw_roc(labels: NDArray[np.int64], probabilities: NDArray[np.float64], evaluation: Evaluation) -> bytes:
-    """Draw the one-vs-rest ROC curve, with its area, of each class that has one; labels (n,), probabilities (n, C)."""
-    from sklearn.metrics import roc_curve
-
-    figure = _figure(5.4, 5)
-    axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":", label="0.500  chance")
-    for index, scores in enumerate(evaluation.per_class):
-        if scores.auroc is None:
-            continue
-        false_positives, true_positives, _ = roc_curve(labels == index, probabilities[:, index])
-        colour, dashes = PALETTE[index % len(PALETTE)], "-" if index < len(PALETTE) else "--"
-        name = f"{scores.auroc.value:.3f}  {_text(scores.name)}"
-        axes.plot(false_positives, true_positives, color=colour, linestyle=dashes, linewidth=1.8, label=name)
-    _plain(axes)
-    axes.set_aspect("equal")
-    axes.set_xlim(-0.02, 1.02)
-    axes.set_ylim(-0.02, 1.02)
-    axes.set_xlabel("false positive rate")
-    axes.set_ylabel("true positive rate")
-    axes.set_title("Each class against the rest", loc="left", fontweight="bold")
-    axes.legend(title="area under the curve", frameon=False, loc="lower right", alignment="left")
     return _png(figure)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from overlay.dataset.prepared import PreparedDataset
-from overlay.evaluation.dataset_images import open_tables
+from overlay.dataset.rows import open_tables
 from overlay.evaluation.grad_cam import draw_heat, enlarge_map, grad_cam, share_inside
 from overlay.images.codec import decode_image
 from overlay.images.masks import decode_mask

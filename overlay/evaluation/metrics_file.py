@@ -32,6 +32,10 @@ def metrics_json(report: ReportData) -> dict[str, Any]:
         **content,
         **_thresholds(report),
         "mask_only": None if report.mask_only is None else asdict(report.mask_only),
+        "mask_only_lesions": None if report.mask_only_lesions is None else asdict(report.mask_only_lesions),
+        "audit": None if report.audit is None else asdict(report.audit),
+        "subgroups": [asdict(table) for table in report.subgroups],
+        "doubted_labels": [asdict(doubt) for doubt in report.doubts],
     }
 
 

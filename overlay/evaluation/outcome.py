@@ -8,6 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from overlay.dataset.rows import group_codes
+from overlay.evaluation.answers import EvaluatedAnswers
 from overlay.evaluation.influence import (
     Influence,
     accuracy_influence,
@@ -50,15 +51,20 @@ def labels_of_predictions(predictions: pa.Table, classes: Sequence[str]) -> Scor
     )
 
 
+def answers_at_threshold(card: ModelCard, scored: ScoredLabels) -> EvaluatedAnswers:
+    """Return the predicted classes, and the flags at the card's threshold where it has one."""
+    positive = flagged = None
+    if card.flag is not None:
+        positive, flagged = _flags(*card.flag, card, scored)
+    return EvaluatedAnswers(scored.labels, scored.predicted, scored.groups, positive, flagged)
+
+
 def measure_operating_point(card: ModelCard, scored: ScoredLabels) -> OperatingResult | None:
     """Measure sensitivity and specificity at the card's threshold; None for a card without one."""
     if card.flag is None:
         return None
     name, threshold = card.flag
-    index = card.classes.index(name)
-    positive = scored.labels == index
-    # The column `flag` of predictions compares as float32, in which the probabilities are stored.
-    flagged = scored.probabilities[:, index].astype(np.float32) >= np.float32(threshold)
+    positive, flagged = _flags(name, threshold, card, scored)
     return OperatingResult(
         positive=name,
         threshold=threshold,
@@ -112,6 +118,15 @@ def describe_calibration(card: ModelCard) -> str:
         return "not calibrated"
     images = f"{found.images} validation images, which also chose the epoch, with {found.mistakes} mistakes"
     return f"fitted on {images}" if found.outcome == "fitted" else f"left at 1 ({found.outcome}) on {images}"
+
+
+def _flags(
+    name: str, threshold: float, card: ModelCard, scored: ScoredLabels
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Whether each image is of the positive class, and whether it is flagged."""
+    index = card.classes.index(name)
+    # The column `flag` of predictions compares as float32, in which the probabilities are stored.
+    return scored.labels == index, scored.probabilities[:, index].astype(np.float32) >= np.float32(threshold)
 
 
 def _estimate(metric: Influence | None, groups: NDArray[np.int64]) -> Estimate | None:

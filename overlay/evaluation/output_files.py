@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from overlay.errors import RequestError
 from overlay.evaluation import figures, metrics
+from overlay.evaluation.curves import compute_curves
 from overlay.evaluation.estimates import (
     Evaluation,
     classification_report_csv,
@@ -16,8 +17,11 @@ from overlay.evaluation.estimates import (
     estimate_text,
     summary_line,
 )
+from overlay.evaluation.gallery import read_gallery
+from overlay.evaluation.mask_audit import AuditAnswers, measure_audit
 from overlay.evaluation.metrics_file import metrics_json
 from overlay.evaluation.outcome import (
+    answers_at_threshold,
     labels_of_predictions,
     measure_calibration,
     measure_operating_point,
@@ -25,7 +29,15 @@ from overlay.evaluation.outcome import (
 )
 from overlay.evaluation.report import render_report
 from overlay.evaluation.report_data import Inference, ReportData, SeenImages
-from overlay.evaluation.report_facts import compare_with_masks, create_protocol, read_mistakes
+from overlay.evaluation.report_facts import (
+    compare_with_constant,
+    compare_with_masks,
+    create_protocol,
+    find_doubted_labels,
+    measure_all_subgroups,
+    read_training,
+)
+from overlay.evaluation.subgroups import SubgroupColumn
 from overlay.evaluation.subject import EvaluationSubject, cautions
 from overlay.storage.atomic import write_atomically
 
@@ -46,6 +58,8 @@ class ScoredSplit:
     predictions: pa.Table
     """one row an image, sorted by ``id``: the columns of a prediction, and true_label, group, fold, split"""
     inference: Inference
+    audit: AuditAnswers | None = None
+    """answers to other views of the images; None where they have no masks"""
 
 
 @dataclass(frozen=True)
@@ -54,8 +68,8 @@ class Extras:
 
     seen: SeenImages | None
     """images that the model has seen; None where its file has no hashes"""
-    curves_png: bytes | None = None
-    """picture of the model's training"""
+    subgroups: tuple[SubgroupColumn, ...] = ()
+    """the user's columns, in the order of the ids"""
 
 
 @dataclass(frozen=True)
@@ -110,27 +124,33 @@ def write_evaluation(subject: EvaluationSubject, scored: ScoredSplit, out: Path,
         WorkError: a row of probabilities is no distribution; nothing was written.
     """
     card, dataset = subject.model.card, subject.dataset
-    answers = labels_of_predictions(scored.predictions, card.classes)
-    evaluation = compute_evaluation(
-        answers.labels, answers.probabilities, card.classes, answers.groups, dataset.card.classes
-    )
+    probable = labels_of_predictions(scored.predictions, card.classes)
+    answers = answers_at_threshold(card, probable)
+    ids = scored.predictions["id"].to_pylist()
+    worst = metrics.worst_mistakes(probable.labels, probable.probabilities)
     train_counts = [dataset.card.counts.get(name, {}).get("train", 0) for name in card.classes]
-    mistakes = metrics.worst_mistakes(answers.labels, answers.probabilities)
+    run = Path(subject.model.path).parent
     report = ReportData(
-        title=f"{card.arch} on {dataset.place.name}, {subject.split}",
-        evaluation=evaluation,
+        title=run.absolute().name,
+        evaluation=compute_evaluation(
+            probable.labels, probable.probabilities, card.classes, probable.groups, dataset.card.classes
+        ),
         protocol=create_protocol(subject, scored.inference),
-        confusion_png=figures.draw_confusion_matrix(evaluation),
+        constant=compare_with_constant(answers, card.classes),
+        curves=compute_curves(probable.labels, probable.probabilities, card.classes),
         cautions=cautions(subject, extras.seen),
         seen=extras.seen,
-        operating=measure_operating_point(card, answers),
-        uncertain=measure_uncertain(card, answers),
+        operating=measure_operating_point(card, probable),
+        uncertain=measure_uncertain(card, probable),
         # The mean of two softmaxes has no temperature that could be taken back.
-        calibration=None if scored.inference.flips else measure_calibration(card, answers, train_counts),
-        roc_png=figures.draw_roc(answers.labels, answers.probabilities, evaluation),
-        curves_png=extras.curves_png,
+        calibration=None if scored.inference.flips else measure_calibration(card, probable, train_counts),
         mask_only=compare_with_masks(subject, answers),
-        mistakes=read_mistakes(dataset, scored.predictions, mistakes),
+        mask_only_lesions=compare_with_masks(subject, answers, lesions_only=True),
+        audit=None if scored.audit is None else measure_audit(answers, ids, scored.audit),
+        mistakes=read_gallery(subject.model, dataset, scored.predictions, worst),
+        doubts=() if subject.split == "train" else find_doubted_labels(ids, probable, card.classes),
+        subgroups=measure_all_subgroups(subject, answers, extras.subgroups),
+        training=read_training(run),
     )
     _write(out, scored.predictions, report)
     return EvaluationResult(report, answers.labels.tolist(), answers.predicted.tolist())
@@ -139,7 +159,7 @@ def write_evaluation(subject: EvaluationSubject, scored: ScoredSplit, out: Path,
 def _write(out: Path, predictions: pa.Table, report: ReportData) -> None:
     texts = {
         "classification_report.csv": classification_report_csv(report.evaluation).encode(),
-        "confusion_matrix.png": report.confusion_png,
+        "confusion_matrix.png": figures.draw_confusion_matrix(report.evaluation),
         "report.html": render_report(report).encode(),
         "metrics.json": (json.dumps(metrics_json(report), indent=2) + "\n").encode(),
     }

@@ -4,15 +4,16 @@ Nothing here computes: ``overlay.evaluation.report_facts`` and ``overlay.evaluat
 ``overlay.evaluation.report`` draws the page from them. Every metric is an ``Estimate`` with its 95 % interval.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
+from overlay.evaluation.curves import EvaluationCurves
 from overlay.evaluation.estimates import Evaluation
+from overlay.evaluation.gallery import MistakePair
 from overlay.evaluation.intervals import Estimate, PairedDifference
+from overlay.evaluation.mask_audit import MaskAudit
 from overlay.evaluation.reliability import ReliabilityBins
+from overlay.evaluation.subgroups import SubgroupTable
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,17 @@ class CalibrationResult:
 
 
 @dataclass(frozen=True)
+class ConstantAnswer:
+    """Always answering the class with the most images, beside the model."""
+
+    name: str
+    share: float
+    """its accuracy"""
+    p: float
+    """exact group flips test against the model's accuracy"""
+
+
+@dataclass(frozen=True)
 class MaskOnly:
     """Mask-only baseline: scores on this split from the numbers of the masks alone (``metrics.mask_only_answers``)."""
 
@@ -171,25 +183,35 @@ class MaskOnly:
 
 
 @dataclass(frozen=True)
-class Mistake:
-    """A misclassified image."""
+class TrainingCurves:
+    """Training history of the model."""
+
+    history: Mapping[str, Sequence[float]]
+    """columns of ``history.parquet``"""
+    best_epoch: int
+    """value of the column ``epoch`` whose weights were kept"""
+
+
+@dataclass(frozen=True)
+class DoubtedLabel:
+    """Image whose label the model contradicts with confidence."""
 
     id: str
     label: str
-    predicted: str
-    confidence: float
-    image: NDArray[np.uint8]
-    """(height, width, 3), of any size"""
+    suggested: str
+    margin: float
+    """probability of the suggested class minus that of the label"""
 
 
 @dataclass(frozen=True)
 class ReportData:
-    """Content of the page. Pictures are PNG bytes from ``overlay.evaluation.figures``; one that is None is left out."""
+    """Content of the page."""
 
     title: str
     evaluation: Evaluation
     protocol: Protocol
-    confusion_png: bytes
+    constant: ConstantAnswer
+    curves: EvaluationCurves
     cautions: tuple[str, ...] = ()
     """sentences for the bar at the top of the page, such as that the model has seen the images; mostly none"""
     seen: SeenImages | None = None
@@ -199,8 +221,14 @@ class ReportData:
     uncertain: UncertainResult | None = None
     """None where the model's card has no ``uncertain_below``"""
     calibration: CalibrationResult | None = None
-    roc_png: bytes | None = None
-    curves_png: bytes | None = None
     mask_only: MaskOnly | None = None
-    mistakes: tuple[Mistake, ...] = field(default=())
+    mask_only_lesions: MaskOnly | None = None
+    """the same for the images with a lesion alone; None where all have one"""
+    audit: MaskAudit | None = None
+    mistakes: tuple[MistakePair, ...] = ()
     """the most confident first, as ``metrics.worst_mistakes`` orders them"""
+    doubts: tuple[DoubtedLabel, ...] = ()
+    """the largest margin first"""
+    subgroups: tuple[SubgroupTable, ...] = ()
+    training: TrainingCurves | None = None
+    """None where the model's file lies outside of a run"""

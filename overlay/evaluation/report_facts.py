@@ -1,26 +1,38 @@
-"""Facts of the evaluation report: protocol, mask-only baseline, worst mistakes."""
+"""Facts of the evaluation report: protocol, baselines, doubted labels, subgroups, training history."""
 
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
 from numpy.typing import NDArray
 
 from overlay import __version__
-from overlay.config import SPLITS, Split
+from overlay.config import SPLITS, EarlyStopping, Split
 from overlay.dataset.card import DatasetCard
-from overlay.dataset.prepared import PreparedDataset
 from overlay.dataset.rows import read_rows
 from overlay.evaluation import metrics
-from overlay.evaluation.dataset_images import read_encoded
+from overlay.evaluation.answers import EvaluatedAnswers
 from overlay.evaluation.influence import accuracy_influence, macro_f1_influence
 from overlay.evaluation.intervals import estimate_metric, paired_difference
+from overlay.evaluation.label_doubts import label_doubts
 from overlay.evaluation.outcome import ScoredLabels
 from overlay.evaluation.paired_tests import share_flips_test
-from overlay.evaluation.report_data import DatasetFlow, Inference, MaskOnly, Mistake, Protocol
+from overlay.evaluation.report_data import (
+    ConstantAnswer,
+    DatasetFlow,
+    DoubtedLabel,
+    Inference,
+    MaskOnly,
+    Protocol,
+    TrainingCurves,
+)
+from overlay.evaluation.subgroups import SubgroupColumn, SubgroupTable, measure_subgroups, own_columns
 from overlay.evaluation.subject import EvaluationSubject, describe_style
-from overlay.images.codec import decode_image
+from overlay.training.history import Epoch, best_epoch
 
 MASK_NUMBERS = {
     "mask_area_share": "share of the image",
@@ -60,10 +72,15 @@ def create_protocol(subject: EvaluationSubject, inference: Inference) -> Protoco
     )
 
 
-def compare_with_masks(subject: EvaluationSubject, answers: ScoredLabels) -> MaskOnly | None:
+def compare_with_masks(
+    subject: EvaluationSubject, answers: EvaluatedAnswers, *, lesions_only: bool = False
+) -> MaskOnly | None:
     """Compare a model with the mask-only baseline on the evaluated images.
 
     None for the training split, for a dataset without training images or masks, and without a mask in the split.
+
+    ``lesions_only``: train and compare on the images with a lesion, since those without one tell their class by that;
+    None where all images have one.
     """
     if subject.split == "train":
         return None
@@ -71,10 +88,18 @@ def compare_with_masks(subject: EvaluationSubject, answers: ScoredLabels) -> Mas
     train, test = (read_rows(subject.dataset, split, columns) for split in ("train", subject.split))
     if any(table["mask_area_share"].null_count == len(table) for table in (train, test)):
         return None
+    chosen = np.ones(len(test), np.bool_)
+    if lesions_only:
+        chosen = test["mask_area_share"].is_valid().to_numpy()
+        if chosen.all():
+            return None
+        train = train.filter(train["mask_area_share"].is_valid())
     classes = subject.model.card.classes
     train_labels = np.array([classes.index(label) for label in train["label"].to_pylist()])
-    masks = metrics.mask_only_answers(_mask_numbers(train), train_labels, _mask_numbers(test))
-    labels, groups, model = answers.labels, answers.groups, answers.predicted
+    masks = metrics.mask_only_answers(_mask_numbers(train), train_labels, _mask_numbers(test)[chosen])
+    labels, groups, model = (values[chosen] for values in (answers.labels, answers.groups, answers.predicted))
+    # The intervals take group numbers without gaps.
+    groups = np.unique(groups, return_inverse=True)[1].astype(np.int64)
     right, masks_right = model == labels, masks == labels
     accuracy = accuracy_influence(labels, masks)
     return MaskOnly(
@@ -88,21 +113,42 @@ def compare_with_masks(subject: EvaluationSubject, answers: ScoredLabels) -> Mas
     )
 
 
-def read_mistakes(dataset: PreparedDataset, predictions: pa.Table, rows: NDArray[np.int64]) -> tuple[Mistake, ...]:
-    """Read the images of misclassified rows of a table of predictions, in the order of ``rows``."""
-    wrong = predictions.take(rows).to_pylist()
-    encoded = read_encoded(dataset, [row["id"] for row in wrong])
-    max_pixels = dataset.card.request.max_pixels
+def compare_with_constant(answers: EvaluatedAnswers, classes: Sequence[str]) -> ConstantAnswer:
+    """Compare a model with always answering the most frequent class of the evaluated images."""
+    largest = int(np.bincount(answers.labels).argmax())
+    constant = answers.labels == largest
+    test = share_flips_test(answers.predicted == answers.labels, constant, answers.groups)
+    return ConstantAnswer(classes[largest], float(constant.mean()), test.p)
+
+
+def find_doubted_labels(ids: Sequence[str], scored: ScoredLabels, classes: Sequence[str]) -> tuple[DoubtedLabel, ...]:
+    """Find the images whose label the model contradicts with confidence; the model must not have learnt from them."""
+    doubts = label_doubts(scored.labels, scored.probabilities)
+    rows = zip(doubts.images.tolist(), doubts.suggested.tolist(), doubts.margin.tolist(), strict=True)
     return tuple(
-        Mistake(
-            id=row["id"],
-            label=row["true_label"],
-            predicted=row["label"],
-            confidence=row["confidence"],
-            image=decode_image(encoded[row["id"]], max_pixels=max_pixels),
-        )
-        for row in wrong
+        DoubtedLabel(ids[image], classes[scored.labels[image]], classes[suggested], margin)
+        for image, suggested, margin in rows
     )
+
+
+def measure_all_subgroups(
+    subject: EvaluationSubject, answers: EvaluatedAnswers, given: Sequence[SubgroupColumn]
+) -> tuple[SubgroupTable, ...]:
+    """Measure the subgroups by the user's columns, and by those that the dataset has itself."""
+    rows = read_rows(subject.dataset, subject.split, ["source", "mask_lesions", "mask_area_share"])
+    measured = (measure_subgroups(column, answers) for column in (*given, *own_columns(rows)))
+    return tuple(table for table in measured if table is not None)
+
+
+def read_training(run: Path) -> TrainingCurves | None:
+    """Read the history and the best epoch of the run whose folder a model lies in; None where it is no run."""
+    history, config = run / "history.parquet", run / "config.yaml"
+    if not history.is_file() or not config.is_file():
+        return None
+    columns = pq.read_table(history).to_pydict()
+    epochs = [Epoch(**dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
+    stopping = EarlyStopping(**yaml.safe_load(config.read_text(encoding="utf-8"))["early_stopping"])
+    return TrainingCurves(columns, epochs[best_epoch(epochs, stopping)].epoch)
 
 
 def _split_rule(split: Split) -> str:

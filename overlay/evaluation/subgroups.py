@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from overlay.evaluation.answers import EvaluatedAnswers
 from overlay.evaluation.influence import Influence, accuracy_influence, sensitivity_influence
 from overlay.evaluation.intervals import Estimate, estimate_metric
 
@@ -55,22 +56,6 @@ class SubgroupTable:
     column: str
     """in words"""
     subgroups: tuple[Subgroup, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class EvaluatedAnswers:
-    """Answers to n evaluated images."""
-
-    labels: NDArray[np.int64]
-    """(n,) class indices"""
-    predicted: NDArray[np.int64]
-    """(n,) class indices"""
-    groups: NDArray[np.int64]
-    """(n,) equal for images of one group"""
-    positive: NDArray[np.bool_] | None = None
-    """(n,) whether the image is of the positive class; None where there is no such class"""
-    flagged: NDArray[np.bool_] | None = None
-    """(n,) whether the model calls it positive, at its threshold where it has one"""
 
 
 def measure_subgroups(column: SubgroupColumn, answers: EvaluatedAnswers) -> SubgroupTable | None:

@@ -34,7 +34,13 @@ def test_the_files_agree(trained: Trained) -> None:
     assert [int(support[name]) for name in classes] == confusion.sum(axis=1).tolist()
     page = (folder / "report.html").read_text()
     assert trained.dataset.card.fingerprint in page
-    assert "mask alone reaches" in page
+    assert "Lesion blanked" in page
+    assert set(metrics["audit"]["views"]) == {"untinted", "mask", "blanked"}
+    assert metrics["audit"]["images"] == 6
+    assert metrics["audit"]["overlay"]["value"] == metrics["accuracy"]
+    # A view of an image without a lesion is the image itself, but for the mask on grey.
+    normal = sum(row["true_label"] == "normal" for row in rows)
+    assert all(metrics["audit"]["views"][view]["kept"] >= normal / 6 for view in ("untinted", "blanked"))
 
 
 @pytest.mark.slow
@@ -45,11 +51,20 @@ def test_another_split(trained: Trained, tmp_path: Path, capsys: pytest.CaptureF
         out=str(tmp_path / "out"),
         split="val",
         precision="fp32",
+        subgroups=f"{tmp_path / 'patients.csv'}:age",
+    )
+    ids = pq.read_table(trained.dataset.data_files(), columns=["id"])["id"].to_pylist()
+    (tmp_path / "patients.csv").write_text(
+        "id,age\n" + "".join(f"{name},{20 + 40 * (i % 2)}\n" for i, name in enumerate(ids))
     )
     evaluate.run(config)
     best = min(pq.read_table(trained.folder / "history.parquet").to_pylist(), key=lambda row: float(row["val_loss"]))
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["accuracy"] == best["val_accuracy"]
+    (ages, *_) = metrics["subgroups"]
+    assert ages["column"] == "age"
+    assert {group["name"] for group in ages["subgroups"]} == {"20", "60"}
+    assert sum(group["images"] for group in ages["subgroups"]) == metrics["images"]
     estimates = {(row["metric"], row["class"]): row for row in metrics["estimates"]}
     assert estimates["log_loss_uncalibrated", None]["value"] == pytest.approx(best["val_loss"], abs=1e-5)
     assert metrics["log_loss"] <= best["val_loss"] + 1e-5
@@ -105,3 +120,26 @@ def test_a_foreign_set_of_fewer_classes_whose_images_the_model_has_seen(
     assert set(rows["group"].to_pylist()) == set(pq.read_table(Path(foreign.path) / "data")["group"].to_pylist())
     with pytest.raises(RequestError, match="has no image in the split train; training needs all three"):
         train_job.run(replace(trained.config, dataset=foreign.path, out=str(tmp_path / "run"), fold=None))
+
+
+@pytest.mark.parametrize(
+    ("subgroups", "message"),
+    [
+        ("patients.csv:sex", "subgroups patients.csv has no column sex; it has id, age"),
+        ("patients.csv:age", "subgroups patients.csv names none of the images"),
+    ],
+)
+def test_a_table_of_subgroups_that_does_not_fit_is_refused_before_any_work(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subgroups: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "patients.csv").write_text("id,age\nelsewhere.png,30\n")
+    config = Evaluate(str(trained.folder), trained.dataset.path, str(tmp_path / "out"), subgroups=subgroups)
+    with pytest.raises(RequestError, match=message):
+        evaluate.run(config)
+    assert not (tmp_path / "out").exists()
+
+
+def test_subgroups_are_columns_of_a_table() -> None:
+    with pytest.raises(RequestError, match=r"subgroups is 'age'; give it as FILE.csv:column"):
+        Evaluate("run", "dataset", "out", subgroups="age")

@@ -6,13 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from overlay.dataset.prepared import PreparedDataset, part_path
 from overlay.dataset.schema import DATASET_SCHEMA
+from overlay.duplicates.near_duplicates import DUPLICATES_SCHEMA
 from overlay.evaluation.subject import EvaluationSubject
 from overlay.models.model_file import ModelCard, ModelFile
+from overlay.models.network import create_network
 from overlay.storage.parquet import write_rows
 from tests.overlay.dataset.test_card import CARD, REQUEST
 
@@ -28,7 +32,8 @@ def png(grey: int, side: int = 20, mode: str = "L") -> bytes:
 
 @pytest.fixture
 def new_dataset(tmp_path: Path) -> Callable[..., PreparedDataset]:
-    """Make a dataset from rows, which need `id`, `label`, `split` and `bytes`; the shape of a mask where `area` is."""
+    """Make a dataset from rows, which need `id`, `label`, `split` and `bytes`; the shape of a mask where `area` is, and
+    the file of a mask where `mask` is."""
 
     def make(rows: list[Mapping[str, object]], max_pixels: int = 1000, name: str = "dataset") -> PreparedDataset:
         part = part_path(tmp_path / name, 0)
@@ -41,7 +46,9 @@ def new_dataset(tmp_path: Path) -> Callable[..., PreparedDataset]:
                 drawn = np.random.default_rng(zlib.crc32(str(row["id"]).encode())).bytes(32).hex()
                 known = {name: row[name] for name in ("id", "label", "split")}
                 known |= {"group": row.get("group", row["id"]), "phash": row.get("phash", drawn)}
-                written.write({**known, "image": image, **shape})
+                mask = {"bytes": row["mask"], "path": ""} if "mask" in row else None
+                written.write({**known, "image": image, "mask": mask, "source": "here", **shape})
+        pq.write_table(DUPLICATES_SCHEMA.empty_table(), tmp_path / name / "duplicates.parquet")
         request = replace(REQUEST, max_pixels=max_pixels)
         return PreparedDataset(str(tmp_path / name), replace(CARD, request=request))
 
@@ -66,7 +73,15 @@ def small_dataset(new_dataset: Callable[..., PreparedDataset]) -> PreparedDatase
     )
 
 
+@pytest.fixture(scope="session")
+def random_resnet() -> ModelFile:
+    """A ResNet18 of random weights for images of 64 pixels."""
+    torch.manual_seed(0)
+    card = ModelCard("resnet18", CLASSES, 64, "squash", (0.5,) * 3, (0.5,) * 3, None, "", "", "")
+    state = create_network("resnet18", len(CLASSES)).state_dict()
+    return ModelFile("runs/my-run/m.pth", OrderedDict(state), card, "ab" * 32)
+
+
 @pytest.fixture
-def subject(small_dataset: PreparedDataset) -> EvaluationSubject:
-    card = ModelCard("resnet18", CLASSES, 32, "squash", (0.5,) * 3, (0.5,) * 3, None, "", "", "")
-    return EvaluationSubject(ModelFile("run/m.pth", OrderedDict(), card, "ab" * 32), small_dataset, "test")
+def subject(small_dataset: PreparedDataset, random_resnet: ModelFile) -> EvaluationSubject:
+    return EvaluationSubject(random_resnet, small_dataset, "test")

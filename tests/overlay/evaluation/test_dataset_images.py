@@ -24,7 +24,7 @@ def test_calibration_takes_training_images_from_all_over_the_dataset(
 ) -> None:
     monkeypatch.setattr(dataset_images, "CALIBRATION_IMAGES", 4)
     pixels = dataset_images.read_calibration_pixels(subject.dataset, subject.model.card)
-    assert pixels.shape == (4, 32, 32, 3)
+    assert pixels.shape == (4, 64, 64, 3)
     assert pixels.dtype == np.uint8
     assert pixels[:, 0, 0, 0].tolist() == [0, 30, 60, 90]  # each third of ten
     monkeypatch.undo()

@@ -63,17 +63,13 @@ def test_curves_of_a_diverged_run_are_drawn(broken: float) -> None:
     assert decode(figures.draw_curves(columns, best_epoch=1)).shape == (600, 1500, 3)
 
 
-def test_confusion_matrix_is_dark_where_a_row_has_its_share() -> None:
+def test_hits_of_a_confusion_matrix_are_blue_and_errors_orange() -> None:
     labels = np.array([0] * 30 + [1] * 3)
     right = decode(figures.draw_confusion_matrix(evaluation(labels, labels, ["a", "b"])))
     wrong = decode(figures.draw_confusion_matrix(evaluation(labels, 1 - labels, ["a", "b"])))
-    # Shares of the row decide, so three of three are as dark as thirty of thirty.
-    darkest = tuple(right.reshape(-1, 3)[(right.sum(axis=2) > 60).ravel()].min(axis=0))
-    assert darkest[2] > darkest[0]
-    top, bottom = slice(100, 200), slice(250, 300)
-    for rows in (top, bottom):
-        middle = right.shape[1] // 2
-        assert (right[rows, :middle].mean() < wrong[rows, :middle].mean()) == (rows == top)
+    # Shares of the row decide, so three of three are as strong as thirty of thirty.
+    assert [count(picture, BLUE) > 30_000 for picture in (right, wrong)] == [True, False]
+    assert [count(picture, ORANGE) > 30_000 for picture in (right, wrong)] == [False, True]
 
 
 @pytest.mark.parametrize("classes", [2, 20])
@@ -87,21 +83,7 @@ def test_confusion_matrix_grows_with_the_classes_up_to_a_limit(classes: int) -> 
 def test_names_that_matplotlib_would_interpret_are_drawn_as_they_are() -> None:
     labels = np.array([0, 1, 2, 3])
     odd = evaluation(labels, labels, ["$cost$", "_hidden", r"\frac{", "$"])
-    decode(figures.draw_confusion_matrix(odd))
-    assert count(decode(figures.draw_roc(labels, np.eye(4), odd)), ORANGE) > 50
-
-
-def test_roc_leaves_out_a_class_without_a_curve() -> None:
-    labels = np.array([0, 1, 0, 1])
-    probabilities = np.array([[0.7, 0.2, 0.1], [0.3, 0.6, 0.1], [0.4, 0.5, 0.1], [0.6, 0.3, 0.1]])
-    pixels = decode(
-        figures.draw_roc(
-            labels, probabilities, estimates.compute_evaluation(labels, probabilities, ["a", "b", "absent"])
-        )
-    )
-    assert pixels.shape == (750, 810, 3)
-    assert count(pixels, BLUE) > 50
-    assert count(pixels, GREEN) == 0
+    assert decode(figures.draw_confusion_matrix(odd)).shape == (930, 1020, 3)
 
 
 def test_a_picture_is_the_same_each_time_and_nothing_global_is_touched() -> None:

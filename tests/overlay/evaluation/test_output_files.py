@@ -18,6 +18,7 @@ from overlay.evaluation.output_files import (
     write_evaluation,
 )
 from overlay.evaluation.report_data import Inference, SeenImages
+from overlay.evaluation.subgroups import SubgroupColumn
 from overlay.evaluation.subject import EvaluationSubject
 
 
@@ -39,7 +40,9 @@ def predictions(benign: float = 0.25) -> ScoredSplit:
 
 def test_all_files_say_the_same(subject: EvaluationSubject, tmp_path: Path) -> None:
     out = tmp_path / "new" / "evaluation"
-    result = write_evaluation(subject, predictions(), out, Extras(SeenImages(4, 1, 0, 40), b"png"))
+    result = write_evaluation(
+        subject, predictions(), out, Extras(SeenImages(4, 1, 0, 40), (SubgroupColumn("age", ["a", "a", "b", "b"]),))
+    )
     assert (result.labels, result.predicted) == ([0, 1, 0, 1], [0, 1, 1, 1])
     assert {file.name for file in out.iterdir()} == set(EVALUATION_FILES)
     assert pq.read_table(out / "predictions.parquet") == predictions().predictions
@@ -59,7 +62,8 @@ def test_all_files_say_the_same(subject: EvaluationSubject, tmp_path: Path) -> N
         assert [row["support"] for row in csv.DictReader(file)] == ["2", "2", "4", "4", "4"]
     assert (out / "confusion_matrix.png").read_bytes().startswith(b"\x89PNG")
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert "resnet18 on dataset, test" in page
+    assert "<h1>my-run</h1>" in page
+    assert "resnet18, evaluated on 4 images in 3 groups: the test split of dataset" in page
     assert "test2" in page
     assert caution in page
     assert interval in page
@@ -70,6 +74,9 @@ def test_files_are_written_atomically_and_metrics_last(
 ) -> None:
     """Killed at any file, an evaluation leaves no metrics.json, not even that of an earlier one."""
     written: list[str] = []
+    # What takes time and is none of this: forests, and the network of Grad-CAM.
+    monkeypatch.setattr(output_files, "compare_with_masks", lambda *_, **__: None)
+    monkeypatch.setattr(output_files, "read_gallery", lambda *_: ())
 
     @contextmanager
     def stopping(place: Path) -> Iterator[Path]:

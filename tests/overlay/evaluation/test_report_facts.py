@@ -3,16 +3,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from overlay.config import Split
 from overlay.dataset.prepared import PreparedDataset
+from overlay.evaluation.answers import EvaluatedAnswers
 from overlay.evaluation.outcome import ScoredLabels
-from overlay.evaluation.report_data import DatasetFlow, Inference, Mistake
-from overlay.evaluation.report_facts import compare_with_masks, create_protocol, read_mistakes
+from overlay.evaluation.report_data import DatasetFlow, Inference
+from overlay.evaluation.report_facts import (
+    compare_with_constant,
+    compare_with_masks,
+    create_protocol,
+    find_doubted_labels,
+    read_training,
+)
 from overlay.evaluation.subject import EvaluationSubject
-from tests.overlay.evaluation.conftest import png
+from overlay.training.history import Epoch, write_history
+from tests.overlay.evaluation.conftest import CLASSES, png
 
 TORCH = Inference("torch on cpu", "fp32", flips=False)
 
@@ -20,7 +27,7 @@ TORCH = Inference("torch on cpu", "fp32", flips=False)
 def test_protocol(subject: EvaluationSubject, tmp_path: Path) -> None:
     protocol = create_protocol(subject, TORCH)
     assert (protocol.model_file, protocol.model_sha256, protocol.arch) == ("m.pth", "ab" * 32, "resnet18")
-    assert (protocol.image_size, protocol.resize, protocol.dataset) == (32, "squash", "dataset")
+    assert (protocol.image_size, protocol.resize, protocol.dataset) == (64, "squash", "dataset")
     assert (protocol.fingerprint, protocol.split, protocol.fold, protocol.folds) == ("cd" * 32, "test", None, None)
     assert protocol.split_rule == "at random, near-duplicates kept together"
     assert protocol.split_images == {"train": 7, "val": 2, "test": 2}
@@ -48,9 +55,9 @@ def test_split_rule(subject: EvaluationSubject, split: Split, rule: str) -> None
     assert create_protocol(replace(subject, dataset=dataset), TORCH).split_rule == rule
 
 
-def answers(predicted: list[int]) -> ScoredLabels:
+def answers(predicted: list[int]) -> EvaluatedAnswers:
     """Answers to the four test images of the small dataset, which are benign, normal, benign, normal."""
-    return ScoredLabels(np.array([0, 1, 0, 1]), np.eye(2)[predicted], np.array([0, 1, 2, 3]))
+    return EvaluatedAnswers(np.array([0, 1, 0, 1]), np.array(predicted), np.arange(4))
 
 
 def test_masks_that_tell_the_classes_apart_against_a_model_that_does_not(subject: EvaluationSubject) -> None:
@@ -74,28 +81,48 @@ def test_no_mask_only_baseline_where_there_is_nothing_to_compare(
     assert compare_with_masks(bare, answers([0, 0, 0, 0])) is None
 
 
-def mistakes_of(dataset: PreparedDataset) -> tuple[Mistake, ...]:
-    predictions = pa.table(
-        {
-            "id": ["test0", "test1", "test2"],
-            "true_label": ["benign", "normal", "benign"],
-            "label": ["normal", "normal", "normal"],
-            "confidence": [0.75, 0.5, 1.0],
-        }
-    )
-    return read_mistakes(dataset, predictions, np.array([2, 0]))
+def test_lesions_alone_are_compared_where_some_images_have_none(
+    subject: EvaluationSubject, new_dataset: Callable[..., PreparedDataset]
+) -> None:
+    assert compare_with_masks(subject, answers([0, 1, 0, 1]), lesions_only=True) is None
+    rows = [
+        {"id": f"{split}{i}", "label": label, "split": split, "bytes": png(0)} | ({"area": area} if area else {})
+        for split in ("train", "test")
+        for i, (label, area) in enumerate([("benign", 0.2), ("normal", None), ("benign", 0.1), ("normal", 0.3)])
+    ]
+    some = replace(subject, dataset=new_dataset(rows, name="some"))
+    everything, lesions = (compare_with_masks(some, answers([0, 1, 1, 1]), lesions_only=only) for only in (False, True))
+    assert everything is not None
+    assert lesions is not None
+    assert (everything.accuracy.images, lesions.accuracy.images) == (4, 3)
+    assert (lesions.accuracy.value, lesions.difference.value) == (1, pytest.approx(-1 / 3))
 
 
-def test_mistakes_have_their_images_in_the_order_that_was_asked_for(small_dataset: PreparedDataset) -> None:
-    first, second = mistakes_of(small_dataset)
-    assert (first.id, first.label, first.predicted, first.confidence) == ("test2", "benign", "normal", 1.0)
-    np.testing.assert_array_equal(first.image, np.full((20, 20, 3), 20))
-    assert (second.id, second.confidence, second.image[0, 0, 0]) == ("test0", 0.75, 0)
+def test_the_most_frequent_class_is_the_constant_answer() -> None:
+    labels = np.array([0] * 5 + [1] * 15)
+    # Right alone on all 5 benign images, wrong alone on 15 others: the known answer of the exact test.
+    found = compare_with_constant(EvaluatedAnswers(labels, np.zeros(20, np.int64), np.arange(20)), CLASSES)
+    assert (found.name, found.share) == ("normal", 0.75)
+    assert found.p == pytest.approx(0.04138946533203125, abs=1e-15)
 
 
-def test_mistakes_above_the_usual_limit_are_shown(new_dataset: Callable[..., PreparedDataset]) -> None:
-    """An image of 51.84 million pixels, of a dataset that was prepared with a limit of 52 million."""
-    rows = [{"id": f"test{i}", "label": "benign", "split": "test", "bytes": png(0)} for i in (0, 1)]
-    large = {"id": "test2", "label": "benign", "split": "test", "bytes": png(0, side=7200, mode="1")}
-    first, _ = mistakes_of(new_dataset([*rows, large], max_pixels=52_000_000))
-    assert first.image.shape == (7200, 7200, 3)
+def test_doubted_labels() -> None:
+    # The known answer of confident learning, 00001111: the 4th and the 8th image.
+    first = np.array([0.9, 0.8, 0.7, 0.1, 0.2, 0.3, 0.4, 0.95])
+    scored = ScoredLabels(np.repeat([0, 1], 4), np.stack([first, 1 - first], axis=1), np.arange(8))
+    doubts = find_doubted_labels([f"{i + 1}.png" for i in range(8)], scored, CLASSES)
+    assert [(doubt.id, doubt.label, doubt.suggested) for doubt in doubts] == [
+        ("8.png", "normal", "benign"),
+        ("4.png", "benign", "normal"),
+    ]
+    assert [doubt.margin for doubt in doubts] == pytest.approx([0.9, 0.8])
+
+
+def test_the_training_of_a_run(tmp_path: Path) -> None:
+    assert read_training(tmp_path) is None
+    epochs = [Epoch(i + 1, 0.5, 0.5, loss, 0.5, 0.5, 1e-3, 10, 1, 1) for i, loss in enumerate((0.9, 0.4, 0.6))]
+    write_history(epochs, tmp_path / "history.parquet")
+    (tmp_path / "config.yaml").write_text("early_stopping:\n  metric: val_loss\n  patience: 5\n")
+    found = read_training(tmp_path)
+    assert found is not None
+    assert (found.best_epoch, found.history["val_loss"]) == (2, [0.9, 0.4, 0.6])

@@ -2,8 +2,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from overlay.evaluation.answers import EvaluatedAnswers
 from overlay.evaluation.subgroups import (
-    EvaluatedAnswers,
     Subgroup,
     SubgroupColumn,
     SubgroupTable,
