@@ -104,7 +104,14 @@ def _mask_of_input(data: bytes | None, card: ModelCard, max_pixels: int) -> NDAr
     return resize_image(white, card.size, card.resize)[..., 0] / 255
 
 
-def _evidence(model: ModelFile, pixels: NDArray[np.uint8], predicted: Sequence[int]) -> Tensor | None:
-    card = model.card
+def _evidence(model: ModelFile, pixels: NDArray[np.uint8], predicted: Sequence[int]) -> list[Tensor] | None:
+    """Grad-CAM map of each image, one image at a time: a batch would hold the activations of all of them."""
+    card, network = model.card, build_network(model)
     images = normalise(torch.from_numpy(pixels), torch.tensor(card.mean), torch.tensor(card.std))
-    return grad_cam(build_network(model), images, torch.tensor(predicted))
+    maps = []
+    for image, index in zip(images, predicted, strict=True):
+        found = grad_cam(network, image[None], torch.tensor([index]))
+        if found is None:
+            return None
+        maps.append(found[0])
+    return maps

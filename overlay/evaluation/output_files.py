@@ -131,7 +131,7 @@ def write_evaluation(subject: EvaluationSubject, scored: ScoredSplit, out: Path,
     train_counts = [dataset.card.counts.get(name, {}).get("train", 0) for name in card.classes]
     run = Path(subject.model.path).parent
     report = ReportData(
-        title=run.absolute().name,
+        title=run.absolute().name if (run / "config.yaml").is_file() else Path(subject.model.path).stem,
         evaluation=compute_evaluation(
             probable.labels, probable.probabilities, card.classes, probable.groups, dataset.card.classes
         ),

@@ -66,7 +66,7 @@ def measure_subgroups(column: SubgroupColumn, answers: EvaluatedAnswers) -> Subg
     if len(names) < 2:
         return None
     place = [column.order.index(name) if name in column.order else len(column.order) for name in names.tolist()]
-    ordered = names[np.lexsort((names, -counts, place))]
+    ordered = names[np.lexsort((names, -counts, np.array(place)))]
     shown = ordered if len(ordered) <= MOST_VALUES else ordered[: MOST_VALUES - 1]
     subgroups = [_measure(str(name), values == name, answers) for name in shown]
     if rest := len(ordered) - len(shown):

@@ -1,8 +1,10 @@
 """Phantoms: synthetic breast ultrasound with lesion masks, for the demo and the tests.
 
-Layers of skin, fat, gland and muscle under speckle. Benign lesions are smooth, wider than tall, with posterior
-enhancement; malignant ones are spiculated, taller than wide, with posterior shadowing; normal images have none (the
-signs of BI-RADS, exaggerated). They test the software from end to end and are no evidence about patients.
+Layers of skin, fat, gland and muscle under speckle. Benign lesions tend to be smooth and wider than tall, grey and even
+inside, with posterior enhancement; malignant ones to be spiculated and taller than wide, dark and uneven inside, with
+posterior shadowing; normal images have none (the signs of BI-RADS). The outlines of the two classes overlap, so that a
+classifier of masks makes mistakes which the pixels inside the lesion would spare it. Phantoms test the software from
+end to end and are no evidence about patients.
 """
 
 import math
@@ -117,48 +119,49 @@ def _tissue(random: np.random.Generator, height: int, width: int) -> Field:
 
 
 def _lesions(name: PhantomClass, random: np.random.Generator, height: int, width: int) -> list[Lesion]:
-    angles = np.linspace(-math.pi, math.pi, 721)
-    outline = np.ones_like(angles)
     if name == "normal":
         return []
     x, y = random.uniform(0.3, 0.7) * width, random.uniform(0.36, 0.5) * height
-    if name == "benign":
-        for wave in (2, 3, 5):
-            outline += random.uniform(0, 0.12) / wave * 1.5 * np.sin(wave * angles + random.uniform(0, 2 * math.pi))
-        half_width = random.uniform(0.09, 0.19) * width
-        lesions = [Lesion(x, y, half_width, half_width * random.uniform(0.45, 0.7), outline)]
-        if random.uniform() < 0.15:
-            aside = x + math.copysign(random.uniform(0.28, 0.32) * width, width / 2 - x)
-            small = random.uniform(0.04, 0.06) * width
-            lesions.append(Lesion(aside, y * random.uniform(0.9, 1.1), small, small * 0.65, outline[::-1]))
-        return lesions
-    for wave in (2, 3, 4, 5):
-        outline += random.uniform(0.02, 0.09) * np.sin(wave * angles + random.uniform(0, 2 * math.pi))
-    for _ in range(random.integers(9, 16)):
+    irregularity = float(np.clip(random.normal(0.35 if name == "benign" else 0.65, 0.25), 0, 1))
+    lesions = [_lesion(random, (x, y), random.uniform(0.09, 0.16) * height, irregularity)]
+    if name == "benign" and random.uniform() < 0.15:
+        aside = x + math.copysign(random.uniform(0.28, 0.32) * width, width / 2 - x)
+        lesions.append(_lesion(random, (aside, y * random.uniform(0.9, 1.1)), 0.045 * width, irregularity))
+    return lesions
+
+
+def _lesion(random: np.random.Generator, centre: tuple[float, float], radius: float, irregularity: float) -> Lesion:
+    """Return a lesion; ``radius``: geometric mean; ``irregularity``: 0 (smooth and wide) to 1 (spiculated, tall)."""
+    angles = np.linspace(-math.pi, math.pi, 721)
+    outline = np.ones_like(angles)
+    for wave in (2, 3, 5):
+        outline += random.uniform(0.02, 0.1) / wave * 1.5 * np.sin(wave * angles + random.uniform(0, 2 * math.pi))
+    for _ in range(round(14 * irregularity)):
         away = (angles - random.uniform(-math.pi, math.pi) + math.pi) % (2 * math.pi) - math.pi
-        outline += random.uniform(0.1, 0.4) * np.exp(-(np.abs(away / random.uniform(0.06, 0.14)) ** 1.5))
-    half_height = random.uniform(0.11, 0.19) * height
-    return [Lesion(x, y, half_height / random.uniform(1.25, 1.6), half_height, outline)]
+        spike = random.uniform(0.1, 0.4) * irregularity
+        outline += spike * np.exp(-(np.abs(away / random.uniform(0.06, 0.14)) ** 1.5))
+    aspect = random.uniform(0.5, 0.8) + 0.6 * irregularity
+    return Lesion(*centre, radius / math.sqrt(aspect), radius * math.sqrt(aspect), outline)
 
 
 def _draw_benign(tissue: Field, lesion: Lesion, distance: Field, random: np.random.Generator) -> None:
-    _darken(tissue, distance, random.uniform(0.05, 0.16), softness=0.2)
+    _darken(tissue, distance, random.uniform(0.2, 0.28), softness=0.2)
     height, width = tissue.shape
     rows = np.arange(height, dtype=np.float32)[:, None]
     # A thin capsule, bright where the beam meets it at a right angle: above and below.
     steep = np.abs(rows - lesion.y) / lesion.half_height
     tissue += 0.22 * np.clip(steep, 0, 1) ** 3 * np.exp(-(((distance - 1.05) / 0.05) ** 2))
     behind = _behind(lesion, height, width, spread=1.0, length=random.uniform(0.2, 0.4) * height)
-    tissue += behind * (random.uniform(0.12, 0.2) + 0.4 * tissue)
+    tissue += behind * (random.uniform(0.0, 0.2) + 0.4 * tissue)
 
 
 def _draw_malignant(tissue: Field, lesion: Lesion, distance: Field, random: np.random.Generator) -> None:
     height, width = tissue.shape
     tissue += 0.1 * np.exp(-(((distance - 1.15) / 0.22) ** 2))
-    inside = random.uniform(0.08, 0.16) + 0.04 * _noise(random, height, width, 12, 14)
+    inside = random.uniform(0.04, 0.12) + 0.04 * _noise(random, height, width, 12, 14)
     _darken(tissue, distance, inside, softness=0.3)
-    shadow = _behind(lesion, height, width, spread=1.15, length=random.uniform(0.6, 1.2) * height)
-    tissue *= 1 - random.uniform(0.75, 0.92) * shadow
+    shadow = _behind(lesion, height, width, spread=1.15, length=random.uniform(0.4, 1.0) * height)
+    tissue *= 1 - random.uniform(0.1, 0.8) * shadow
 
 
 def _darken(tissue: Field, distance: Field, inside: float | Field, softness: float) -> None:

@@ -2,6 +2,7 @@ import csv
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,6 +21,7 @@ from overlay.evaluation.output_files import (
 from overlay.evaluation.report_data import Inference, SeenImages
 from overlay.evaluation.subgroups import SubgroupColumn
 from overlay.evaluation.subject import EvaluationSubject
+from overlay.training.history import Epoch, write_history
 
 
 def predictions(benign: float = 0.25) -> ScoredSplit:
@@ -62,11 +64,24 @@ def test_all_files_say_the_same(subject: EvaluationSubject, tmp_path: Path) -> N
         assert [row["support"] for row in csv.DictReader(file)] == ["2", "2", "4", "4", "4"]
     assert (out / "confusion_matrix.png").read_bytes().startswith(b"\x89PNG")
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert "<h1>my-run</h1>" in page
+    assert "<h1>m</h1>" in page
     assert "resnet18, evaluated on 4 images in 3 groups: the test split of dataset" in page
     assert "test2" in page
     assert caution in page
     assert interval in page
+
+
+def test_the_page_of_a_run_has_its_name_and_its_training(subject: EvaluationSubject, tmp_path: Path) -> None:
+    run = tmp_path / "my-run"
+    run.mkdir()
+    (run / "config.yaml").write_text("early_stopping:\n  metric: val_loss\n")
+    write_history([Epoch(1, 0.5, 0.5, 0.5, 0.5, 0.5, 1e-3, 10, 1, 1)], run / "history.parquet")
+    in_run = replace(subject, model=replace(subject.model, path=str(run / "m.pth")))
+    result = write_evaluation(in_run, predictions(), run / "evaluation", Extras(None))
+    assert (result.report.title, result.report.training is None) == ("my-run", False)
+    page = (run / "evaluation" / "report.html").read_text(encoding="utf-8")
+    assert "<h1>my-run</h1>" in page
+    assert "Losses over the epochs" in page
 
 
 def test_files_are_written_atomically_and_metrics_last(

@@ -82,7 +82,8 @@ def report_data(labels: list[int] | None = None, classes: tuple[str, ...] = CLAS
         )
         for i in metrics.worst_mistakes(truth, PROBABILITIES).tolist()
     )
-    evaluation, curves = (compute(truth, PROBABILITIES, classes) for compute in (compute_evaluation, compute_curves))
+    evaluation = compute_evaluation(truth, PROBABILITIES, classes)
+    curves = compute_curves(truth, PROBABILITIES, classes)
     constant = ConstantAnswer(classes[0], 1 / 3, 0.375)
     return ReportData("my-run", evaluation, PROTOCOL, constant, curves, mistakes=mistakes)
 
