@@ -24,8 +24,8 @@ from overlay.dataset.folds import count_folds, select_fold
 from overlay.dataset.prepared import PreparedDataset, open_dataset
 from overlay.dataset.same_images import check_same_images
 from overlay.errors import RequestError, WorkError, faults_end_the_work
-from overlay.evaluation.output_files import write_evaluation
-from overlay.evaluation.report_data import EvaluationSubject
+from overlay.evaluation.output_files import Extras, write_evaluation
+from overlay.evaluation.subject import EvaluationSubject, cautions, count_seen
 from overlay.models import network
 from overlay.models.model_file import ModelFile, load_model_file
 from overlay.models.pretrained import load_pretrained
@@ -102,10 +102,22 @@ def _plan_models(config: Compare) -> ComparisonPlan:
         )
     if (fold := next(iter(own.values()))) is not None:
         dataset = select_fold(dataset, fold)
-    for file in models.values():
-        EvaluationSubject(file, dataset, "test")
+    classes = next(iter(models.values())).card.classes
+    for name, file in models.items():
+        if file.card.classes != classes:
+            raise RequestError(
+                f"{name} knows the classes {', '.join(file.card.classes)}, and {names[0]} {', '.join(classes)}; "
+                "compare models of the same classes"
+            )
+        seen = count_seen(EvaluationSubject(file, dataset, "test"))
+        if seen is not None and seen.total:
+            raise RequestError(
+                f"{name} has seen {seen.total} of the {seen.images} test images of {config.dataset}; compare it on "
+                "images that it was not trained on"
+            )
     request = ComparisonRequest(
         dataset=dataset.card.fingerprint,
+        classes=list(classes),
         candidates={name: {"sha256": file.sha256} for name, file in models.items()},
         reference=choose_reference(names, config.reference),
         metric=config.metric,
@@ -142,6 +154,7 @@ def _plan_trainings(config: Compare) -> ComparisonPlan:
             raise RequestError(f"candidate {candidate.name}: {error}") from None
     request = ComparisonRequest(
         dataset=dataset.card.fingerprint,
+        classes=list(dataset.card.classes),
         candidates={each.name: dotted(asdict(each.options)) for each in candidates},
         reference=choose_reference([each.name for each in candidates], config.reference),
         metric=config.metric,
@@ -181,9 +194,18 @@ def _evaluate_models(plan: ComparisonPlan) -> list[ComparedModel]:
         if not (out / "metrics.json").exists():
             print(f"evaluating {name}", flush=True)
             scores = evaluate.score_split(subject, InferenceOptions(device, "auto", 64))
-            write_evaluation(subject, scores, out)
-        predictions = out / "predictions.parquet"
-        compared.append(ComparedModel(name, None, None, Path(file.path), plan.dataset, predictions))
+            write_evaluation(subject, scores, out, Extras(count_seen(subject)))
+        compared.append(
+            ComparedModel(
+                candidate=name,
+                seed=None,
+                fold=None,
+                path=Path(file.path),
+                dataset=plan.dataset,
+                predictions=out / "predictions.parquet",
+                cautions=cautions(subject, count_seen(subject)),
+            )
+        )
     return compared
 
 

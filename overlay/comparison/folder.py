@@ -23,6 +23,7 @@ class ComparisonRequest:
 
     dataset: str
     """fingerprint"""
+    classes: list[str]
     candidates: dict[str, dict[str, Any]]
     """name -> dotted options of its trainings; or the model's sha256"""
     reference: str

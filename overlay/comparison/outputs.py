@@ -72,7 +72,7 @@ def write_comparison(
     Raises:
         WorkError: the trainings of the reference failed, or those of all other candidates; results.parquet is written.
     """
-    classes = tuple(dataset.card.classes)
+    classes = tuple(request.classes)
     rows = [result_row(model, classes, request.positive) for model in compared]
     _write_table(folder, "results.parquet", results_table(rows))
     failed = [f"{_name(model)}: {model.error}" for model in compared if model.error]
@@ -108,7 +108,8 @@ def write_comparison(
         lines=lines,
         differences=differences,
         chosen=chosen,
-        failed=failed,
+        alarms=[f"{model.candidate}: {text}" for model in compared for text in model.cautions]
+        + [f"A training failed, so its candidate is in no test: {reason}" for reason in failed],
         images=images,
         answers=answers,
         doubts=doubts,

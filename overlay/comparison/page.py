@@ -1,14 +1,10 @@
 """Page of a comparison, ``report.html``: verdict, forest plot, table, folds, mistakes, label doubts, protocol."""
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 
 import numpy as np
 import pyarrow as pa
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
@@ -20,6 +16,8 @@ from overlay.comparison.lines import METRIC_WORDS, CandidateLine
 from overlay.config import COMPARISON_METRICS
 from overlay.dataset.prepared import PreparedDataset
 from overlay.evaluation.dataset_images import read_encoded
+from overlay.evaluation.page import p_equation, render_page
+from overlay.evaluation.page import picture as picture_uri
 from overlay.evaluation.row_charts import FoldRow, ForestRow, fold_chart, forest_chart
 from overlay.images.codec import decode_image
 
@@ -40,7 +38,8 @@ class ComparisonPage:
     differences: Sequence[MetricDifference]
     chosen: str | None
     """candidate that validation chose"""
-    failed: Sequence[str]
+    alarms: Sequence[str]
+    """what makes the numbers doubtful or incomplete"""
     images: ComparedImages
     answers: Mapping[str, Answers]
     doubts: pa.Table
@@ -59,41 +58,38 @@ class PicturedImage:
 
 def render_comparison(page: ComparisonPage) -> str:
     """Return the page as HTML, with its style and pictures inside. Every text in it is escaped."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["estimate"] = _estimate
-    template = files("overlay.comparison").joinpath("page.html.j2").read_text(encoding="utf-8")
-    style = files("overlay.evaluation").joinpath("page.css").read_text(encoding="utf-8")
     missed = _missed_by_all(page)
     doubted = page.doubts.slice(0, MOST_PICTURES).to_pylist()
     pictures = _pictures(page.dataset, [*missed, *(row["id"] for row in doubted)])
-    return environment.from_string(template).render(
-        page=page,
-        version=__version__,
-        style=Markup(style),
-        metric=METRIC_WORDS[page.request.metric],
-        words=METRIC_WORDS,
-        metrics=[name for name in COMPARISON_METRICS if name in page.lines[0].estimates],
-        forest=Markup(_forest(page)),
-        folds=Markup(_folds(page)) if page.request.folds else None,
-        pairs=[row for row in page.differences if row.metric == page.request.metric],
-        missed=[PicturedImage(id, _missed_words(page, id), None, pictures[id]) for id in missed],
-        missed_count=len(_missed_ids(page)),
-        doubted=[
-            PicturedImage(
-                row["id"],
-                f"labelled {row['label']} ({row['prob_label']:.0%}), looks like {row['suggested']} "
-                f"({row['prob_suggested']:.0%})",
-                row["near_duplicate_label"] and f"near-duplicate is {row['near_duplicate_label']}",
-                pictures[row["id"]],
-            )
-            for row in doubted
-        ],
+    return render_page(
+        "comparison.html.j2",
+        {
+            "page": page,
+            "version": __version__,
+            "words": METRIC_WORDS,
+            "metrics": [name for name in COMPARISON_METRICS if name in page.lines[0].estimates],
+            "forest": Markup(_forest(page)),
+            "folds": Markup(_folds(page)) if page.request.folds else None,
+            "pairs": [row for row in page.differences if row.metric == page.request.metric],
+            "missed": [PicturedImage(id, _missed_words(page, id), None, pictures[id]) for id in missed],
+            "missed_count": len(_missed_ids(page)),
+            "doubted": [
+                PicturedImage(
+                    row["id"],
+                    f"labelled {row['label']} ({row['prob_label']:.0%}), looks like {row['suggested']} "
+                    f"({row['prob_suggested']:.0%})",
+                    row["near_duplicate_label"] and f"near-duplicate is {row['near_duplicate_label']}",
+                    pictures[row["id"]],
+                )
+                for row in doubted
+            ],
+        },
     )
 
 
 def _forest(page: ComparisonPage) -> str:
     rows = [
-        ForestRow(row.candidate, row.difference, row.low, row.high, f"p = {row.p_holm:.2g}")
+        ForestRow(row.candidate, row.difference, row.low, row.high, f"p {p_equation(row.p_holm)}")
         for row in page.differences
         if row.metric == page.request.metric
     ]
@@ -141,12 +137,5 @@ def _pictures(dataset: PreparedDataset, ids: Sequence[str]) -> dict[str, str]:
     for id, data in encoded.items():
         picture = Image.fromarray(decode_image(data, max_pixels=max_pixels))
         picture.thumbnail((THUMBNAIL, THUMBNAIL))
-        buffer = io.BytesIO()
-        picture.save(buffer, format="JPEG", quality=90)
-        found[id] = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        found[id] = picture_uri(np.asarray(picture))
     return found
-
-
-def _estimate(line: CandidateLine, metric: str) -> Markup:
-    value = line.estimates[metric]  # type: ignore[index]
-    return Markup("{:.3f}<small>{:.3f} to {:.3f}</small>").format(value.value, value.low, value.high)

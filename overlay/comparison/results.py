@@ -61,6 +61,8 @@ class ComparedModel:
     """predictions.parquet of its evaluation"""
     error: str | None = None
     """why its training failed"""
+    cautions: tuple[str, ...] = ()
+    """what makes its numbers doubtful, in sentences"""
 
 
 def result_row(model: ComparedModel, classes: tuple[str, ...], positive: str | None) -> dict[str, object]:
@@ -78,7 +80,8 @@ def result_row(model: ComparedModel, classes: tuple[str, ...], positive: str | N
     if model.error:
         return row
     file = load_model_file(model.path)
-    row |= {"model": file.sha256, "parameters": _count_parameters(file), **_training_facts(model)}
+    row |= {"model": file.sha256, "parameters": _count_parameters(file), "temperature": file.card.temperature}
+    row |= _training_facts(model)
     table = read_predictions(model, classes)
     single = {id: id for id in table["id"].to_pylist()}  # values alone do not depend on groups
     images, answers = align_answers({model.candidate: table}, single, classes, positive)

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from overlay.comparison.differences import MetricDifference
 from overlay.comparison.folder import ComparisonRequest
 from overlay.comparison.lines import METRIC_WORDS, CandidateLine
-
-SIGNIFICANT = 0.05
+from overlay.evaluation.page import SIGNIFICANT, p_equation
 
 
 def compose_verdict(
@@ -19,8 +18,8 @@ def compose_verdict(
     kind = "as ways of training" if request.folds else "as trained models"
     sentences = [
         f"{row.candidate} is {'better' if row.is_better else 'worse'} than {request.reference} in {metric} {kind}, by "
-        f"{abs(row.difference):.3f} (95 % interval of the difference {row.low:.3f} to {row.high:.3f}, adjusted p = "
-        f"{row.p_holm:.2g})."
+        f"{abs(row.difference):.3f} (95 % interval of the difference {row.low:.3f} to {row.high:.3f}, adjusted p "
+        f"{p_equation(row.p_holm)})."
         for row in sure
     ]
     rest = [row.candidate for row in own if row not in sure]

@@ -76,6 +76,11 @@ def p_text(p: float) -> str:
     return f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
+def p_equation(p: float) -> str:
+    """Return a p-value with its sign: "= 0.041", "< 0.001"."""
+    return p_text(p) if p < 0.001 else f"= {p_text(p)}"
+
+
 def picture(image: NDArray[np.uint8]) -> str:
     """Return an image, (height, width, 3), as the data URI of a JPEG file."""
     from PIL import Image

@@ -2,7 +2,7 @@
 
 from overlay.evaluation.intervals import Estimate
 from overlay.evaluation.mask_audit import MaskAudit
-from overlay.evaluation.page import SIGNIFICANT, p_text, percent
+from overlay.evaluation.page import SIGNIFICANT, p_equation, percent
 from overlay.evaluation.report_data import ConstantAnswer, MaskOnly
 
 
@@ -12,7 +12,7 @@ def accuracy_sentence(accuracy: Estimate, constant: ConstantAnswer) -> str:
         f"The model is right on {percent(accuracy.value)} of {accuracy.images} images (95 % interval "
         f"{percent(accuracy.low)} to {percent(accuracy.high)})"
     )
-    other = f"always answering {constant.name} ({percent(constant.share)}; p {_equals(constant.p)})"
+    other = f"always answering {constant.name} ({percent(constant.share)}; p {p_equation(constant.p)})"
     if constant.p >= SIGNIFICANT:
         return f"{said}, which is not shown to be better than {other}."
     return f"{said}, {'more' if accuracy.value > constant.share else 'less'} than {other}."
@@ -32,10 +32,6 @@ def mask_sentence(masks: MaskOnly | None, audit: MaskAudit | None, drawn: bool) 
     gap = "as good as" if points == 0 else f"{abs(points):.1f} percentage points {side}"
     if masks.p >= SIGNIFICANT:
         said = f"It is {gap} the shape of the mask alone, {'and' if points == 0 else 'but'} no difference is shown"
-        return f"{said} (p {_equals(masks.p)}){stay}."
+        return f"{said} (p {p_equation(masks.p)}){stay}."
     more = ", so it reads more than the outline" if drawn and points > 0 else ""
-    return f"It is {gap} the shape of the mask alone (p {_equals(masks.p)}){more}{stay}."
-
-
-def _equals(p: float) -> str:
-    return p_text(p) if p < 0.001 else f"= {p_text(p)}"
+    return f"It is {gap} the shape of the mask alone (p {p_equation(masks.p)}){more}{stay}."

@@ -22,7 +22,9 @@ from tests.overlay.evaluation.conftest import CLASSES, new_dataset, png
 
 __all__ = ["new_dataset"]
 
-REQUEST = ComparisonRequest("f" * 64, {"a": {"sha256": "1"}, "b": {"sha256": "2"}}, "a", "accuracy", "benign", [], None)
+REQUEST = ComparisonRequest(
+    "f" * 64, list(CLASSES), {"a": {"sha256": "1"}, "b": {"sha256": "2"}}, "a", "accuracy", "benign", [], None
+)
 IMAGES = 12
 
 
