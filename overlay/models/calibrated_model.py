@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from overlay.config import Calibration
 from overlay.models import calibration
 from overlay.models.model_file import CalibratedOn, ModelCard
-from overlay.models.network import StateDict, head_name, meta_network
+from overlay.models.network import StateDict, head_name
+from overlay.models.torchvision_weights import empty_network
 
 _LEAST_PROBABILITY = float(np.finfo(np.float32).tiny)
 # Relative: the divided weights give the probabilities computed here but for rounding, and the image at a threshold is
@@ -61,7 +62,7 @@ def calibrate_model(
 
 def divide_head(state: StateDict, card: ModelCard, temperature: float) -> StateDict:
     """Return a copy of a state_dict whose last Linear layer gives the logits divided by a temperature."""
-    head = head_name(meta_network(card.arch, len(card.classes)))
+    head = head_name(empty_network(card.arch, len(card.classes), card.head))
     names = (f"{head}.weight", f"{head}.bias")
     return OrderedDict((name, tensor / temperature if name in names else tensor) for name, tensor in state.items())
 

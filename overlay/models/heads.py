@@ -1,4 +1,4 @@
-"""Custom classification heads: several layers in place of a ResNet's last one, written as text and built from it.
+"""Custom classification heads: several layers in place of a network's own, written as text and built from it.
 
 A model card names the layers as torch does, ``Linear(2048, 256)``, ``ReLU()``, ``Dropout(0.4)``, ``Linear(256, 3)``.
 """
@@ -28,13 +28,12 @@ _ATTRIBUTES: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Flatten: ("start_dim", "end_dim"),
     nn.Identity: (),
 }
-_BY_NAME = {kind.__name__: kind for kind in _ATTRIBUTES}
-LAYERS: tuple[type[nn.Module], ...] = tuple(_ATTRIBUTES)
+BY_NAME = {kind.__name__: kind for kind in _ATTRIBUTES}
 """layers that a head may have"""
 
 
 def describe_head(kind: type[nn.Module], attributes: Mapping[str, Any]) -> str:
-    """Write a layer of ``LAYERS`` as text; ``attributes`` are those of its object.
+    """Write a layer of ``BY_NAME`` as text; ``attributes`` are those of its object, and ``bias`` whether it has one.
 
     Raises:
         UnsupportedModel: an attribute that is an argument of the layer is neither a number nor a text.
@@ -44,6 +43,8 @@ def describe_head(kind: type[nn.Module], attributes: Mapping[str, Any]) -> str:
         raise UnsupportedModel(
             f"has a layer {kind.__name__} in its head with the arguments {values}; save a state_dict instead"
         )
+    if kind is nn.Linear and not attributes.get("bias", True):
+        values.append(False)
     return f"{kind.__name__}({', '.join(map(repr, values))})"
 
 
@@ -51,12 +52,15 @@ def build_head(layers: Sequence[str]) -> nn.Sequential:
     """Build the layers of a head that `describe_head` wrote.
 
     Raises:
-        RequestError: one of them is not in ``LAYERS``.
+        RequestError: one of them is not in ``BY_NAME``, or has arguments that it can't have.
     """
     built = []
     for text in layers:
         name, _, arguments = text.removesuffix(")").partition("(")
-        if name not in _BY_NAME:
-            raise RequestError(f"the model's head has a layer {text}; known are {', '.join(_BY_NAME)}")
-        built.append(_BY_NAME[name](*ast.literal_eval(f"({arguments},)" if arguments else "()")))
+        if name not in BY_NAME:
+            raise RequestError(f"the model's head has a layer {text[:60]}; known are {', '.join(BY_NAME)}")
+        try:
+            built.append(BY_NAME[name](*ast.literal_eval(f"({arguments},)" if arguments else "()")))
+        except Exception as error:  # text of a file raises whatever the layer's constructor meets
+            raise RequestError(f"the model's head has a layer {text[:60]}, which can't be built") from error
     return nn.Sequential(*built)

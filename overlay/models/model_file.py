@@ -9,26 +9,27 @@ import base64
 import hashlib
 import json
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from overlay.config import MAX_PIXELS, Input, Legacy, OverlayStyle, ResizeRule
+from overlay.config.common import check
 from overlay.errors import RequestError, UnsupportedModel, one_line
-from overlay.models import heads, legacy
-from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, StateDict, create_network
-from overlay.models.safe_load import download_weights, is_state_dict, no_weights, read_safetensors, read_weights
-from overlay.models.training_hashes import (
-    HashRecord,
-    TrainingHashes,
-    parse_record,
-    read_training_hashes,
-    write_beside,
-)
+from overlay.models import legacy
+from overlay.models.card_fields import read_fields
+from overlay.models.legacy_content import find_weights
+from overlay.models.legacy_module import module_tensors
+from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, StateDict, architectures, check_input_size
+from overlay.models.safe_load import Weight, download_weights, is_state_dict, no_weights, read_tensors, read_weights
+from overlay.models.stored_tensor import StoredTensor
+from overlay.models.torchvision_weights import empty_network, fill_network
+from overlay.models.training_hashes import HashRecord, TrainingHashes, read_training_hashes, write_beside
 from overlay.storage.atomic import write_atomically
 
 MODEL_FILE = "Resnet_fineTuning.pth"
@@ -72,8 +73,8 @@ class ModelCard:
     max_pixels: int = MAX_PIXELS
     """largest image, in pixels, that the training data could hold; larger inputs are refused unless asked for"""
     head: tuple[str, ...] = ()
-    """layers in place of the network's last one, as `overlay.models.heads` writes them; none where it is torchvision's
-    own"""
+    """layers in place of the network's part that its last layer is in (``fc``, ``classifier``), as
+    `overlay.models.heads` writes them; none where it is torchvision's own"""
     fold: int | None = None
     """run of the cross-validation that the model was trained in; None where it was no such run"""
     temperature: float = 1.0
@@ -142,33 +143,27 @@ def load_model_file(path: str | Path, options: Legacy | None = None) -> ModelFil
             damaged; or it has a card, and ``options`` are given, too.
     """
     file = Path(path) / MODEL_FILE if Path(path).is_dir() else Path(path)
-    content = read_safetensors(file) if file.suffix == ".safetensors" else read_weights(file, str(file))
-    stored: dict[str, Any] | None = getattr(content, "overlay", None)
-    if stored is not None:
-        assert isinstance(content, OrderedDict)  # nothing else has attributes
+    content = read_weights(file, str(file))
+    stored: object = getattr(content, "overlay", None)
+    if stored is not None and is_state_dict(content):
         if given := [field.name for field in fields(Legacy) if getattr(options or Legacy(), field.name) is not None]:
             raise RequestError(f"{file} has a card that says its {given[0]}; leave --legacy.{given[0]} away")
-        _check_card(content, str(file))
-        state, card = content, _card(stored)
+        state, card = _read_own(content, stored, str(file))
     else:
         state, card = _legacy(content, options or Legacy(), str(file))
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    stored_hashes: Tensor | None = getattr(content, "overlay_hashes", None)
-    binary = None if stored_hashes is None else stored_hashes.numpy().tobytes()
+    kept: Weight | None = getattr(content, "overlay_hashes", None)
+    hashes = kept.read() if isinstance(kept, StoredTensor) else kept
+    binary = None if hashes is None else hashes.numpy().tobytes()
     return ModelFile(str(file), state, card, digest, read_training_hashes(file, card.hashes, binary))
 
 
 def build_network(file: ModelFile) -> nn.Module:
     """Return the network of a model file, with its weights, in eval mode on the CPU; it gives logits."""
-    with torch.device("meta"):  # the weights are there already
-        built = create_network(file.card.arch, len(file.card.classes))
-        if file.card.head:
-            built.fc = heads.build_head(file.card.head)
-    state = OrderedDict(file.state)
-    state._metadata = built.state_dict()._metadata  # type: ignore[attr-defined]  # versions, without which mnasnet fails
-    built.load_state_dict(state, assign=True)
-    return built.eval()
+    network = empty_network(file.card.arch, len(file.card.classes), file.card.head)
+    fill_network(network, file.state)
+    return network.eval()
 
 
 def card_metadata(card: ModelCard) -> dict[str, Any]:
@@ -194,12 +189,15 @@ def checksum(state: StateDict, card: dict[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(card, sort_keys=True).encode())
     for name, tensor in state.items():
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        for part in (tensor,) if tensor.is_contiguous() else tensor:  # an expanded tensor needs no memory for a copy
+            digest.update(part.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
-def read_state(where: str) -> StateDict:
-    """Read a state_dict from a path or URL.
+def read_state(where: str) -> Mapping[str, Weight]:
+    """Find the state_dict in a file or at a URL: bare, inside a dictionary, or of a whole model.
+
+    A model file of Overlay keeps its card, as the attribute ``overlay``.
 
     Raises:
         RequestError: the download fails, the file does not exist, holds no state_dict, or is a damaged or newer model
@@ -209,31 +207,86 @@ def read_state(where: str) -> StateDict:
     file = download_weights(where) if remote else Path(where)
     try:
         content = read_weights(file, where)
-        if not is_state_dict(content):
+        stored: object = getattr(content, "overlay", None)
+        if stored is not None and is_state_dict(content):
+            return _read_own(content, stored, where)[0]
+        found = find_weights(content)
+        if found is None:
             raise no_weights(where)
+        if found.state is not None:
+            return found.state
+        assert found.module is not None  # one of the two is there
+        return OrderedDict(module_tensors(found.module))
     except RequestError:
         if remote:
             file.unlink()  # else a page that says "not found" would stay in the cache
         raise
-    state: StateDict = content if isinstance(content, OrderedDict) else OrderedDict(content.items())
-    _check_card(state, where)
-    return state
 
 
-def _card(stored: dict[str, Any]) -> ModelCard:
-    values = {name: value for name, value in stored.items() if name not in ("format", "sha256")}
-    values |= {name: tuple(values[name]) for name in ("classes", "mean", "std", "head") if name in values}
-    style, calibrated = values.pop("overlay"), values.pop("calibrated_on", None)
-    return ModelCard(
-        **values | {"hashes": parse_record(values.get("hashes"))},
-        overlay=None if style is None else OverlayStyle(**style),
-        calibrated_on=None if calibrated is None else CalibratedOn(**calibrated),
+def _read_own(content: dict[str, Weight], stored: object, where: str) -> tuple[StateDict, ModelCard]:
+    """Read weights and card of a model file of Overlay.
+
+    Raises:
+        RequestError: its format is newer, a field of its card is wrong, its weights are not those of its network, or it
+            is damaged.
+    """
+    described = stored if isinstance(stored, dict) else {}
+    values = dict(described)
+    version, expected = values.pop("format", None), values.pop("sha256", None)
+    if type(version) is not int:
+        raise RequestError(f"{where} has a card without a format; it was changed or damaged")
+    if version > MODEL_FORMAT:
+        raise RequestError(f"{where} has model format {version}, newer than {MODEL_FORMAT}; update overlay")
+    try:
+        card = read_fields(ModelCard, values, f"the card of {where}")
+        _check_values(card)
+        network = empty_network(card.arch, len(card.classes), card.head)
+    except RequestError as error:
+        raise RequestError(str(error) if where in str(error) else f"{where} can't be used: {error}") from error
+    known = network.state_dict()
+    for name in [*known, *content]:
+        shapes = [None if state.get(name) is None else tuple(state[name].shape) for state in (content, known)]
+        if shapes[0] != shapes[1]:
+            raise RequestError(f"{where} is damaged: {name} is {shapes[0]} there and {shapes[1]} in {card.arch}")
+    try:
+        state = read_tensors(content)
+    except Exception as error:  # damaged files raise whatever reading meets
+        raise _damaged(where) from error
+    if expected != checksum(state, {name: value for name, value in described.items() if name != "sha256"}):
+        raise _damaged(where)
+    if version < _SCALED_CONTOURS and card.overlay is not None and card.overlay.style == "contour":
+        raise RequestError(
+            f"{where} was trained on contours of one width in source pixels, which are not drawn any more; prepare its "
+            "dataset and train it anew"
+        )
+    return state, card
+
+
+def _check_values(card: ModelCard) -> None:
+    """Check the values of a card's fields.
+
+    Raises:
+        RequestError: one is out of its range.
+    """
+    names = card.classes
+    check(card.arch in architectures(), f"the card's arch is {card.arch!r}, which torchvision or overlay lacks here")
+    right = len(names) >= 2 and len(set(names)) == len(names) and "" not in names
+    check(
+        right,
+        f"the card's classes are {', '.join(map(repr, names[:20]))}; there must be two or more, all different",
     )
+    check(32 <= card.size <= 2048, f"the card's size is {card.size}; it must lie between 32 and 2048")
+    check(all(0 <= mean <= 1 for mean in card.mean), f"the card's mean is {card.mean}; it must lie between 0 and 1")
+    check(all(0 < std <= 10 for std in card.std), f"the card's std is {card.std}; it must lie above 0")
+    check(card.max_pixels >= 1, f"the card's max_pixels is {card.max_pixels}; it must be at least 1")
+    threshold = card.uncertain_below
+    right = threshold is None or 0 <= threshold <= 1
+    check(right, f"the card's uncertain_below is {threshold}; it must lie between 0 and 1")
 
 
 def _legacy(content: object, options: Legacy, where: str) -> tuple[StateDict, ModelCard]:
     try:
-        found = legacy.read_legacy(content)
+        found = legacy.read_legacy(content, options)
         described = None if found is None else legacy.complete_legacy(found, options)
     except UnsupportedModel as error:
         raise RequestError(f"{where} {error}") from error
@@ -241,6 +294,8 @@ def _legacy(content: object, options: Legacy, where: str) -> tuple[StateDict, Mo
         raise RequestError(f"{where} holds no model that can be read: {one_line(error)}") from error
     if found is None or described is None:
         raise no_weights(where)
+    if described.input.size != legacy.USUAL_INPUT.size:  # which fits every network
+        check_input_size(found.arch, described.input.size)
     print(f"{where} {described.note}")
     return found.state, ModelCard(
         arch=found.arch,
@@ -257,17 +312,5 @@ def _legacy(content: object, options: Legacy, where: str) -> tuple[StateDict, Mo
     )
 
 
-def _check_card(state: StateDict, where: str) -> None:
-    """Refuse a model file of Overlay that is newer or damaged; other weights have no card to check."""
-    card: dict[str, Any] | None = getattr(state, "overlay", None)
-    if card is None:
-        return
-    if card["format"] > MODEL_FORMAT:
-        raise RequestError(f"{where} has model format {card['format']}, newer than {MODEL_FORMAT}; update overlay")
-    if card["sha256"] != checksum(state, {name: value for name, value in card.items() if name != "sha256"}):
-        raise RequestError(f"{where} is damaged: its content doesn't match its checksum; copy it again")
-    if card["format"] < _SCALED_CONTOURS and card["overlay"] is not None and card["overlay"]["style"] == "contour":
-        raise RequestError(
-            f"{where} was trained on contours of one width in source pixels, which are not drawn any more; prepare its "
-            "dataset and train it anew"
-        )
+def _damaged(where: str) -> RequestError:
+    return RequestError(f"{where} is damaged: its content doesn't match its checksum; copy it again")

@@ -1,16 +1,21 @@
 """Pretrained weights that training starts from: torchvision's, of a file, or of a URL."""
 
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torchvision
 from torch import nn
 
-from overlay.errors import RequestError
+from overlay.errors import RequestError, UnsupportedModel, one_line
 from overlay.models.model_file import read_state
-from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, StateDict, create_network, head_name
-from overlay.models.safe_load import download_failure
+from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, StateDict, create_network, head_name, without_memory
+from overlay.models.safe_load import Weight, download_failure, read_tensors
+from overlay.models.torchvision_weights import rename_old_keys, skeleton
+from overlay.models.weight_matching import difference, match_backbone
+
+_LISTED = 4
 
 
 @dataclass(frozen=True)
@@ -23,16 +28,16 @@ class Weights:
 
 
 def load_pretrained(arch: str, weights: str) -> Weights:
-    """Load pretrained weights for a network.
+    """Load pretrained weights for a network, and print how many there are.
 
-    ``weights`` is "imagenet" (torchvision's default for this network), "none", or the path or URL of a state_dict.
+    ``weights`` is "imagenet" (torchvision's default for this network), "none", or the path or URL of a state_dict, bare
+    or as other programs save it; its names may have a prefix, or numbers in place of the network's parts.
 
     Raises:
-        RequestError: the download fails, the file does not exist or holds no state_dict, or names or shapes are not
-            those of the network.
+        RequestError: the download fails, the file does not exist or holds no state_dict, or names or shapes, the head
+            aside, are not those of the network.
     """
-    with torch.device("meta"):  # only names and shapes are needed
-        skeleton = create_network(arch, classes=1000)
+    skeleton(arch)  # refuses an unknown name
     if weights == "none":
         return Weights(state=None)
     if weights == "imagenet":
@@ -45,30 +50,56 @@ def load_pretrained(arch: str, weights: str) -> Weights:
                 "network, give a file with --model.weights PATH, or start from random weights with --model.weights none"
             ) from error
         preset = chosen.transforms()
-        return Weights(state, tuple(preset.mean), tuple(preset.std))
+        return Weights(_fit(arch, state, weights), tuple(preset.mean), tuple(preset.std))
     state = read_state(weights)
-    _check_fit(skeleton, state, arch, weights)
+    fitted = _fit(arch, state, weights)
     card: dict[str, Any] = getattr(state, "overlay", {})
-    return Weights(state, tuple(card.get("mean", IMAGENET_MEAN)), tuple(card.get("std", IMAGENET_STD)))
+    return Weights(fitted, tuple(card.get("mean", IMAGENET_MEAN)), tuple(card.get("std", IMAGENET_STD)))
 
 
 def initialise_backbone(network: nn.Module, weights: Weights) -> None:
-    """Load pretrained weights into a network, except into its head, whose outputs are other classes."""
+    """Load pretrained weights into a network, strictly except for its head, whose outputs are other classes."""
     if weights.state is not None:
         head = f"{head_name(network)}."
+        own = network.state_dict()
         body = {name: tensor for name, tensor in weights.state.items() if not name.startswith(head)}
-        network.load_state_dict(body, strict=False)
+        whole = OrderedDict({**own, **body})
+        whole._metadata = own._metadata  # type: ignore[attr-defined]  # without which MNASNet's loader fails
+        network.load_state_dict(whole)
 
 
-def _check_fit(network: nn.Module, state: StateDict, arch: str, where: str) -> None:
-    """Refuse weights whose names or shapes, the head aside, are not those of the network."""
-    head = f"{head_name(network)}."
-    expected = {n: tuple(t.shape) for n, t in network.state_dict().items() if not n.startswith(head)}
-    given = {n: tuple(t.shape) for n, t in state.items() if not n.startswith(head)}
-    for name in [*expected, *given]:
-        # Files from before torch 0.4.1 lack the counter, and nothing depends on it.
-        if expected.get(name) != given.get(name) and not name.endswith("num_batches_tracked"):
-            raise RequestError(
-                f"the weights at {where} don't fit {arch}: {name} is {given.get(name, 'missing')} there and "
-                f"{expected.get(name, 'not known')} in the network; choose the architecture that they were made with"
-            )
+def _fit(arch: str, given: Mapping[str, Weight], where: str) -> StateDict:
+    """Return the weights of a network's body by their names of today, in its order and its types."""
+    state = rename_old_keys(given)
+    try:
+        match = match_backbone(state, [arch]) or match_backbone(state, [arch], trunk_only=True)
+    except UnsupportedModel as error:
+        raise RequestError(f"the weights at {where} can't be used: it {error}") from error
+    if match is None:
+        raise RequestError(
+            f"the weights at {where} don't fit {difference(state, [arch])}; choose the architecture that they were "
+            "made with"
+        )
+    if strange := match.within_body:
+        raise RequestError(
+            f"the weights at {where} don't fit {arch}: {strange[0]} is {tuple(state[strange[0]].shape)} there and not "
+            "known in the network; choose the architecture that they were made with"
+        )
+    try:
+        read = read_tensors({name: state[there] for name, there in match.body.items()})
+    except Exception as error:  # damaged files raise whatever reading meets
+        raise RequestError(f"the weights at {where} are damaged ({one_line(error)}); copy them again") from error
+    with without_memory():
+        types = {name: tensor.dtype for name, tensor in create_network(arch, 1).state_dict().items()}
+    body = skeleton(arch).body
+    missing = [name for name in body if name not in read]
+    loaded = f"{len(body) - len(missing)} of {len(body)} tensors of {arch}, its head aside"
+    random = f"; random, as the file has none: {_listed(missing)}" if missing else ""
+    left_out = f"; left out: {_listed(match.rest)}" if match.rest else ""
+    print(f"{where}: loaded {loaded}{random}{left_out}")
+    return OrderedDict((name, read[name].to(dtype)) for name, dtype in types.items() if name in read)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more

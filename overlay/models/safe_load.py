@@ -1,62 +1,84 @@
-"""Safe loading of weights from a pickle, safetensors or a URL, without running code that is in them."""
+"""Safe loading of weights from files of ``torch.save``, safetensors or a URL, without running code that is in them."""
 
 import base64
 import hashlib
 import json
-import re
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TypeGuard
 from urllib.error import HTTPError
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+from torch import Tensor
 
-from overlay.errors import RequestError, one_line
-from overlay.models import heads
+from overlay.errors import RequestError, UnsupportedModel, one_line
+from overlay.models.file_kinds import file_kind, foreign_kind
+from overlay.models.inert_pickle import RefusedName
 from overlay.models.network import StateDict
+from overlay.models.stored_tensor import StoredTensor
+from overlay.models.torch_file import read_torch_pickles, read_torch_zip
 
-ALLOWED: list[Any] = [
-    *(ResNet, BasicBlock, Bottleneck),
-    *(nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.Sequential, nn.DataParallel),
-    *heads.LAYERS,
-    *(nn.Softmax, nn.LogSoftmax),
-]
-"""classes that may be in a file: those of ResNets, and of the heads that people give them"""
+Weight = Tensor | StoredTensor
+"""tensor in memory, or in a file"""
 
 
-def is_state_dict(content: object) -> TypeGuard[dict[str, Tensor]]:
+def is_state_dict(content: object) -> TypeGuard[dict[str, Weight]]:
     """Return whether an object is a dictionary of tensors by their names, and not an empty one."""
     return (
         isinstance(content, dict)
         and len(content) > 0
-        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items())
+        and all(isinstance(name, str) and isinstance(tensor, Weight) for name, tensor in content.items())
     )
 
 
-def read_weights(file: Path, where: str) -> object:
-    """Read a file of ``torch.save`` to the CPU, with tensors and the classes in `ALLOWED` only.
+def read_tensors(state: Mapping[str, Weight]) -> StateDict:
+    """Read the tensors of a state_dict that are in a file; attributes of an OrderedDict are kept.
 
     Raises:
-        RequestError: the file does not exist, is damaged, or holds another class.
+        UnpicklingError: the file is damaged.
+    """
+    read: StateDict = OrderedDict(
+        (name, tensor.read() if isinstance(tensor, StoredTensor) else tensor) for name, tensor in state.items()
+    )
+    if isinstance(state, OrderedDict):
+        vars(read).update(vars(state))
+    return read
+
+
+def read_weights(file: Path, where: str) -> object:
+    """Read the content of a file of weights, with tensors that are read when they are needed; nothing in it is run.
+
+    Raises:
+        RequestError: the file does not exist, is damaged or of another kind, or names a class or function that is no
+            part of a network.
     """
     try:
-        with torch.serialization.safe_globals(ALLOWED):
-            return torch.load(file, map_location="cpu", weights_only=True)
+        kind = file_kind(file)
+        if kind == "safetensors":
+            return read_safetensors(file)
+        if kind is None:
+            raise RequestError(f"{where} {foreign_kind(file)}")
+        return read_torch_zip(file) if kind == "torch zip" else read_torch_pickles(file)
+    except RequestError:
+        raise
     except FileNotFoundError:
         raise RequestError(f"no weights at {where}; check the path") from None
     except OSError as error:
         raise RequestError(f"the weights at {where} can't be read: {one_line(error)}") from error
+    except UnsupportedModel as error:
+        raise RequestError(f"{where} {error}") from error
+    except RefusedName as error:
+        raise RequestError(
+            f"{where} holds {error.name}, which is no part of torchvision's networks and might run anything, so it is "
+            "not read; give a file that torch.save made of model.state_dict()"
+        ) from error
+    except BadZipFile as error:
+        raise RequestError(f"{where} is damaged: its content doesn't match its checksum; copy it again") from error
     except Exception as error:  # damaged files raise whatever the unpickler meets
-        # torch.load's message tells how to switch its protection off, which is no advice to pass on.
-        if refused := _refused(error):
-            raise RequestError(
-                f"{where} holds {refused}, which no ResNet of torchvision is made of and which might run anything, so "
-                "it is not read; give a file that torch.save made of model.state_dict()"
-            ) from error
-        raise no_weights(where) from error
+        raise RequestError(f"{where} {foreign_kind(file)}") from error
 
 
 def read_safetensors(file: Path) -> StateDict:
@@ -77,7 +99,10 @@ def read_safetensors(file: Path) -> StateDict:
     except (OSError, SafetensorError, ValueError) as error:
         raise RequestError(f"{file} is no safetensors file that can be read: {one_line(error)}") from error
     if card is not None:
-        state = OrderedDict((name, state[name]) for name in card.pop("tensors") if name in state)
+        order = card.pop("tensors", None) if isinstance(card, dict) else None
+        if not isinstance(order, list) or sorted(map(str, order)) != sorted(state):
+            raise RequestError(f"{file} has a card that doesn't list its tensors; export the model again")
+        state = OrderedDict((name, state[name]) for name in order)
         state.overlay = card  # type: ignore[attr-defined]
         if "overlay_hashes" in metadata:
             binary = np.frombuffer(base64.b64decode(metadata["overlay_hashes"]), np.uint8).copy()
@@ -114,9 +139,3 @@ def download_failure(error: Exception) -> str:
     if isinstance(error, HTTPError):
         error.close()
     return one_line(error)
-
-
-def _refused(error: Exception) -> str | None:
-    """Return the name of the object that the weights_only unpickler refused, such as ``posix.system``."""
-    found = re.search(r"GLOBAL (\S+) (?:was not an allowed global|whose module \S+ is blocked)", str(error))
-    return found[1] if found else None

@@ -5,7 +5,6 @@ Hashes of constant images are left out, since all of these are alike.
 """
 
 import hashlib
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,11 +128,6 @@ def read_training_hashes(model: Path, record: HashRecord | None, stored: bytes |
         return hashes_from_bytes(stored or b"", record, str(model))
     beside = hashes_file(model)
     return hashes_from_bytes(beside.read_bytes(), record, str(beside)) if beside.is_file() else None
-
-
-def parse_record(values: Mapping[str, int | str] | None) -> HashRecord | None:
-    """Build the record of a card from its JSON object."""
-    return None if values is None else HashRecord(**values)  # type: ignore[arg-type]  # as asdict wrote them
 
 
 def _any_within(hashes: Hashes, known: Hashes, distance: int) -> NDArray[np.bool_]:

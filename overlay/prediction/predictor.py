@@ -1,5 +1,7 @@
 """Predictor: a model in Python, with the preprocessing, engine and results of `overlay predict`, without Ray."""
 
+import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,13 +10,13 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
 from overlay.config import EngineKind, Precision
 from overlay.engines.base import NO_NUMBER
 from overlay.engines.factory import open_engine, prepare_engine
-from overlay.errors import ImageError, RequestError
-from overlay.images.codec import image_to_array
+from overlay.errors import ImageError, RequestError, one_line
+from overlay.images.codec import encode_png, image_to_array
 from overlay.images.ref import ImageRef
 from overlay.images.resize import resize_image
 from overlay.models import model_file
@@ -24,6 +26,8 @@ from overlay.storage.path import StoragePath
 
 ImageInput = str | Path | bytes | Image.Image | NDArray[np.uint8]
 """path, URI in a bucket, bytes of an image file, Pillow image, or RGB pixels, uint8 (height, width, 3)"""
+MaskInput = ImageInput | NDArray[np.bool_]
+"""as `ImageInput`, or an array (height, width), uint8 or bool, as large as the image"""
 
 
 @dataclass(frozen=True)
@@ -68,20 +72,41 @@ class Predictor:
         self.precision = self._engine.precision
         """numerical precision: bf16, fp16, fp32 or int8"""
 
-    def predict(self, images: Sequence[ImageInput], *, max_pixels: int | None = None) -> list[Prediction]:
+    def predict(
+        self,
+        images: Sequence[ImageInput],
+        masks: Sequence[MaskInput | Sequence[MaskInput] | None] | None = None,
+        *,
+        max_pixels: int | None = None,
+    ) -> list[Prediction]:
         """Classify images; return one prediction for each, in their order.
 
+        ``masks``: one entry for each image: its mask, several, or None; they are drawn as on the training images. A
+        model that was trained on overlays and gets an image without a mask gives a UserWarning.
         ``max_pixels``: largest image that is decoded; by default the model's own limit.
 
+        A Pillow image that is not loaded yet is decoded from its file, as `overlay predict` decodes it. Pixels (arrays,
+        and Pillow images that are loaded or converted) are resized as they are, whereas a JPEG of more than twice the
+        model's size is decoded at a half, a quarter or an eighth of its scale.
+
         Raises:
-            RequestError: an image is of an unsupported type, or an array of another dtype or shape.
+            RequestError: an image is of an unsupported type, or an array of another dtype or shape; or there is another
+                number of masks than of images.
             OSError: a file can't be read for a transient cause.
         """
+        of_each = _masks_of_each(masks, len(images))
+        style = self.card.overlay
+        if style is not None and style.style != "none" and (bare := of_each.count(())):
+            warnings.warn(
+                f"the model was trained on images with their masks drawn on them, and {bare} of these {len(images)} "
+                "have no mask: what it says of bare images was never measured; give masks",
+                stacklevel=2,
+            )
         pixels: list[NDArray[np.uint8]] = []
         errors: list[str | None] = []
-        for image in images:
+        for image, own in zip(images, of_each, strict=True):
             try:
-                pixels.append(self._pixels(image, max_pixels or self.card.max_pixels))
+                pixels.append(self._pixels(image, own, max_pixels or self.card.max_pixels))
                 errors.append(None)
             except ImageError as error:
                 errors.append(str(error))
@@ -89,20 +114,21 @@ class Predictor:
         rows = iter(self._engine(np.stack(pixels) if pixels else empty).probabilities)
         return [self._prediction(next(rows)) if error is None else Prediction(error=error) for error in errors]
 
-    def _pixels(self, image: ImageInput, max_pixels: int) -> NDArray[np.uint8]:
+    def _pixels(self, image: ImageInput, masks: Sequence[MaskInput], max_pixels: int) -> NDArray[np.uint8]:
         """Return the model's input of an image, uint8 (size, size, 3)."""
-        if isinstance(image, str | Path):
-            place = str(StoragePath.of(image))
-            return decode_ref(ImageRef(place, place), self.card, max_pixels, read_bytes)
-        if isinstance(image, bytes):
-            return decode_ref(ImageRef("", ""), self.card, max_pixels, lambda _: image)
-        if isinstance(image, Image.Image):
-            return resize_image(image_to_array(image), self.card.size, self.card.resize)
-        if not isinstance(image, np.ndarray):
-            raise RequestError(f"an image is a {type(image).__name__}; give a path, bytes, a Pillow image or an array")
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise RequestError(f"an image is {image.dtype} {image.shape}; an array must be uint8 (height, width, 3)")
-        return resize_image(image, self.card.size, self.card.resize)
+        content = _content(image)
+        if isinstance(content, np.ndarray):
+            if content.dtype != np.uint8 or content.ndim != 3 or content.shape[2] != 3 or 0 in content.shape:
+                raise RequestError(
+                    f"an image is {content.dtype} {content.shape}; an array must be uint8 (height, width, 3)"
+                )
+            if not masks:
+                return resize_image(content, self.card.size, self.card.resize)
+            content = encode_png(content)
+        named: dict[str, bytes] = {}
+        names = [_name_of(each, named) for each in (content, *map(_mask_content, masks))]
+        ref = ImageRef(names[0], names[0], masks=tuple(names[1:]))
+        return decode_ref(ref, self.card, max_pixels, lambda name: named[name] if name in named else read_bytes(name))
 
     def _prediction(self, probabilities: NDArray[np.float32]) -> Prediction:
         by_class = dict(zip(self.card.classes, probabilities.tolist(), strict=True))
@@ -117,3 +143,89 @@ class Predictor:
             positive, least = self.card.flag
             flag = bool(probabilities[self.card.classes.index(positive)] >= least)
         return Prediction(self.card.classes[best], float(probabilities[best]), by_class, uncertain, flag)
+
+
+def _masks_of_each(
+    masks: Sequence[MaskInput | Sequence[MaskInput] | None] | None, images: int
+) -> list[tuple[MaskInput, ...]]:
+    """Return the masks of each image, none where it has none.
+
+    Raises:
+        RequestError: there is another number of entries than of images.
+    """
+    if masks is None:
+        return [()] * images
+    if len(masks) != images:
+        raise RequestError(f"there are {len(masks)} masks for {images} images; give one entry for each, None for none")
+    of_each: list[tuple[MaskInput, ...]] = []
+    for one in masks:
+        if isinstance(one, str | Path | bytes | Image.Image | np.ndarray):
+            of_each.append((one,))
+        else:
+            of_each.append(() if one is None else tuple(one))
+    return of_each
+
+
+def _content(image: ImageInput) -> str | bytes | NDArray[np.uint8]:
+    """Return an image as its place, the bytes of its file, or pixels.
+
+    Raises:
+        RequestError: it is of another type.
+    """
+    if isinstance(image, str | Path):
+        return str(StoragePath.of(image))
+    if isinstance(image, bytes | np.ndarray):
+        return image
+    if isinstance(image, Image.Image):
+        return _unread_bytes(image) or image_to_array(image)
+    raise RequestError(f"an image is a {type(image).__name__}; give a path, bytes, a Pillow image or an array")
+
+
+def _mask_content(mask: MaskInput) -> str | bytes:
+    """Return a mask as its place, or the bytes of a file.
+
+    Raises:
+        RequestError: it is of another type, or an array of another dtype or shape.
+        ImageError: it is a Pillow image of a kind that no PNG can hold.
+    """
+    if isinstance(mask, np.ndarray):
+        flat = mask.ndim == 2 or (mask.ndim == 3 and mask.shape[2] == 3)
+        if mask.dtype not in (np.uint8, np.bool_) or not flat or 0 in mask.shape:
+            raise RequestError(f"a mask is {mask.dtype} {mask.shape}; an array must be uint8 or bool, (height, width)")
+        mask = Image.fromarray(mask)
+    if not isinstance(mask, Image.Image):
+        content = _content(mask)
+        assert not isinstance(content, np.ndarray)  # it is neither a Pillow image nor an array
+        return content
+    if unread := _unread_bytes(mask):
+        return unread
+    stream = io.BytesIO()
+    try:
+        mask.save(stream, "PNG", compress_level=1)
+    except OSError as error:
+        raise ImageError(f"mask that can't be used: {one_line(error)}") from error
+    return stream.getvalue()
+
+
+def _unread_bytes(image: Image.Image) -> bytes | None:
+    """Return the bytes of the file of a Pillow image, without decoding it; None where it is decoded already.
+
+    The scale at which `overlay predict` decodes a large JPEG can't be had from its pixels.
+    """
+    if not isinstance(image, ImageFile.ImageFile) or image.fp is None or not image.tile or image.tell() != 0:
+        return None
+    position = image.fp.tell()
+    image.fp.seek(0)
+    try:
+        return image.fp.read()
+    finally:
+        image.fp.seek(position)
+
+
+def _name_of(content: str | bytes, named: dict[str, bytes]) -> str:
+    """Return the name that a content is read by: its place, or a new one in ``named``."""
+    if isinstance(content, str):
+        return content
+    name = f"<{len(named)}>"
+    named[name] = content
+    return name

@@ -17,7 +17,6 @@ from overlay.config import Input, Legacy
 from overlay.errors import RequestError
 from overlay.models import model_file
 
-RESNETS = [name for name in torchvision.models.list_models(module=torchvision.models) if "resne" in name]
 NOTE = "taken as usual: classes benign, malignant, normal; 224 pixels; resize rule crop; ImageNet's mean and standard "
 
 
@@ -150,7 +149,7 @@ def test_a_pickled_model_gives_its_probabilities(
     assert (card.arch, card.head, card.input, card.overlay) == ("resnet18", layers, Input(224, "crop"), None)
     assert card.classes == ("benign", "malignant", "normal")
     printed = capsys.readouterr().out
-    assert printed.startswith(f"{file} is a resnet18 without a card; taken as usual: ")
+    assert printed.startswith(f"{file} is a resnet18 without a card")
     assert printed.count("\n") == 1
     assert (NOTE in printed) == (wrapper != "model and state")
 
@@ -183,28 +182,6 @@ def test_half_precision_becomes_single(tmp_path: Path) -> None:
     torch.save(resnet().half(), tmp_path / "m.pth")
     loaded = model_file.load_model_file(tmp_path / "m.pth")
     assert {tensor.dtype for tensor in loaded.state.values()} == {torch.float32, torch.int64}
-
-
-@pytest.mark.parametrize("arch", RESNETS)
-def test_the_architecture_is_seen_by_the_weights(arch: str, tmp_path: Path) -> None:
-    with torch.device("meta"):
-        network: nn.Module = torchvision.models.get_model(arch, num_classes=3)
-    # Shapes are what matters: tensors without memory, as weights that all lie in the same place.
-    state = {name: torch.zeros(()).expand(tensor.shape) for name, tensor in network.state_dict().items()}
-    torch.save(state, tmp_path / "m.pth")
-    assert model_file.load_model_file(tmp_path / "m.pth").card.arch == arch
-
-
-def test_a_file_s_own_class_names_count(tmp_path: Path) -> None:
-    state = resnet().state_dict()
-    for names in (
-        {"class_names": ["x", "y", "z"]},
-        {"classes": ("x", "y", "z")},
-        {"class_to_idx": {"y": 1, "z": 2, "x": 0}},
-        {"idx_to_class": {2: "z", 0: "x", 1: "y"}},
-    ):
-        torch.save({"state_dict": state, **names}, tmp_path / "m.pth")
-        assert model_file.load_model_file(tmp_path / "m.pth").card.classes == ("x", "y", "z")
 
 
 def test_options_say_what_the_file_does_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -251,7 +228,7 @@ def test_a_planted_payload_is_refused_and_never_run(tmp_path: Path) -> None:
         in_head,
     ):
         torch.save(content, file)
-        assert refusal(file).startswith(f"{file} holds {os.system.__module__}.system, which no ResNet of torchvision ")
+        assert refusal(file).startswith(f"{file} holds {os.system.__module__}.system, which is no part of torchvision")
     assert not trace.exists()
     torch.load(file, weights_only=False)
     assert trace.exists()  # so it would have run
@@ -273,7 +250,7 @@ class Notebook(nn.Module):
         self.resnet = resnet()
 
 
-def test_what_is_no_resnet_of_torchvision_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_network_of_torchvision_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "m.pth"
 
     def said(content: object) -> str:
@@ -285,10 +262,7 @@ def test_what_is_no_resnet_of_torchvision_is_refused(tmp_path: Path) -> None:
         change(network)
         return network
 
-    assert said(Notebook()).startswith(f"holds {__name__}.Notebook, which no ResNet of torchvision is made of")
-    assert said(torchvision.models.mobilenet_v3_small(num_classes=3).state_dict()).startswith(
-        "holds weights but no card, and is no ResNet of "
-    )
+    assert said(Notebook()).startswith(f"holds {__name__}.Notebook, which is no part of torchvision's networks")
     strided = changed(lambda n: setattr(n.layer2[0].conv1, "stride", (1, 1)))
     assert said(strided).startswith(
         "is not torchvision's resnet18: layer2.0.conv1.stride is (1, 1), not (2, 2); it would give other probabilities"
@@ -297,7 +271,10 @@ def test_what_is_no_resnet_of_torchvision_is_refused(tmp_path: Path) -> None:
     assert said(pooled).startswith("is not torchvision's resnet18: maxpool is Identity, not MaxPool2d")
     more = changed(lambda n: n.add_module("more", nn.ReLU()))
     assert said(more).startswith("is not torchvision's resnet18: it has more beside")
-    assert said(resnet(nn.Sequential(nn.Linear(512, 3), nn.Softmax(dim=0)))).startswith("has a layer Softmax in its ")
+    assert said(resnet(nn.Sequential(nn.Linear(512, 3), nn.Softmax(dim=0)))).startswith(
+        "has a head that ends with Softmax; probabilities are "
+    )
+    assert said(resnet(nn.Sequential(nn.Softmax(dim=0), nn.Linear(512, 3)))).startswith("has a layer Softmax in its ")
     assert said(resnet(nn.Sequential(nn.Linear(512, 4), nn.ReLU(), nn.Linear(4, 3))).state_dict()) == (
         "has a head of several layers (fc.0, fc.2), and weights alone don't say what lies between them; give the file "
         "of the whole model, as torch.save(model, ...) writes it"
@@ -309,12 +286,11 @@ def test_what_is_no_resnet_of_torchvision_is_refused(tmp_path: Path) -> None:
     assert said(resnet(nn.Linear(512, 1))).startswith("has one output, which has no softmax")
     headless = {name: tensor for name, tensor in resnet().state_dict().items() if not name.startswith("fc.")}
     assert said(headless).startswith("has no weights of a head called fc, as torchvision's resnet18 has")
-    assert said(nn.Sequential(nn.Linear(2, 2))).startswith("has no head called fc, as a ResNet has")
     deep: nn.Module = nn.Identity()
     for _ in range(50):
         deep = nn.Sequential(deep)
-    assert said(deep).startswith("is no ResNet: its modules lie 11 deep")
+    assert said(deep).startswith("is no network of torchvision: its modules lie 13 deep")
     assert said({"model": 3}).startswith("holds no state_dict, or a damaged one")
     empty = resnet()
-    empty.__dict__.pop("_modules")
+    empty.__dict__.pop("_parameters")
     assert said(empty).startswith("holds no model that can be read: ")

@@ -260,15 +260,9 @@ def test_a_model_of_ours_brings_its_own_statistics(written: Path) -> None:
 def test_weights_of_another_architecture_are_refused(resnet18: dict[str, Tensor], tmp_path: Path) -> None:
     file = tmp_path / "w.pth"
     torch.save(resnet18, file)
-    advice = "choose the architecture that they were made with"
     assert refusal(load_pretrained, "resnet50", str(file)) == (
-        f"the weights at {file} don't fit resnet50: layer1.0.conv1.weight is (64, 64, 3, 3) there and (64, 64, 1, 1) "
-        f"in the network; {advice}"
-    )
-    torch.save({f"module.{name}": tensor for name, tensor in resnet18.items()}, file)
-    assert refusal(load_pretrained, "resnet18", str(file)) == (
-        f"the weights at {file} don't fit resnet18: conv1.weight is missing there and (64, 3, 7, 7) in the network; "
-        f"{advice}"
+        f"the weights at {file} don't fit resnet50 (77 of 265 weights alike): layer1.0.conv1.weight is (64, 64, 3, 3) "
+        "there and (64, 64, 1, 1) in the network; choose the architecture that they were made with"
     )
 
 
@@ -292,10 +286,8 @@ def test_what_holds_no_weights_is_refused_and_never_run(resnet18: dict[str, Tens
         return file.read_bytes()
 
     contents = [
-        b"",
         b"hello, world\n",
         whole_file[: len(whole_file) // 2],
-        pickle.dumps(Payload(trace)),
         pickled(torch.zeros(3)),
         pickled({}),
         pickled({1: torch.zeros(3)}),
@@ -306,15 +298,11 @@ def test_what_holds_no_weights_is_refused_and_never_run(resnet18: dict[str, Tens
             f"{file} holds no state_dict, or a damaged one; give a file that torch.save made of model.state_dict()"
         )
         assert refusal(model_file.load_model_file, file).startswith(f"{file} holds no state_dict")
-    pickled({"conv1.weight": Payload(trace)})
-    for message in (refusal(load_pretrained, "resnet18", str(file)), refusal(model_file.load_model_file, file)):
-        assert message.startswith(
-            f"{file} holds {os.mkdir.__module__}.mkdir, which no ResNet of torchvision is made of "
-        )
+    for content in (pickled({"conv1.weight": Payload(trace)}), pickle.dumps(Payload(trace))):
+        file.write_bytes(content)
+        for message in (refusal(load_pretrained, "resnet18", str(file)), refusal(model_file.load_model_file, file)):
+            assert message.startswith(f"{file} holds {os.mkdir.__module__}.mkdir, which is no part of torchvision's ")
     assert not trace.exists()
-    for whole in (torchvision.models.resnet18(), {"state_dict": resnet18}):
-        torch.save(whole, file)
-        assert refusal(load_pretrained, "resnet18", str(file)).startswith(f"{file} holds no state_dict")
 
 
 def test_a_path_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -357,7 +345,7 @@ def test_urls_are_told_apart_though_their_files_are_named_alike(server: str, res
 
 
 def test_wrong_urls_are_refused_and_leave_nothing_behind(server: str, tmp_path: Path) -> None:
-    assert refusal(load_pretrained, "resnet18", f"{server}/page").startswith(f"{server}/page holds no state_dict, or ")
+    assert refusal(load_pretrained, "resnet18", f"{server}/page").startswith(f"{server}/page is a web page, ")
     for url, reason in [
         (f"{server}/none.pth", "HTTP Error 404: Not Found"),
         ("http://127.0.0.1:9/x.pth", "<urlopen error [Errno 111] Connection refused>"),
@@ -391,7 +379,8 @@ def test_imagenet_brings_torchvision_s_statistics(resnet18: dict[str, Tensor], m
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", download)
     weights = load_pretrained("resnet18", "imagenet")
     assert asdict(replace(weights, state=None)) == asdict(Weights(None, IMAGENET_MEAN, IMAGENET_STD))
-    assert weights.state is resnet18
+    assert weights.state is not None
+    assert_equal(weights.state, without_head(resnet18))
     options = {"progress": False, "check_hash": True, "weights_only": True}
     assert asked == [(torchvision.models.ResNet18_Weights.DEFAULT.url, options)]
 

@@ -14,13 +14,16 @@ import torchvision
 from PIL import Image
 
 from overlay import load_model
-from overlay.config import Legacy
+from overlay.config import Legacy, OverlayStyle
 from overlay.engines.factory import open_engine, prepare_engine
 from overlay.errors import RequestError
 from overlay.images.codec import decode_image
+from overlay.images.ref import ImageRef
 from overlay.images.resize import decode_target, resize_image
 from overlay.models import model_file
-from overlay.prediction.predictor import Prediction
+from overlay.prediction.predictor import ImageInput, MaskInput, Prediction
+from overlay.sources.decode import decode_ref
+from overlay.sources.reader import read_bytes
 
 CARD = model_file.ModelCard(
     *("resnet18", ("a", "b", "c"), 32, "crop", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), None, "", "", ""),
@@ -59,6 +62,61 @@ def test_images_of_all_kinds_are_classified_as_the_job_does(file: Path, phantoms
         assert one.flag == (one.probabilities["b"] >= 0.4)
 
 
+def test_a_large_jpeg_of_pillow_is_decoded_as_its_file(file: Path, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    large = Image.fromarray(values).resize((960, 640), Image.Resampling.BICUBIC)
+    large.save(tmp_path / "x.jpg", quality=80)
+    predictor = load_model(file, engine="torch", precision="fp32")
+    expected = predictor.predict([tmp_path / "x.jpg"])
+    with Image.open(tmp_path / "x.jpg") as opened:
+        assert predictor.predict([opened]) == expected
+        assert predictor.predict([opened]) == expected  # it was not loaded by the first call
+        assert opened.size == (960, 640)
+        opened.load()  # nor was its stream left at another place
+    with Image.open(io.BytesIO((tmp_path / "x.jpg").read_bytes())) as opened:
+        assert predictor.predict([opened]) == expected
+    cut = io.BytesIO((tmp_path / "x.jpg").read_bytes()[:2000])
+    with Image.open(cut) as opened:
+        assert (predictor.predict([opened])[0].error or "").startswith("damaged JPEG: ")
+    with Image.open(tmp_path / "x.jpg") as opened:
+        said = "too many pixels: 960 x 640, more than 100 (max_pixels)"
+        assert predictor.predict([opened], max_pixels=100) == [Prediction(error=said)]
+
+
+def test_masks_are_drawn_as_the_job_draws_them(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    state = OrderedDict(torchvision.models.resnet18(num_classes=3).state_dict())
+    model_file.save_model_file(tmp_path / "m.pth", state, replace(CARD, overlay=OverlayStyle()))
+    predictor = load_model(tmp_path / "m.pth", engine="torch", precision="fp32")
+    image = np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8)
+    one, two = np.zeros((50, 60), bool), np.zeros((50, 60), bool)
+    one[5:20, 5:30], two[30:45, 10:40] = True, True
+    Image.fromarray(image).save(tmp_path / "x.png")
+    for name, mask in (("x_mask.png", one), ("x_mask_1.png", two)):
+        Image.fromarray(mask).save(tmp_path / name)
+    names = [str(tmp_path / name) for name in ("x_mask.png", "x_mask_1.png")]
+    ref = ImageRef(str(tmp_path / "x.png"), str(tmp_path / "x.png"), masks=tuple(names))
+    expected = predictor._engine(decode_ref(ref, predictor.card, 10_000, read_bytes)[None]).probabilities[0]
+    data = (tmp_path / "x_mask_1.png").read_bytes()
+    with Image.open(names[0]) as opened:
+        given: list[MaskInput] = [one, np.uint8(255) * one, opened, Image.fromarray(one), Path(names[0])]
+        kinds: list[ImageInput] = [image, tmp_path / "x.png", Image.fromarray(image)]
+        for kind in kinds:
+            found = predictor.predict([kind] * len(given), [(each, data) for each in given])
+            for each in found:
+                np.testing.assert_allclose(list(each.probabilities.values()), expected, atol=1e-6, rtol=0)
+    with pytest.warns(UserWarning, match=r"1 of these 2 have no mask: what it says of bare images was never measured"):
+        bare = predictor.predict([image, image], [one, None])
+    assert bare[0].probabilities != bare[1].probabilities
+    assert predictor.predict([image], [one[:-1]])[0].error == (
+        "mask of another size: <1> has 60 x 49 pixels, its image 60 x 50"
+    )
+    with pytest.raises(RequestError, match=r"^there are 2 masks for 1 images; give one entry for each, None for none$"):
+        predictor.predict([image], [one, one])
+    with pytest.raises(RequestError, match=r"^a mask is float64 \(50, 60\); an array must be uint8 or bool"):
+        predictor.predict([image], [one.astype(float)])
+
+
 def test_what_can_t_be_decoded_has_a_reason_in_its_place(file: Path, tmp_path: Path) -> None:
     stream = io.BytesIO()
     Image.new("I;16", (40, 50), 30_000).save(stream, "PNG")
@@ -90,9 +148,7 @@ def test_wrong_requests_are_refused(file: Path, tmp_path: Path) -> None:
 def test_files_of_other_programs_are_loaded_too(tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet18(num_classes=2), tmp_path / "m.pth")
     predictor = load_model(tmp_path / "m.pth", engine="torch", legacy=Legacy(classes="x,y", size=64))
-    assert replace(predictor.card, arch="") == replace(
-        model_file.load_model_file(tmp_path / "m.pth", Legacy(classes="x,y", size=64)).card, arch=""
-    )
+    assert predictor.card == model_file.load_model_file(tmp_path / "m.pth", Legacy(classes="x,y", size=64)).card
     assert predictor.card.classes == ("x", "y")
 
 
