@@ -48,6 +48,11 @@ def made(arch: str, classes: int = 3) -> nn.Module:
     return network.eval()
 
 
+def smallest(arch: str) -> tuple[int, int]:
+    """A small size of images that the network takes."""
+    return (224, 224) if arch.startswith(("vit", "maxvit")) else (64, 64)
+
+
 def unequal(found: State, expected: State) -> list[str]:
     counters = {name for name in expected if name.endswith("num_batches_tracked")}
     assert found.keys() >= expected.keys() - counters
@@ -64,8 +69,7 @@ def test_every_family_is_predicted_with(arch: str, old: bool, tmp_path: Path) ->
     assert (loaded.card.arch, loaded.card.head) == (arch, ())
     assert unequal(loaded.state, state) == []
     if not old:
-        size = 224 if arch.startswith(("vit", "maxvit")) else 64
-        images = torch.randn(1, 3, size, size)
+        images = torch.randn(1, 3, *smallest(arch))
         with torch.inference_mode():
             torch.testing.assert_close(model_file.build_network(loaded)(images), original(images), rtol=0, atol=1e-6)
 
@@ -272,13 +276,16 @@ def test_whole_models_of_other_families_give_their_outputs(arch: str, head: str,
     root = head_name(original).partition(".")[0]
     layers: tuple[str, ...] = ()
     if head == "several layers":
-        features = 576 if arch == "mobilenet_v3_small" else skeleton(arch).features
+        if arch in ("convnext_tiny", "maxvit_t"):
+            pytest.skip("the head of this network begins with layers of an image")
+        linear = [module for module in original.get_submodule(root).modules() if isinstance(module, nn.Linear)]
+        features = linear[0].in_features
         setattr(original, root, udacity(features))
         layers = (f"Linear({features}, 8)", "ReLU()", "Linear(8, 3, False)")
     torch.save(original, tmp_path / "m.pth")
     loaded = model_file.load_model_file(tmp_path / "m.pth", CLASSES)
     assert (loaded.card.arch, loaded.card.head) == (arch, layers)
-    images = torch.randn(2, 3, 64, 64)
+    images = torch.randn(2, 3, *smallest(arch))
     with torch.inference_mode():
         ours, theirs = model_file.build_network(loaded)(images), original.eval()(images)
     torch.testing.assert_close(ours.softmax(1), theirs.softmax(1), rtol=0, atol=1e-6)
