@@ -20,7 +20,7 @@ from overlay.models.torchvision_weights import empty_network
 _LEAST_PROBABILITY = float(np.finfo(np.float32).tiny)
 # Relative: the divided weights give the probabilities computed here but for rounding, and the image at a threshold is
 # to stay on its side.
-_ROUNDING = 1e-5
+_ROUNDING = 1e-4
 
 
 def calibrate_model(
@@ -48,6 +48,7 @@ def calibrate_model(
     if positive is not None:
         index = card.classes.index(positive)
         point = calibration.point_of_sensitivity(labels == index, calibrated[:, index], options.sensitivity)
+    sure = calibration.uncertain_below(calibrated.max(axis=1), options.uncertain)
     described = replace(
         card,
         temperature=temperature.value,
@@ -55,7 +56,7 @@ def calibrate_model(
         positive=positive,
         threshold=None if point is None else point.threshold * (1 - _ROUNDING),
         threshold_n=0 if point is None else point.positives,
-        uncertain_below=calibration.uncertain_below(calibrated.max(axis=1), options.uncertain),
+        uncertain_below=None if sure is None else sure * (1 - _ROUNDING),
     )
     return divide_head(state, card, temperature.value), described
 

@@ -117,6 +117,7 @@ def test_every_reader_of_a_calibrated_file_gives_the_same_probabilities(folder: 
     for name, probabilities in found.items():
         np.testing.assert_allclose(probabilities, expected, atol=1e-4, rtol=0, err_msg=name)
     assert rows["flag"].to_pylist() == (expected[:, positive] >= card.threshold).tolist()
+    assert card.uncertain_below is not None
     assert rows["uncertain"].to_pylist() == (expected.max(axis=1) < card.uncertain_below).tolist()
     assert json.loads(session.get_modelmeta().custom_metadata_map["overlay"])["temperature"] == card.temperature
 

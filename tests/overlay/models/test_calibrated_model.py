@@ -40,7 +40,8 @@ def test_the_card_has_temperature_threshold_and_uncertainty() -> None:
     assert flagged[positive].mean() >= 0.95
     higher = np.sort(calibrated[positive, 1])[int(0.05 * positive.sum()) + 1]
     assert (calibrated[positive, 1] >= higher).mean() < 0.95
-    assert card.uncertain_below == uncertain_below(calibrated.max(axis=1), 0.1)
+    assert card.uncertain_below == pytest.approx(uncertain_below(calibrated.max(axis=1), 0.1), rel=1e-3)
+    assert (calibrated.max(axis=1) < card.uncertain_below).sum() == 20
     assert torch.equal(state["fc.weight"], torch.ones(3, 2) / card.temperature)
     assert torch.equal(state["fc.bias"], NOTHING["fc.bias"] / card.temperature)
     assert torch.equal(NOTHING["fc.weight"], torch.ones(3, 2))
