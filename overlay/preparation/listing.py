@@ -16,9 +16,13 @@ from overlay.sources.inputs import Portion
 from overlay.sources.labelled import ClassCounts, LabelledListing, list_labelled
 from overlay.sources.manifest import ManifestListing, write_manifest
 from overlay.sources.mask_pairing import ORPHAN_MASK
+from overlay.sources.parquet_images import table_group_rows
 from overlay.sources.read_plan import archive_passes
 from overlay.sources.spool import RefSorter
 from overlay.storage.path import StoragePath
+
+_TABLE_ROWS = 2048
+"""rows of a table that one task reads"""
 
 
 @dataclass(frozen=True)
@@ -95,12 +99,25 @@ def create_request(config: Prepare, listed: ListedSources) -> DatasetRequest:
 
 
 def _portions(sorted_refs: Iterator[list[ImageRef]]) -> Iterator[Portion]:
-    """Yield references that are read by position, and then one portion for each pass over an archive."""
+    """Yield references that are read by position, and then one portion for each pass over an archive or a table."""
     in_order: dict[str, list[ImageRef]] = {}
     for refs in sorted_refs:
+        at_once = []
         for ref in refs:
-            if ref.spans and ref.spans[0].in_order_only:
+            if _is_read_in_order(ref):
                 in_order.setdefault(ref.uri, []).append(ref)
-        yield Portion([ref for ref in refs if not (ref.spans and ref.spans[0].in_order_only)])
-    for of_one_archive in in_order.values():
-        yield from (Portion(one_pass, in_order=True) for one_pass in archive_passes(of_one_archive))
+            else:
+                at_once.append(ref)
+        yield Portion(at_once)
+    for uri, of_one_file in in_order.items():
+        if of_one_file[0].spans:
+            yield from (Portion(one_pass, in_order=True) for one_pass in archive_passes(of_one_file))
+        else:
+            rows, most = sorted(of_one_file, key=lambda ref: int(ref.member or 0)), table_group_rows(StoragePath(uri))
+            for start in range(0, len(rows), _TABLE_ROWS):
+                yield Portion(rows[start : start + _TABLE_ROWS], in_order=True, group_rows=most)
+
+
+def _is_read_in_order(ref: ImageRef) -> bool:
+    """Whether an image is a row of a table, or a member of an archive that is compressed as a whole."""
+    return ref.spans[0].in_order_only if ref.spans else ref.member is not None and ref.reason is None

@@ -15,11 +15,12 @@ from overlay.config import Limits
 from overlay.errors import RequestError, one_line
 from overlay.images.ref import ImageRef
 from overlay.sources.input_folder import list_images
+from overlay.sources.input_table import holds_images, list_table
 from overlay.sources.inputs import ListingRule, Portion, list_members
 from overlay.sources.mask_pairing import IMAGE_FOLDERS, MASK_FOLDERS, ORPHAN_MASK
 from overlay.sources.resolve import locate_source, name_places
 from overlay.sources.spool import RefSpool
-from overlay.storage.filenames import escape_name, is_archive, is_image, safe_name
+from overlay.storage.filenames import escape_name, is_archive, is_image, is_table, safe_name
 from overlay.storage.path import StoragePath
 
 LAYOUT = "give a folder with one subfolder for each class, such as benign/ and malignant/"
@@ -46,7 +47,7 @@ class _Source:
         self.passed_over += portion.passed_over
         self.masks += portion.masks
         for ref in portion.images:
-            unusable_member = ref.member is not None and ref.spans is None
+            unusable_member = ref.member is not None and ref.spans is None and ref.reason is not None
             if unusable_member or (ref.reason and ref.id == self.place.name):
                 self.problem = self.problem or ref.reason
             else:
@@ -95,11 +96,12 @@ class LabelledListing:
         for number, refs in self.spool.read():
             for ref in refs:
                 path = _path(ref).removeprefix(wrappers[number])
-                unusable = ref.spans is None and ref.member is not None
+                unusable = ref.spans is None and ref.member is not None and ref.reason is not None
                 labelled = "/" in path and not (unusable and not (is_image(path) and safe_name(path) == path))
                 reason = ref.reason
                 if reason is None and self.class_folders and "/" not in path:
-                    reason = "lies beside the class folders, so it has no label"
+                    in_table = is_table(self.sources[number].place.name)
+                    reason = "row without a label" if in_table else "lies beside the class folders, so it has no label"
                 if reason is None and self.sources[number].masks and not ref.masks:
                     reason = "image without a mask, where others of its source have one"
                 label = path.split("/", 1)[0] if labelled and self.class_folders else None
@@ -210,8 +212,9 @@ def _list_place(place: StoragePath, limits: Limits, spool: RefSpool, listed: lis
         source = _Source(place)
         archives = []
         for portion, names in list_images(place, rule):
-            archives += [place / name for name in names]
+            archives += [place / name for name in names if is_archive(name) or holds_images(place / name)]
             source.count(portion)
+            source.passed_over += len(names) - len([name for name in names if place / name in archives])
             spool.add(len(listed), portion.images)
         if source.folders or not archives:
             source.passed_over += len(archives)
@@ -220,12 +223,17 @@ def _list_place(place: StoragePath, limits: Limits, spool: RefSpool, listed: lis
     with ThreadPoolExecutor(_ARCHIVES_AT_ONCE) as threads:
         for start in range(0, len(archives), _ARCHIVES_AT_ONCE):
             some = sorted(archives)[start : start + _ARCHIVES_AT_ONCE]
-            for archive, portions in zip(some, threads.map(lambda each: list_members(each, rule), some), strict=True):
+            for archive, portions in zip(some, threads.map(lambda each: _list_file(each, rule), some), strict=True):
                 source = _Source(archive)
                 for portion in portions:
                     source.count(portion)
                     spool.add(len(listed), portion.images)
                 listed.append(source)
+
+
+def _list_file(place: StoragePath, rule: ListingRule) -> list[Portion]:
+    """List an archive, or a table of images."""
+    return list(list_table(place, rule)) if is_table(place.name) else list_members(place, rule)
 
 
 def _path(ref: ImageRef) -> str:
@@ -241,6 +249,9 @@ def _empty(source: _Source) -> str:
 
 def _place_of(source: str) -> StoragePath:
     place = locate_source(source, "source")
-    if not place.is_folder() and not is_archive(place.name):
-        raise RequestError(f"source {source} is a file and no archive (.zip, .tar, .tar.gz, .tar.zst); {LAYOUT}")
+    if not place.is_folder() and not is_archive(place.name) and not is_table(place.name):
+        raise RequestError(
+            f"source {source} is a file, and neither an archive (.zip, .tar, .tar.gz, .tar.zst) nor a Parquet table; "
+            f"{LAYOUT}"
+        )
     return place

@@ -17,6 +17,7 @@ from overlay.errors import ImageError, one_line
 from overlay.images.ref import ImageRef, ReadFunction
 from overlay.sources import parquet_images
 from overlay.sources.inputs import IRREGULAR
+from overlay.sources.parquet_images import EMBEDDED_MASK
 from overlay.sources.read_plan import ReadUnit
 from overlay.storage.path import NotRegularFileError, StoragePath
 
@@ -65,14 +66,12 @@ def read_in_order(manifest: GroupReader, unit: ReadUnit) -> Iterator[tuple[int, 
     """
     groups: dict[int, list[ImageRef]] = {}
     for group in unit.groups:
-        rows = manifest.read_group(group, ["uri", "member", "spans"])
+        rows = manifest.read_group(group, ["uri", "member", "masks", "spans"])
         groups[group] = [rows[position] for position in unit.positions.get(group, range(len(rows)))]
     refs = [ref for group in groups.values() for ref in group]
     place = StoragePath(refs[0].uri)
     if refs[0].spans is None:
-        images = parquet_images.read_images(place, [int(ref.member or 0) for ref in refs])
-        for group, rows in groups.items():
-            yield group, [[data or b""] for data in islice(images, len(rows))]
+        yield from _read_table(place, groups)
         return
     records = [ref.spans or () for ref in refs]
     group_of = [group for group, rows in groups.items() for _ in rows]
@@ -85,6 +84,26 @@ def read_in_order(manifest: GroupReader, unit: ReadUnit) -> Iterator[tuple[int, 
         left[group] -= 1
         if not left[group]:
             yield group, [read.pop(row) for row in range(first[group], first[group] + len(groups[group]))]
+
+
+def _read_table(place: StoragePath, groups: dict[int, list[ImageRef]]) -> Iterator[tuple[int, list[list[bytes]]]]:
+    refs = [ref for group in groups.values() for ref in group]
+    masks = any(EMBEDDED_MASK in ref.masks for ref in refs)
+    contents = parquet_images.read_images(place, [int(ref.member or 0) for ref in refs], masks=masks)
+    for group, rows in groups.items():
+        found = []
+        for ref, (image, *embedded) in zip(rows, islice(contents, len(rows)), strict=True):
+            masks_of_ref = [embedded[0] if name == EMBEDDED_MASK else _read_or_empty(name) for name in ref.masks]
+            found.append([data or b"" for data in (image, *masks_of_ref)])
+        yield group, found
+
+
+def _read_or_empty(uri: str) -> bytes:
+    """Read the file of a mask to which a table refers; nothing where it can't be used, which is a reason later."""
+    try:
+        return read_bytes(uri)
+    except ImageError:
+        return b""
 
 
 class Reader:

@@ -1,14 +1,19 @@
 import gzip
+import json
 import os
 import tempfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from overlay.config import Limits
+from overlay.config import Limits, Prepare
 from overlay.errors import RequestError
 from overlay.images.ref import ImageRef
+from overlay.preparation.listing import list_sources
 from overlay.sources.labelled import ClassCounts, LabelledListing, list_labelled, wrapping_folder
+from overlay.sources.reader import read_in_order
 from overlay.storage.filenames import is_image
 from tests.overlay.archives.test_index import tar
 
@@ -189,3 +194,31 @@ def test_a_link_keeps_the_name_that_the_user_gave(tmp_path: Path) -> None:
 )
 def test_wrapper(names: list[str], prefix: str) -> None:
     assert wrapping_folder({name.rpartition("/")[0] for name in names}) == prefix
+
+
+def test_a_table_of_images_is_a_source(tmp_path: Path) -> None:
+    images = pa.array([{"bytes": b"x", "path": f"{i}.png"} for i in range(4)])
+    features = {"label": {"names": ["benign", "malignant"], "_type": "ClassLabel"}}
+    table = pa.table({"image": images, "label": [0, 1, 1, None]})
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, tmp_path / "hf.parquet")
+    pq.write_table(pa.table({"id": ["0.png"], "age": [3]}), tmp_path / "patients.parquet")
+    for source in (tmp_path / "hf.parquet", tmp_path):
+        listing, refs = listed(source)
+        assert [(ref.id, ref.member, ref.label, ref.reason) for ref in refs] == [
+            ("3.png", "3", None, "row without a label"),
+            ("benign/0.png", "0", "benign", None),
+            ("malignant/1.png", "1", "malignant", None),
+            ("malignant/2.png", "2", "malignant", None),
+        ]
+        assert listing.images == 4
+
+
+def test_the_rows_of_a_table_are_read_in_order(tmp_path: Path) -> None:
+    table = {"image": [bytes([i]) for i in range(6)], "label": ["a", "b"] * 3}
+    pq.write_table(pa.table(table), tmp_path / "t.parquet", row_group_size=2)
+    listed = list_sources(Prepare([str(tmp_path / "t.parquet")], "unused"), tmp_path, lambda _: None)
+    (unit,) = listed.manifest.units
+    assert unit.in_order
+    contents = [data for _, group in read_in_order(listed.manifest.manifest, unit) for data in group]
+    assert contents == [[bytes([i])] for i in range(6)]
