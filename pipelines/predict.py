@@ -33,6 +33,7 @@ from overlay.sources.decode import DecodeLimits, GroupDecoder, sample_pixels
 from overlay.sources.manifest import Manifest, ManifestListing, write_manifest
 from overlay.sources.read_plan import ReadUnit
 from overlay.sources.resolve import resolve_inputs
+from overlay.storage.filenames import describe_passed_over
 from overlay.storage.path import StoragePath
 from pipelines.runtime.progress import progress_meter
 
@@ -73,7 +74,11 @@ def run(config: Predict) -> None:
         if state == "complete" and not config.retry_errors:
             print(f"{folder.path} holds these predictions already; nothing to do")
             return
-        limits = DecodeLimits(config.max_pixels or loaded.card.max_pixels, config.limits.member_bytes)
+        limits = DecodeLimits(
+            config.max_pixels or loaded.card.max_pixels,
+            config.limits.member_bytes,
+            config.images.bits or loaded.card.bits,
+        )
         calibration = None
         if config.precision == "int8":
             calibration = sample_pixels(GroupDecoder(listing.manifest, loaded.card, limits), listing.units)
@@ -124,7 +129,7 @@ def _list_inputs(config: Predict, loaded: Ensemble, folder: Path, stages: StageT
 
 def _report_listing(listing: ManifestListing, card: ModelCard) -> int:
     """Print the number of inputs; return how many images lack the overlay that the model was trained on."""
-    others = f"; {listing.passed_over} other files passed over" if listing.passed_over else ""
+    others = describe_passed_over(listing.passed_over)
     print(f"{listing.manifest.rows} images to classify{others}")
     missing = listing.without_overlay if card.overlay is not None and card.overlay.style != "none" else 0
     if missing:

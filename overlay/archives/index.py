@@ -10,6 +10,7 @@ damaged, or exceeds a limit, are used.
 
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO
@@ -20,7 +21,7 @@ from overlay.archives.entries import ArchiveEntry, Span, read_entries
 from overlay.archives.stream import ArchiveError, UnpackedStream
 from overlay.config import Limits
 from overlay.errors import ImageError
-from overlay.storage.filenames import OTHER_ARCHIVES, is_archive, is_hidden, is_image, safe_name, sample_key
+from overlay.storage.filenames import OTHER_ARCHIVES, file_kind, is_archive, is_hidden, is_image, safe_name, sample_key
 from overlay.storage.path import StoragePath
 
 _STREAM_BUFFER = 8 * 2**20  # bytes of one request to a bucket, where the whole archive is read
@@ -47,7 +48,7 @@ class ArchiveListing:
     """(name, reason) of each member that can't be used; the name is None for the archive as a whole"""
     labels: dict[str, str] = field(default_factory=dict)
     """WebDataset key -> label from its .cls, or else from its .json"""
-    passed_over: int = 0
+    passed_over: Mapping[str, int] = field(default_factory=dict)
     """number of members whose names are not those of images"""
 
 
@@ -60,7 +61,7 @@ def list_archive(place: StoragePath, limits: Limits) -> ArchiveListing:
     members: dict[str, Span] = {}
     problems: list[tuple[str | None, str]] = []
     labels: dict[str, str] = {}
-    passed_over = 0
+    passed_over = Counter[str]()
     try:
         with place.open(_STREAM_BUFFER) as file:
             for count, entry in enumerate(read_entries(file, limits), start=1):
@@ -75,13 +76,13 @@ def list_archive(place: StoragePath, limits: Limits) -> ArchiveListing:
                 elif entry.folder:
                     pass
                 elif is_hidden(name):
-                    passed_over += 1
+                    passed_over[file_kind(name)] += 1
                 elif reason := _reason(name, entry, limits, members):
                     problems.append((name, reason))
                 elif is_image(name):
                     members[name] = entry.span
                 else:
-                    passed_over += 1
+                    passed_over[file_kind(name)] += 1
     except ArchiveError as error:
         problems.append((None, str(error)))
     return ArchiveListing(members, problems, labels, passed_over)

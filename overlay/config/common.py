@@ -70,6 +70,18 @@ class OverlayStyle:
 
 
 @dataclass(frozen=True)
+class Images:
+    """Reading of grey values of more than 8 bits."""
+
+    bits: int | None = None
+    """bits of 16-bit grey images whose files don't say how many they use, such as 12; default is the full range of the
+    type, or what the model was trained with. Values are never scaled by their own range"""
+
+    def __post_init__(self) -> None:
+        check(self.bits is None or 8 <= self.bits <= 16, f"images.bits is {self.bits}; it must lie between 8 and 16")
+
+
+@dataclass(frozen=True)
 class Limits:
     """Limits against decompression bombs in archives."""
 

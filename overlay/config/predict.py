@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from overlay.config.common import (
     Device,
     EngineKind,
+    Images,
     Legacy,
     Limits,
     Place,
@@ -29,6 +30,7 @@ class Predict:
     out: Place
     """folder of the predictions, on a disk or in a bucket; the same command resumes predictions that were stopped"""
     legacy: Legacy = field(default_factory=Legacy)
+    images: Images = field(default_factory=Images)
     limits: Limits = field(default_factory=Limits)
     tracking: Tracking = field(default_factory=lambda: Tracking(mode="disabled"))
     batch_size: int = 32

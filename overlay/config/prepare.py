@@ -3,7 +3,17 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from overlay.config.common import MAX_PIXELS, SPLITS, Limits, OverlayStyle, Place, TableColumn, check, table_column
+from overlay.config.common import (
+    MAX_PIXELS,
+    SPLITS,
+    Images,
+    Limits,
+    OverlayStyle,
+    Place,
+    TableColumn,
+    check,
+    table_column,
+)
 
 TABLE_COLUMN = "FILE.csv:column (or .tsv, .txt, .parquet, .xlsx)"
 """how an option names a column of a table"""
@@ -103,6 +113,7 @@ class Prepare:
     labels: Labels = field(default_factory=Labels)
     split: Split = field(default_factory=Split)
     duplicates: Duplicates = field(default_factory=Duplicates)
+    images: Images = field(default_factory=Images)
     limits: Limits = field(default_factory=Limits)
     max_pixels: int = MAX_PIXELS
     """largest image in pixels; a larger one is rejected before it is decoded"""

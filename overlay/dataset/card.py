@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from overlay import __version__
-from overlay.config import Duplicates, Labels, OverlayStyle, Split, dotted
+from overlay.config import Duplicates, Images, Labels, OverlayStyle, Split, dotted
 from overlay.duplicates.near_duplicates import Leakage, NearDuplicates
 from overlay.errors import RequestError
 from overlay.storage.atomic import write_atomically
@@ -39,6 +39,7 @@ class DatasetRequest:
     tables: str = ""
     """SHA-256 of the values from the tables of labels.column, split.group_by and split.column; empty without a table"""
     labels: Labels = field(default_factory=Labels)
+    images: Images = field(default_factory=Images)
 
     def difference(self, other: "DatasetRequest") -> str | None:
         """Return the first difference to another request as text, by the names of options; None where they are equal.
@@ -216,6 +217,7 @@ def parse_request(fields_of_request: dict[str, Any]) -> DatasetRequest:
     values["split"] = Split(**values["split"])
     values["duplicates"] = Duplicates(**values["duplicates"])
     values["labels"] = Labels(**values["labels"])
+    values["images"] = Images(**values["images"])
     return DatasetRequest(**values)
 
 

@@ -1,13 +1,13 @@
 """Image codec: decoding of image files to RGB uint8 arrays or to an error reason, and encoding as PNG.
 
 The only decoder of the project: prepare, train and predict call it. It imports Pillow, numpy and a DEFLATE library
-only, so that data tasks start quickly.
+only, so that data tasks start quickly; DICOM and TIFF files that Pillow can't read have modules of their own.
 """
 
 import io
 import struct
 import warnings
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
 from isal import isal_zlib
@@ -16,9 +16,17 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from overlay.config import MAX_PIXELS
 from overlay.errors import ImageError
+from overlay.images import dicom
+from overlay.images.depth import SIGNIFICANT_BITS, read_significant_bits, to_8_bit
+from overlay.images.multichannel import decode_channels, is_tiff
 
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "AVIF", "JPEG2000", "PPM")
-"""supported formats, by Pillow's names; of Pillow's others, EPS starts Ghostscript, and some are stubs"""
+FORMATS = (
+    *("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "AVIF", "JPEG2000", "PPM", "BLP", "CUR", "DCX", "DDS", "DIB"),
+    *("FITS", "FLI", "FTEX", "GBR", "ICNS", "ICO", "IM", "IMT", "IPTC", "MCIDAS", "MSP", "PCD", "PCX", "PIXAR"),
+    *("PSD", "QOI", "SGI", "SPIDER", "SUN", "XBM", "XPM", "XVTHUMB", "TGA"),
+)
+"""supported formats, by Pillow's names, in the order in which they are tried; of Pillow's others, EPS starts
+Ghostscript, WMF needs Windows, and BUFR, GRIB, HDF5 and MPEG are stubs"""
 
 _TO_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -33,12 +41,25 @@ _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 _TRUECOLOUR, _FILTER_SUB = 2, 1  # numbers of the PNG specification
 
 
-def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, target: int | None = None) -> NDArray[np.uint8]:
+class UnknownFormat(ImageError):
+    """File in none of ``FORMATS``."""
+
+
+def decode_image(
+    data: bytes,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    target: int | None = None,
+    frame: int | None = None,
+    bits: int | None = None,
+) -> NDArray[np.uint8]:
     """Return the pixels of an image file, uint8 (height, width, 3), upright by its EXIF orientation.
 
-    The content decides the format, never a file name. Of an animated or multi-page file the first frame is decoded.
-    Transparency is composited on black. Colour profiles are not applied. Grey values of more than 8 bits are scaled by
-    the rules of `to_8_bit`; in colour, Pillow keeps the upper 8 of 16 bits.
+    The content decides the format, never a file name. Of an animated or multi-page file the first frame is decoded, of
+    a DICOM file the ``frame``, counted from 0, by the rules of `overlay.images.dicom`. Transparency is composited on
+    black. Colour profiles are not applied. Grey values of more than 8 bits are scaled by the rules of
+    `overlay.images.depth.to_8_bit`, with ``bits`` for files without a tag; in colour, Pillow keeps the upper 8 of 16
+    bits. Of a TIFF with more channels than a colour has, the first three are taken.
 
     ``target``: a JPEG much larger than this is decoded at 1/2, 1/4 or 1/8 of its size (DCT scaling), which is several
     times faster; its shorter side never falls below ``target`` pixels.
@@ -48,11 +69,18 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, target: int | Non
             ``max_pixels`` pixels, which is checked before decoding. (Pillow's own limit of 178,956,970 pixels applies
             beyond that.)
     """
-    image = open_image(data, max_pixels=max_pixels, target=target)
+    if dicom.is_dicom(data):
+        return dicom.decode_frame(data, frame, max_pixels)
+    try:
+        image = open_image(data, max_pixels=max_pixels, target=target)
+    except UnknownFormat:
+        if is_tiff(data):
+            return decode_channels(data, max_pixels)
+        raise
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return image_to_array(image)
+            return image_to_array(image, bits)
         except Exception as error:  # as in open_image
             raise ImageError(_reason(f"damaged {image.format}", error)) from error
 
@@ -70,7 +98,7 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, target: int | None 
         try:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
         except UnidentifiedImageError:
-            raise ImageError(f"no image that can be read ({', '.join(FORMATS)})") from None
+            raise UnknownFormat("no image that can be read, by its content") from None
         except Exception as error:  # damaged files make Pillow's plugins raise exceptions of any type
             raise ImageError(_reason("damaged image", error)) from error
         if image.width * image.height > max_pixels:
@@ -79,6 +107,8 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, target: int | None 
             if target is not None:
                 image.draft(None, (target, target))
             image.load()
+            if image.format == "PNG" and (significant := read_significant_bits(data)):
+                image.info[SIGNIFICANT_BITS] = significant
         except Exception as error:
             raise ImageError(_reason(f"damaged {image.format}", error)) from error
         return image
@@ -92,22 +122,41 @@ class StoredImage(TypedDict):
 
 
 def image_format(data: bytes) -> str:
-    """Return the format of an image file in lower case, such as png or jpeg.
+    """Return the format of an image file in lower case, such as png, jpeg or dicom.
 
     Raises:
         ImageError: the bytes are not an image in one of ``FORMATS``.
     """
+    if dicom.is_dicom(data):
+        return "dicom"
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return str(image.format).lower()
+    except UnidentifiedImageError:
+        if is_tiff(data):
+            return "tiff"
+        raise UnknownFormat("no image that can be read, by its content") from None
     except Exception as error:  # as in decode_image
         raise ImageError(_reason("damaged image", error)) from error
 
 
-def image_to_array(image: Image.Image) -> NDArray[np.uint8]:
+def keeps_its_bytes(data: bytes, bits: int | None) -> bool:
+    """Whether an image file that `decode_image` reads may be stored as it is.
+
+    Not DICOM, which names its patient; not what Pillow can't read; not greys that are scaled to ``bits``.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            deep = image.mode == "F" or image.mode.startswith("I")
+            return not dicom.is_dicom(data) and not (deep and bits)
+    except Exception:  # as in decode_image
+        return False
+
+
+def image_to_array(image: Image.Image, bits: int | None = None) -> NDArray[np.uint8]:
     """Return the pixels of a Pillow image, uint8 (height, width, 3), by the rules of `decode_image`."""
     # np.array, since np.asarray of a Pillow image is read-only, of which torch warns.
-    return np.array(turn_upright(_to_rgb(image), image))
+    return np.array(turn_upright(_to_rgb(image, bits), image))
 
 
 def turn_upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
@@ -120,29 +169,6 @@ def turn_upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
 def is_white_zero(image: Image.Image) -> bool:
     """Whether a TIFF says that its zero is white, which Pillow inverts for up to 8 bits only."""
     return bool(getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO)
-
-
-def to_8_bit(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return grey values of any number type, of any shape, scaled to uint8 (0..255) without clipping.
-
-    - Integers from 0 to 65535: the full range is the smallest of 8, 10, 12, 14 and 16 bits that holds the largest
-      value, so that 12-bit data in a 16-bit file are divided by 4095, and images of one device keep their brightness
-      relative to each other.
-    - Floats within 0..1 are multiplied by 255, floats within 0..255 are rounded.
-    - Any others (signed, 32-bit) are stretched from their minimum to their maximum. NaN and infinity are black.
-    """
-    whole = np.issubdtype(values.dtype, np.integer)
-    if whole and values.min() >= 0 and values.max() <= 65535:
-        top = next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if values.max() < 2**bits)
-        table = np.rint(np.arange(top + 1) * (255 / top)).astype(np.uint8)
-        return np.take(table, values)
-    finite = np.isfinite(values)
-    numbers = np.where(finite, values, 0).astype(np.float64)
-    low, high = (numbers[finite].min(), numbers[finite].max()) if finite.any() else (0.0, 0.0)
-    if not whole and low >= 0 and high <= 255:
-        low, high = 0.0, 1.0 if high <= 1 else 255.0
-    scaled = (numbers - low) * (255 / (high - low) if high > low else 0)
-    return np.where(finite, np.rint(scaled), 0).astype(np.uint8)
 
 
 def encode_png(image: NDArray[np.uint8] | NDArray[np.bool_]) -> bytes:
@@ -170,9 +196,9 @@ def encode_png(image: NDArray[np.uint8] | NDArray[np.bool_]) -> bytes:
     )
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, bits: int | None = None) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):
-        grey = to_8_bit(np.asarray(image))
+        grey = to_8_bit(image, bits)
         inverted = image.mode != "F" and is_white_zero(image)
         return Image.fromarray(255 - grey if inverted else grey).convert("RGB")
     if image.has_transparency_data:

@@ -39,7 +39,7 @@ class ImageRef(NamedTuple):
     uri: str
     """file, archive or table that holds the image"""
     member: str | None = None
-    """name within an archive, or row number in a table"""
+    """name within an archive, or row number in a table; with ``#3`` the frame of a file of several, counted from 0"""
     masks: tuple[str, ...] = ()
     """files of its masks, or members of the same archive, sorted by name"""
     label: str | None = None
@@ -64,7 +64,20 @@ class ImageRef(NamedTuple):
     @property
     def name(self) -> str:
         """Name by which `ReadFunction` reads the image: the member of an archive, or else the file."""
-        return self.member or self.uri
+        if self.frame is None:
+            return self.member or self.uri
+        return self.uri if self.spans is None else (self.member or "").rpartition("#")[0]
+
+    @property
+    def frame(self) -> int | None:
+        """Number of the frame in a file of several frames, counted from 0; None for others."""
+        _, mark, number = (self.member or "").rpartition("#")
+        return int(number) if mark and number.isdigit() else None
+
+    @property
+    def file_id(self) -> str:
+        """The id without the number of the frame."""
+        return self.id if self.frame is None else self.id.rpartition("#")[0]
 
 
 def ref_from_row(row: dict[str, object]) -> ImageRef:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from overlay.config import OverlayStyle
 from overlay.errors import ImageError
-from overlay.images.codec import StoredImage, decode_image, encode_png, image_format
+from overlay.images.codec import StoredImage, decode_image, encode_png, image_format, keeps_its_bytes
 from overlay.images.hashing import perceptual_hash, pixels_digest
 from overlay.images.masks import decode_mask, draw_mask, measure_mask, unite_masks
 from overlay.images.ref import ImageRef, ReadFunction
@@ -32,6 +32,7 @@ class RenderedRow(TypedDict):
     """of the stored bytes, or of the pixels where an overlay was drawn; see `overlay.dataset.card.fingerprint`"""
     pixels: str
     """SHA-256 of the pixels before an overlay is drawn"""
+    frame: int | None
     mask_area_share: NotRequired[float]
     mask_aspect: NotRequired[float]
     mask_extent: NotRequired[float]
@@ -39,10 +40,13 @@ class RenderedRow(TypedDict):
     mask_lesions: NotRequired[int]
 
 
-def render_row(ref: ImageRef, style: OverlayStyle, *, max_pixels: int, read: ReadFunction) -> RenderedRow:
+def render_row(
+    ref: ImageRef, style: OverlayStyle, *, max_pixels: int, read: ReadFunction, bits: int | None = None
+) -> RenderedRow:
     """Return the columns of a dataset's row that depend on the pixels.
 
-    An image without masks, and every image where the style is none, keeps its own bytes. The perceptual hash and
+    An image without masks, and every image where the style is none, keeps its own bytes, unless others read them
+    differently (`keeps_its_bytes`), or they name a patient: these are stored as PNG. The perceptual hash and
     ``pixels`` are of the image before its overlay is drawn, since near-duplicates are searched in the ultrasound.
 
     Raises:
@@ -50,7 +54,10 @@ def render_row(ref: ImageRef, style: OverlayStyle, *, max_pixels: int, read: Rea
         OSError: a file can't be read for a transient cause.
     """
     data = read(ref.name)
-    pixels, encoding = decode_image(data, max_pixels=max_pixels), image_format(data)
+    pixels = decode_image(data, max_pixels=max_pixels, frame=ref.frame, bits=bits)
+    encoding, sha256 = image_format(data), hashlib.sha256(data).hexdigest()
+    if not keeps_its_bytes(data, bits):
+        data, encoding, sha256 = encode_png(pixels), "png", pixels_digest(pixels)
     row = RenderedRow(
         image={"bytes": data, "path": ref.id},
         mask=None,
@@ -59,8 +66,9 @@ def render_row(ref: ImageRef, style: OverlayStyle, *, max_pixels: int, read: Rea
         phash=perceptual_hash(pixels),
         overlay="none",
         encoding=encoding,
-        sha256=hashlib.sha256(data).hexdigest(),
+        sha256=sha256,
         pixels=pixels_digest(pixels),
+        frame=ref.frame,
     )
     if ref.masks:
         united = _read_union(ref, pixels.shape[:2], max_pixels, read)
@@ -80,7 +88,7 @@ def render_row(ref: ImageRef, style: OverlayStyle, *, max_pixels: int, read: Rea
 
 
 def render_overlay(
-    ref: ImageRef, style: OverlayStyle, *, max_pixels: int, target: int, read: ReadFunction
+    ref: ImageRef, style: OverlayStyle, *, max_pixels: int, target: int, read: ReadFunction, bits: int | None = None
 ) -> NDArray[np.uint8]:
     """Return an image with its masks drawn on it, uint8 (height, width, 3), as `render_row` stores it.
 
@@ -91,8 +99,8 @@ def render_overlay(
         OSError: a file can't be read for a transient cause.
     """
     if not ref.masks or style.style == "none":
-        return decode_image(read(ref.name), max_pixels=max_pixels, target=target)
-    pixels = decode_image(read(ref.name), max_pixels=max_pixels)
+        return decode_image(read(ref.name), max_pixels=max_pixels, target=target, frame=ref.frame, bits=bits)
+    pixels = decode_image(read(ref.name), max_pixels=max_pixels, frame=ref.frame, bits=bits)
     return draw_mask(pixels, _read_union(ref, pixels.shape[:2], max_pixels, read), style)
 
 

@@ -91,6 +91,10 @@ class ModelCard:
     """a prediction with a lower confidence is uncertain; None where nobody chose a threshold"""
     hashes: HashRecord | None = None
     """perceptual hashes of the training and validation images; None where they are not known"""
+    grey_scaling: str = "unknown"
+    """how grey values of more than 8 bits were scaled in training; see `overlay.images.depth.GREY_SCALING`"""
+    bits: int | None = None
+    """bits of 16-bit greys whose files don't say how many they use; None for the full range of the type"""
 
     @property
     def input(self) -> Input:

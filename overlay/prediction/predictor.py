@@ -116,7 +116,7 @@ class Predictor:
 
     def _pixels(self, image: ImageInput, masks: Sequence[MaskInput], max_pixels: int) -> NDArray[np.uint8]:
         """Return the model's input of an image, uint8 (size, size, 3)."""
-        content = _content(image)
+        content = _content(image, self.card.bits)
         if isinstance(content, np.ndarray):
             if content.dtype != np.uint8 or content.ndim != 3 or content.shape[2] != 3 or 0 in content.shape:
                 raise RequestError(
@@ -128,7 +128,8 @@ class Predictor:
         named: dict[str, bytes] = {}
         names = [_name_of(each, named) for each in (content, *map(_mask_content, masks))]
         ref = ImageRef(names[0], names[0], masks=tuple(names[1:]))
-        return decode_ref(ref, self.card, max_pixels, lambda name: named[name] if name in named else read_bytes(name))
+        bits = self.card.bits
+        return decode_ref(ref, self.card, max_pixels, lambda name: named.get(name) or read_bytes(name), bits)
 
     def _prediction(self, probabilities: NDArray[np.float32]) -> Prediction:
         by_class = dict(zip(self.card.classes, probabilities.tolist(), strict=True))
@@ -166,8 +167,8 @@ def _masks_of_each(
     return of_each
 
 
-def _content(image: ImageInput) -> str | bytes | NDArray[np.uint8]:
-    """Return an image as its place, the bytes of its file, or pixels.
+def _content(image: ImageInput, bits: int | None = None) -> str | bytes | NDArray[np.uint8]:
+    """Return an image as its place, the bytes of its file, or pixels; ``bits`` is that of `ModelCard`.
 
     Raises:
         RequestError: it is of another type.
@@ -177,7 +178,7 @@ def _content(image: ImageInput) -> str | bytes | NDArray[np.uint8]:
     if isinstance(image, bytes | np.ndarray):
         return image
     if isinstance(image, Image.Image):
-        return _unread_bytes(image) or image_to_array(image)
+        return _unread_bytes(image) or image_to_array(image, bits)
     raise RequestError(f"an image is a {type(image).__name__}; give a path, bytes, a Pillow image or an array")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from overlay.config import Prepare
 from overlay.dataset.card import DatasetRequest
 from overlay.images.ref import ImageRef
+from overlay.preparation.patients import PatientGroups
 from overlay.preparation.splits import ClassSizes
 from overlay.preparation.staging import staged_rows
 from overlay.preparation.user_columns import UserRules
@@ -49,7 +50,9 @@ def list_sources(config: Prepare, folder: Path, on_progress: Callable[[int], Non
     """
     rules = UserRules.of(config)
     sources = list_labelled(config.sources, config.limits, folder, class_folders=config.labels.column is None)
-    for ref, path in sources.read() if rules.tables else ():
+    patients = PatientGroups()
+    for ref, path in sources.read() if rules.tables or sources.spool.grouped else ():
+        patients.observe(ref)
         if ref.reason != ORPHAN_MASK:
             for table in rules.tables:
                 table.observe(ref.id, path)
@@ -62,10 +65,11 @@ def list_sources(config: Prepare, folder: Path, on_progress: Callable[[int], Non
         classes.add(ref)
         group = split = None
         if ref.reason is None and label is not None:
-            group = rules.groups.group(ref.id, path) if rules.groups else None
+            group = rules.groups.group(ref.id, path) if rules.groups else patients.group(ref)
             split = rules.splits.split(ref.id, path) if rules.splits else None
             sizes.add(label, group)
-        sorter.add(hashlib.sha256(ref.id.encode()).digest(), ref._replace(group=group, split=split))
+        # By the file's id, so that the frames of a file are read together.
+        sorter.add(hashlib.sha256(ref.file_id.encode()).digest(), ref._replace(group=group, split=split))
     classes.check([str(source.place) for source in sources.sources])
     rules.check_found()
     if rules.splits is None and config.split.only is None:
@@ -80,7 +84,9 @@ def list_sources(config: Prepare, folder: Path, on_progress: Callable[[int], Non
             yield refs
 
     manifest = write_manifest(_portions(sorted_refs()), folder / "manifest.parquet", None, on_progress, group_rows=rows)
-    return ListedSources(sources, classes, manifest, tables.hexdigest() if rules.tables else "", rules.remarks())
+    return ListedSources(
+        sources, classes, manifest, tables.hexdigest() if rules.tables else "", [*rules.remarks(), *patients.remarks()]
+    )
 
 
 def create_request(config: Prepare, listed: ListedSources) -> DatasetRequest:
@@ -95,6 +101,7 @@ def create_request(config: Prepare, listed: ListedSources) -> DatasetRequest:
         config.duplicates,
         listed.tables,
         config.labels,
+        images=config.images,
     )
 
 
@@ -120,4 +127,8 @@ def _portions(sorted_refs: Iterator[list[ImageRef]]) -> Iterator[Portion]:
 
 def _is_read_in_order(ref: ImageRef) -> bool:
     """Whether an image is a row of a table, or a member of an archive that is compressed as a whole."""
-    return ref.spans[0].in_order_only if ref.spans else ref.member is not None and ref.reason is None
+    return ref.spans[0].in_order_only if ref.spans else _is_row(ref)
+
+
+def _is_row(ref: ImageRef) -> bool:
+    return ref.member is not None and ref.frame is None and ref.reason is None

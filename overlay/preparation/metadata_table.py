@@ -18,7 +18,6 @@ from overlay.storage.text_table import TextTable, read_text_table
 
 _KINDS = ("id", "path", "file name", "stem")
 _KEY_COLUMN = re.compile(r"id|path|file|image|img|name|uri", re.IGNORECASE)
-_ENDINGS = (*IMAGE_ENDINGS, ".dcm", ".dicom")
 _FRAME = re.compile(r"#\d+$")
 _TRIED_IMAGES = 2000  # after which columns without a match are left out
 _AMBIGUOUS = -1
@@ -163,7 +162,7 @@ def _names(id: str, path: str) -> tuple[str, str, str, str]:
     """Return the names of an image by the kinds of ``_KINDS``."""
     id, path = _normalise(id), _normalise(path)
     name = path.rpartition("/")[2]
-    ending = next((end for end in _ENDINGS if name.lower().endswith(end)), "")
+    ending = next((end for end in IMAGE_ENDINGS if name.lower().endswith(end)), "")
     return id, path, name, name.removesuffix(name[-len(ending) :]) if ending else name
 
 

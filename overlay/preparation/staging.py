@@ -91,7 +91,10 @@ def stage_part(
             done += 1
             try:
                 read_from = reader.read_function(ref, content)
-                rows.write(known | render_row(ref, config.overlay, max_pixels=config.max_pixels, read=read_from))
+                rendered = render_row(
+                    ref, config.overlay, max_pixels=config.max_pixels, read=read_from, bits=config.images.bits
+                )
+                rows.write(known | rendered)
             except ImageError as error:
                 rejected += 1
                 rows.write(known | {"image": None, "reason": str(error)})

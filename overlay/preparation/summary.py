@@ -14,12 +14,13 @@ from overlay.dataset.prepared import PreparedDataset
 from overlay.duplicates.near_duplicates import NearDuplicates
 from overlay.preparation.mask_checks import describe_masks
 from overlay.sources.labelled import LabelledListing
+from overlay.storage.filenames import describe_passed_over
 
 
 def describe_sources(sources: LabelledListing, usable: Counter[str]) -> str:
     """Return the numbers of images, masks and skipped files as one line; ``usable``: images of each class."""
     classes = ", ".join(f"{usable[label]} {label}" for label in sorted(usable))
-    passed_over = f"; {sources.passed_over} other files passed over" if sources.passed_over else ""
+    passed_over = describe_passed_over(sources.passed_over)
     return f"{sources.images} images ({classes}) and {sources.masks} masks{passed_over}"
 
 

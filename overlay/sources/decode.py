@@ -64,12 +64,14 @@ class DecodedBatch(TypedDict):
 
 @dataclass(frozen=True)
 class DecodeLimits:
-    """Limits on the size of inputs."""
+    """Limits on the size of inputs, and on their grey values."""
 
     max_pixels: int = MAX_PIXELS
     """pixels of one image or mask"""
     member_bytes: int = Limits.member_bytes
     """bytes of one file or member of an archive"""
+    bits: int | None = None
+    """see `overlay.images.depth.to_8_bit`"""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class GroupDecoder:
                 read = _CountedRead(reader.read_function(ref, content))
                 began = time.thread_time()
                 try:
-                    pixels[index] = decode_ref(ref, self.look, self.limits.max_pixels, read)
+                    pixels[index] = decode_ref(ref, self.look, self.limits.max_pixels, read, self.limits.bits)
                 except ImageError as error:
                     reasons[index] = str(error)
                 except OSError as error:
@@ -120,7 +122,9 @@ class GroupDecoder:
         )
 
 
-def decode_ref(ref: ImageRef, look: Look, max_pixels: int, read: ReadFunction) -> NDArray[np.uint8]:
+def decode_ref(
+    ref: ImageRef, look: Look, max_pixels: int, read: ReadFunction, bits: int | None = None
+) -> NDArray[np.uint8]:
     """Return a model's input of an image, uint8 (size, size, 3): decoded, its masks drawn on it, resized.
 
     Raises:
@@ -128,7 +132,8 @@ def decode_ref(ref: ImageRef, look: Look, max_pixels: int, read: ReadFunction) -
         OSError: a file can't be read for a transient cause.
     """
     style = look.overlay or OverlayStyle(style="none")
-    drawn = render_overlay(ref, style, max_pixels=max_pixels, target=decode_target(look.size, look.resize), read=read)
+    target = decode_target(look.size, look.resize)
+    drawn = render_overlay(ref, style, max_pixels=max_pixels, target=target, bits=bits, read=read)
     return resize_image(drawn, look.size, look.resize)
 
 

@@ -1,13 +1,15 @@
 """Folders as inputs: images, and archives and tables of images in them."""
 
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from overlay.errors import RequestError, one_line
 from overlay.images.ref import ImageRef
+from overlay.sources.dicom_frames import is_unnamed_dicom
 from overlay.sources.input_table import holds_images, list_table
 from overlay.sources.inputs import ListingRule, Portion, list_members, list_walked_files
-from overlay.storage.filenames import escape_name, is_archive, is_image, is_table
+from overlay.storage.filenames import FOLDERS, escape_name, file_kind, is_archive, is_image, is_table
 from overlay.storage.path import StoragePath
 from overlay.storage.walk import WalkedFolder, walk_folder
 
@@ -21,10 +23,14 @@ def list_images(place: StoragePath, rule: ListingRule) -> Iterator[tuple[Portion
         OSError: the folder, or a folder in it, can't be read.
     """
     for folder in walk_folder(place):
-        images = [name for name in folder.names if is_image(name)]
-        others = [name for name in folder.names if not is_image(name)]
+        images: list[str] = []
+        others: list[str] = []
+        for name in folder.names:
+            known = is_image(name) or (name not in folder.irregular and is_unnamed_dicom(place / name))
+            (images if known else others).append(name)
         useful = [name for name in others if (is_archive(name) or is_table(name)) and name not in folder.irregular]
-        passed_over = len(others) - len(useful) + folder.left_out
+        passed_over = Counter(file_kind(name) for name in others if name not in useful)
+        passed_over.update({FOLDERS: folder.left_out} if folder.left_out else {})
         if useful or passed_over:
             yield Portion([], passed_over=passed_over), useful
         for portion in list_walked_files(WalkedFolder(images, folder.stamp, folder.irregular), place, rule):
@@ -63,4 +69,4 @@ def list_folder(place: StoragePath, rule: ListingRule) -> Iterator[Portion]:
         if of_images:
             yield from list_table(place / name, rule.below(name))
         else:
-            yield Portion([], passed_over=1)
+            yield Portion([], passed_over={file_kind(name): 1})

@@ -5,7 +5,7 @@ memory doesn't grow with the number of inputs. No input is dropped: one that can
 a row with this reason.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -15,6 +15,7 @@ from typing import NamedTuple
 from overlay.archives.index import list_archive
 from overlay.config import Limits
 from overlay.images.ref import ImageRef
+from overlay.sources.dicom_frames import expand_files, expand_members
 from overlay.sources.mask_pairing import pair_in_steps, pair_masks
 from overlay.sources.parquet_images import GROUP_ROWS
 from overlay.sources.read_plan import archive_passes
@@ -35,8 +36,8 @@ class Portion(NamedTuple):
     """whether one task must read them sequentially: see `overlay.sources.read_plan`"""
     group_rows: int = GROUP_ROWS
     """most inputs whose bytes may be in memory at one time"""
-    passed_over: int = 0
-    """number of files that are not images by their names, and of folders that are not entered"""
+    passed_over: Mapping[str, int] = {}
+    """kind -> number of files that are not images by their names, and of folders that are not entered"""
     masks: int = 0
     """number of masks among the names of this portion, including those without an image"""
 
@@ -110,7 +111,7 @@ def list_walked_files(folder: WalkedFolder, root: StoragePath, rule: ListingRule
                         drawn=bool(own),
                     )
                 )
-            yield Portion(images, masks=masks)
+            yield Portion(list(expand_files(images, origins=rule.classes is None)), masks=masks)
             masks = 0
 
 
@@ -153,6 +154,7 @@ def list_members(place: StoragePath, rule: ListingRule) -> list[Portion]:
         taken.add(id)
         name_in = None if member is None else escape_name(member)
         images.append(ImageRef(id, uri, name_in, source=rule.source, version=version, reason=reason))
+    images = list(expand_members(images, place, origins=rule.classes is None))
     at_once = [image for image in images if not (image.spans and image.spans[0].in_order_only)]
     in_order = [image for image in images if image.spans and image.spans[0].in_order_only]
     return [

@@ -20,7 +20,15 @@ from overlay.sources.inputs import ListingRule, Portion, list_members
 from overlay.sources.mask_pairing import IMAGE_FOLDERS, MASK_FOLDERS, ORPHAN_MASK
 from overlay.sources.resolve import locate_source, name_places
 from overlay.sources.spool import RefSpool
-from overlay.storage.filenames import escape_name, is_archive, is_image, is_table, safe_name
+from overlay.storage.filenames import (
+    describe_passed_over,
+    escape_name,
+    file_kind,
+    is_archive,
+    is_image,
+    is_table,
+    safe_name,
+)
 from overlay.storage.path import StoragePath
 
 LAYOUT = "give a folder with one subfolder for each class, such as benign/ and malignant/"
@@ -37,14 +45,14 @@ class _Source:
     place: StoragePath
     images: int = 0
     masks: int = 0
-    passed_over: int = 0
+    passed_over: Counter[str] = field(default_factory=Counter)
     folders: set[str] = field(default_factory=set)
     """folders that hold images, relative to the place"""
     problem: str | None = None
     """first reason why something in an archive can't be used"""
 
     def count(self, portion: Portion) -> None:
-        self.passed_over += portion.passed_over
+        self.passed_over.update(portion.passed_over)
         self.masks += portion.masks
         for ref in portion.images:
             unusable_member = ref.member is not None and ref.spans is None and ref.reason is not None
@@ -75,9 +83,9 @@ class LabelledListing:
         return sum(source.masks for source in self.sources)
 
     @property
-    def passed_over(self) -> int:
-        """Number of files that are neither, and of folders that are not entered."""
-        return sum(source.passed_over for source in self.sources)
+    def passed_over(self) -> Counter[str]:
+        """Kind -> number of files that are neither, and of folders that are not entered."""
+        return sum((source.passed_over for source in self.sources), Counter[str]())
 
     def read(self) -> Iterator[tuple[ImageRef, str]]:
         """Yield each image reference with its final id, label and source, and its path within the source's class root.
@@ -212,12 +220,13 @@ def _list_place(place: StoragePath, limits: Limits, spool: RefSpool, listed: lis
         source = _Source(place)
         archives = []
         for portion, names in list_images(place, rule):
-            archives += [place / name for name in names if is_archive(name) or holds_images(place / name)]
+            used = [name for name in names if is_archive(name) or holds_images(place / name)]
+            archives += [place / name for name in used]
             source.count(portion)
-            source.passed_over += len(names) - len([name for name in names if place / name in archives])
+            source.passed_over.update(file_kind(name) for name in names if name not in used)
             spool.add(len(listed), portion.images)
         if source.folders or not archives:
-            source.passed_over += len(archives)
+            source.passed_over.update(file_kind(archive.name) for archive in archives)
             listed.append(source)
             return
     with ThreadPoolExecutor(_ARCHIVES_AT_ONCE) as threads:
@@ -244,7 +253,9 @@ def _path(ref: ImageRef) -> str:
 def _empty(source: _Source) -> str:
     if source.problem:
         return f"source {source.place} holds no image that can be used: {escape_name(source.problem)}"
-    return f"source {source.place} holds no image among its {source.passed_over} files; {LAYOUT}"
+    files = source.passed_over.total()
+    kinds = describe_passed_over(source.passed_over)
+    return f"source {source.place} holds no image among its {files} files{kinds}; {LAYOUT}"
 
 
 def _place_of(source: str) -> StoragePath:

@@ -8,7 +8,8 @@ are listed; memory holds the first row of each group only.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -102,8 +103,8 @@ class ManifestListing:
     units: list[ReadUnit]
     fingerprint: str
     """SHA-256 of the rows' ids, paths, masks, sizes and versions"""
-    passed_over: int
-    """number of files that are not images by their names, and of folders that are not entered"""
+    passed_over: Mapping[str, int]
+    """kind -> number of files that are not images by their names, and of folders that are not entered"""
     without_overlay: int
     """number of images without an overlay"""
 
@@ -159,7 +160,7 @@ def write_manifest(
     units: list[ReadUnit] = []
     digest = hashlib.sha256()
     waiting: list[ImageRef] = []
-    passed_over = without_overlay = 0
+    passed_over, without_overlay = Counter[str](), 0
 
     def write_waiting(least: int) -> None:
         nonlocal waiting
@@ -168,7 +169,7 @@ def write_manifest(
             waiting = waiting[group_rows:]
 
     for portion in portions:
-        passed_over += portion.passed_over
+        passed_over.update(portion.passed_over)
         for image in portion.images:
             digest.update(json.dumps([*image[:4], image.size, image.version]).encode())
             without_overlay += not image.drawn and image.reason is None

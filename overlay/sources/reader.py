@@ -112,6 +112,7 @@ class Reader:
     def __init__(self, member_bytes: int = Limits.member_bytes) -> None:
         self._member_bytes = member_bytes
         self._archive: tuple[str, BinaryIO] | None = None
+        self._file: tuple[str, bytes] | None = None
 
     def __enter__(self) -> "Reader":
         return self
@@ -128,9 +129,15 @@ class Reader:
         if contents is not None:
             return dict(zip(names, contents, strict=True)).__getitem__
         if ref.spans is None:
-            return lambda name: read_bytes(name, self._member_bytes)
+            return self._read_frames_of if ref.frame is not None else lambda name: read_bytes(name, self._member_bytes)
         spans = dict(zip(names, ref.spans, strict=True))
         return lambda name: read_member(self._open(ref.uri), spans[name])
+
+    def _read_frames_of(self, name: str) -> bytes:
+        """Read a file of several frames, which come one after the other."""
+        if self._file is None or self._file[0] != name:
+            self._file = (name, read_bytes(name, self._member_bytes))
+        return self._file[1]
 
     def _open(self, uri: str) -> BinaryIO:
         if self._archive is None or self._archive[0] != uri:

@@ -14,6 +14,8 @@ class RefSpool:
     """Append-only file of lists of image references, each with an integer of the caller's."""
 
     def __init__(self, file: Path) -> None:
+        self.grouped = False
+        """whether any reference has a group"""
         self._path = file
         file.write_bytes(b"")
 
@@ -23,6 +25,7 @@ class RefSpool:
         Raises:
             OSError: the file can't be written.
         """
+        self.grouped = self.grouped or any(ref.group is not None for ref in refs)
         with self._path.open("ab") as file:
             pickle.dump((number, refs), file, pickle.HIGHEST_PROTOCOL)
 

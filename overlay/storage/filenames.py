@@ -1,15 +1,27 @@
 """File names: extensions of images, archives and tables, hidden files, safe names of archive members."""
 
 import re
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".jp2", ".ppm", ".pgm")
-"""extensions of the formats that `overlay.images.codec` decodes"""
+DICOM_ENDINGS = (".dcm", ".dicom")
+IMAGE_ENDINGS = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".tif", ".tiff", ".bmp", ".dib", ".gif", ".webp"),
+    *(".avif", ".avifs", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    *(".blp", ".cur", ".dcx", ".dds", ".fit", ".fits", ".flc", ".fli", ".ftc", ".ftu", ".gbr", ".icns", ".ico", ".im"),
+    *(".iim", ".msp", ".pcd", ".pcx", ".pxr", ".psd", ".qoi", ".bw", ".rgb", ".rgba", ".sgi", ".ras", ".icb", ".tga"),
+    *(".vda", ".vst", ".xbm", ".xpm"),
+    *DICOM_ENDINGS,
+)
+"""extensions of the formats that `overlay.images.codec` decodes: those that Pillow registers, and DICOM's"""
 ARCHIVE_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.zst")
 OTHER_ARCHIVES = (".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".7z", ".rar")
 """extensions of archives that are not supported, which a message names"""
 SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
 """folders that operating systems and file servers create beside the user's own"""
+FOLDERS = "folders"
+"""kind of hidden folders and system folders among what is passed over"""
 _SYSTEM = re.compile(f"(?:^|/)(?:{'|'.join(map(re.escape, sorted(SYSTEM_FOLDERS)))})(?:/|$)")
 
 
@@ -24,6 +36,17 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(IMAGE_ENDINGS) and not is_hidden(name)
 
 
+def is_dicom_name(name: str) -> bool:
+    """Whether a name has the extension of a DICOM file, or none, as many DICOM files have."""
+    return name.lower().endswith(DICOM_ENDINGS) or lacks_ending(name)
+
+
+def lacks_ending(name: str) -> bool:
+    """Whether a file name has no extension; the parts of a DICOM UID (1.2.840) are none."""
+    ending = name.rpartition("/")[2].rpartition(".")
+    return not ending[1] or not ending[0] or ending[2].isdigit()
+
+
 def is_archive(name: str) -> bool:
     """Whether a relative name has the extension of a supported archive, and is not hidden."""
     return name.lower().endswith(ARCHIVE_ENDINGS) and not is_hidden(name)
@@ -32,6 +55,29 @@ def is_archive(name: str) -> bool:
 def is_table(name: str) -> bool:
     """Whether a relative name has the extension of a Parquet file, and is not hidden."""
     return name.lower().endswith(".parquet") and not is_hidden(name)
+
+
+def file_kind(name: str) -> str:
+    """Return the kind of a file by its name: its extension in lower case, hidden, or "no ending"."""
+    if is_hidden(name):
+        return "hidden"
+    return "no ending" if lacks_ending(name) else f".{name.rpartition('.')[2].lower()}"
+
+
+def describe_passed_over(kinds: Mapping[str, int]) -> str:
+    """Return the numbers of files passed over by their kinds as clauses after semicolons; empty without any."""
+    files = Counter({kind: count for kind, count in kinds.items() if kind != FOLDERS})
+    text = ""
+    if files:
+        listed = ", ".join(f"{count} {kind}" for kind, count in sorted(files.most_common(), key=_by_count))
+        text = f"; {files.total()} other files passed over: {listed}"
+    if folders := kinds.get(FOLDERS):
+        text += f"; {folders} hidden folders and folders of the system not entered"
+    return text
+
+
+def _by_count(kind_and_count: tuple[str, int]) -> tuple[int, str]:
+    return -kind_and_count[1], kind_and_count[0]
 
 
 def file_stem(name: str) -> str:

@@ -9,6 +9,7 @@ import errno
 import os
 import shutil
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,11 +108,11 @@ class StoragePath:
 
     def is_file(self) -> bool:
         """Whether the path is an existing file."""
-        return self._info("File") if self.in_bucket else Path(self.text).is_file()
+        return self._info("File") if self.in_bucket else _is(Path.is_file, self.text)
 
     def is_folder(self) -> bool:
         """Whether the path is an existing folder; in a bucket, whether an object has it as a prefix."""
-        return self._info("Directory") if self.in_bucket else Path(self.text).is_dir()
+        return self._info("Directory") if self.in_bucket else _is(Path.is_dir, self.text)
 
     def exists(self) -> bool:
         """Whether the path is an existing file or folder."""
@@ -229,6 +230,15 @@ class StoragePath:
             return object_store.bucket_filesystem(root)
         except (ValueError, NotImplementedError) as error:
             raise RequestError(f"{root} can't be used: {one_line(error)}; check the address") from error
+
+
+def _is(kind: Callable[[Path], bool], text: str) -> bool:
+    try:
+        return kind(Path(text))
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # so there can't be one
+            return False
+        raise
 
 
 def _local_files(folder: Path) -> list[str]:

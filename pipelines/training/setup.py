@@ -13,6 +13,7 @@ from overlay.config import Train
 from overlay.config.train import check_share
 from overlay.dataset.prepared import PreparedDataset
 from overlay.errors import RequestError
+from overlay.images.depth import GREY_SCALING
 from overlay.models.model_file import ModelCard
 from overlay.models.pretrained import Weights
 from overlay.training.losses import class_weights
@@ -52,6 +53,8 @@ class TrainingSetup:
             code=code_fingerprint(),
             max_pixels=dataset.card.request.max_pixels,
             fold=dataset.fold,
+            grey_scaling=GREY_SCALING,
+            bits=dataset.card.request.images.bits,
         )
         return cls(config, dataset, card, weights, placement)
 

@@ -90,7 +90,7 @@ def test_every_kind_gives_the_same_bytes(place: Callable[..., StoragePath], name
     archive = place(MAKERS[name](FILES | long))
     listing = list_archive(archive, LIMITS)
     assert listing.problems == []
-    assert listing.passed_over == 1
+    assert sum(listing.passed_over.values()) == 1
     assert list(listing.members) == [*IMAGES, *long]
     assert contents(archive, listing.members) == {name: (FILES | long)[name] for name in [*IMAGES, *long]}
 
@@ -141,7 +141,7 @@ def test_names(place: Callable[..., StoragePath], kind: str, tmp_path: Path) -> 
     archive = place(MAKERS[kind](dict.fromkeys([*NAMES, "a/more.tar.bz2", "a/inner.zip"], b"x")))
     listing = list_archive(archive, LIMITS)
     assert list(listing.members) == ["a/7.png"]
-    assert listing.passed_over == 2
+    assert sum(listing.passed_over.values()) == 2
     unsafe = "unsafe name: absolute, or leading out of the archive"
     nested = "archive within an archive: give it as a source of its own"
     assert dict(listing.problems) == dict.fromkeys(NAMES[:4], unsafe) | dict.fromkeys(
@@ -391,7 +391,7 @@ def test_webdataset_labels_in_json(place: Callable[..., StoragePath], text: byte
     listing = list_archive(place(tar({"s/0001.png": b"x", "s/0001.json": text})), LIMITS)
     assert listing.labels == ({"s/0001": label} if label else {})
     assert list(listing.members) == ["s/0001.png"]
-    assert listing.passed_over == (0 if label else 1)
+    assert sum(listing.passed_over.values()) == (0 if label else 1)
 
 
 def test_a_webdatasets_cls_counts_before_its_json(place: Callable[..., StoragePath]) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from overlay.errors import ImageError
 from overlay.images import codec, hashing
+from overlay.storage.filenames import IMAGE_ENDINGS
 
 
 def save(image: Image.Image, kind: str, **options: Any) -> bytes:  # noqa: ANN401
@@ -45,7 +46,9 @@ def encoded(kind: str) -> bytes:
     return save(Image.fromarray(colours()), kind, **options.get(kind, {}))
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "WEBP", "JPEG2000", "PPM"])
+@pytest.mark.parametrize(
+    "kind", ["PNG", "TIFF", "BMP", "WEBP", "JPEG2000", "PPM", "DIB", "DDS", "PCX", "SGI", "TGA", "QOI"]
+)
 def test_lossless_formats_come_back_exactly(kind: str) -> None:
     decoded = codec.decode_image(encoded(kind))
     np.testing.assert_array_equal(decoded, colours())
@@ -58,56 +61,6 @@ def test_lossy_formats_come_back_nearly(kind: str) -> None:
     difference = codec.decode_image(encoded(kind)).astype(int) - colours()
     assert difference.shape == (30, 40, 3)
     assert np.abs(difference).mean() < 8
-
-
-@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
-def test_16_bit_files_are_scaled_by_the_bits_in_use(bits: int) -> None:
-    top = 2**bits - 1
-    grey = np.array([[0, top // 5, top // 3, top]], np.uint16)
-    for kind in ("PNG", "TIFF"):
-        decoded = codec.decode_image(save(Image.fromarray(grey), kind))
-        np.testing.assert_array_equal(decoded[0, :, 0], [0, 51, 85, 255])
-        np.testing.assert_array_equal(decoded, decoded[..., :1].repeat(3, axis=2))
-
-
-def test_16_bit_tiff_with_white_as_zero_is_inverted() -> None:
-    grey = np.array([[0, 65535]], np.uint16)
-    decoded = codec.decode_image(save(Image.fromarray(grey), "TIFF", tiffinfo={262: 0}))
-    np.testing.assert_array_equal(decoded[0, :, 0], [255, 0])
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        (np.array([[0, 1, 200]], np.int32), [0, 1, 200]),
-        (np.array([[0, 300, 1023]], np.int32), [0, 75, 255]),
-        (np.array([[-1000, 0, 1000]], np.int32), [0, 128, 255]),
-        (np.array([[0, 100_000, 200_000]], np.int32), [0, 128, 255]),
-        (np.array([[-5, -5]], np.int32), [0, 0]),
-        (np.array([[0, 0.2, 1]], np.float32), [0, 51, 255]),
-        (np.array([[0, 1.6, 200]], np.float32), [0, 2, 200]),
-        (np.array([[-1, 0, 1]], np.float32), [0, 128, 255]),
-        (np.array([[500, 1000]], np.float32), [0, 255]),
-        (np.array([[np.nan, 0.2, 1, np.inf]], np.float32), [0, 51, 255, 0]),
-        (np.array([[np.nan, np.nan]], np.float32), [0, 0]),
-    ],
-)
-def test_wider_numbers_are_scaled_not_clipped(values: NDArray[Any], expected: list[int]) -> None:
-    np.testing.assert_array_equal(codec.to_8_bit(values)[0], expected)
-    np.testing.assert_array_equal(codec.decode_image(save(Image.fromarray(values), "TIFF"))[0, :, 0], expected)
-
-
-@settings(deadline=None)
-@given(
-    numpy_strategies.arrays(
-        st.sampled_from([np.uint16, np.int32, np.float32]), st.tuples(st.integers(1, 4), st.integers(1, 4))
-    )
-)
-def test_scaling_keeps_the_order_of_grey_values(values: NDArray[Any]) -> None:
-    scaled = codec.to_8_bit(values)
-    finite = np.isfinite(values)
-    assert (np.diff(scaled[finite][np.argsort(values[finite])].astype(int)) >= 0).all()
-    assert (scaled[~finite] == 0).all()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -274,3 +227,19 @@ def test_perceptual_hash_of_a_scaled_copy_is_near_and_of_another_image_is_far() 
     ]
     assert hashes[0] - hashes[1] <= 10
     assert hashes[0] - hashes[2] >= 80
+
+
+def test_every_registered_ending_but_those_of_stubs_and_eps_is_taken() -> None:
+    Image.init()
+    left_out = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
+    readable = {kind for kind in Image.OPEN if kind not in left_out} | {"MPO"}
+    endings = {end for end, kind in Image.registered_extensions().items() if kind in readable}
+    assert set(IMAGE_ENDINGS) == endings | {".dcm", ".dicom"}
+    assert set(codec.FORMATS) == readable - {"MPO"}
+
+
+def test_a_picture_of_a_camera_with_several_frames() -> None:
+    first = Image.fromarray(colours())
+    data = save(first, "MPO", save_all=True, append_images=[first], quality=95)
+    assert np.abs(codec.decode_image(data).astype(int) - colours()).mean() < 8
+    assert codec.image_format(data) == "mpo"

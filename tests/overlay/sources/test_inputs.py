@@ -1,6 +1,7 @@
 import gzip
 import os
 import tarfile
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from overlay.config import Limits
 from overlay.images.ref import ImageRef
 from overlay.sources.input_folder import list_folder
 from overlay.sources.inputs import IRREGULAR, ListingRule, Portion, list_files, list_members
+from overlay.storage.filenames import describe_passed_over
 from overlay.storage.path import StoragePath
 from tests.overlay.archives.test_index import special, tar, zipped
 from tests.overlay.storage.test_walk import make
@@ -27,7 +29,7 @@ def test_a_folder(tmp_path: Path) -> None:
         ("3_mask.png", None, 0, "mask without an image"),
         ("malignant/p/1.png", "Malignant", 1, None),
     ]
-    assert sum(portion.passed_over for portion in portions) == 1
+    assert sum(sum(portion.passed_over.values()) for portion in portions) == 1
     last = images_of(portions)[-1]
     masked = folder / "malignant" / "p"
     assert (last.uri, last.masks) == (str(masked / "1.png"), (str(masked / "1_mask.png"),))
@@ -132,4 +134,18 @@ def test_hidden_and_system_folders_are_counted_and_not_entered(tmp_path: Path) -
     make(tmp_path, "lost+found/x.png", "a/__MACOSX/1.png", "a/.hidden.png")
     portions = list(list_folder(StoragePath.of(tmp_path), RULE))
     assert [image.id for image in images_of(portions)] == ["a/1.png"]
-    assert sum(portion.passed_over for portion in portions) == 7
+    assert sum(sum(portion.passed_over.values()) for portion in portions) == 7
+
+
+def test_what_is_passed_over_is_named_by_its_kind(tmp_path: Path) -> None:
+    for name in ("a.png", "b.TXT", "c.txt", "d.svg", "README", ".hidden", "x.eps", ".git/x.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    kinds = Counter[str]()
+    for portion in list_folder(StoragePath.of(tmp_path), RULE):
+        kinds.update(portion.passed_over)
+    assert describe_passed_over(kinds) == (
+        "; 6 other files passed over: 2 .txt, 1 .eps, 1 .svg, 1 hidden, 1 no ending; 1 hidden folders and folders of "
+        "the system not entered"
+    )
+    assert describe_passed_over({}) == ""

@@ -93,9 +93,13 @@ def test_a_published_manifest_is_whole(tmp_path: Path) -> None:
 def test_an_image_that_is_known_to_be_wrong_lacks_no_overlay(tmp_path: Path) -> None:
     wrong = ImageRef("a", "/a", reason="no")
     listing = listed(
-        [Portion([wrong, wrong._replace(id="b", reason=None, drawn=True)], passed_over=3)], tmp_path / "1", 9
+        [Portion([wrong, wrong._replace(id="b", reason=None, drawn=True)], passed_over={".txt": 3})], tmp_path / "1", 9
     )
-    assert (listing.without_overlay, listing.passed_over, listing.units) == (0, 3, [ReadUnit((0,), in_order=False)])
+    assert (listing.without_overlay, listing.passed_over, listing.units) == (
+        0,
+        {".txt": 3},
+        [ReadUnit((0,), in_order=False)],
+    )
 
 
 def test_a_manifest_of_one_file(tmp_path: Path) -> None:
