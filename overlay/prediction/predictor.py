@@ -128,8 +128,11 @@ class Predictor:
         named: dict[str, bytes] = {}
         names = [_name_of(each, named) for each in (content, *map(_mask_content, masks))]
         ref = ImageRef(names[0], names[0], masks=tuple(names[1:]))
-        bits = self.card.bits
-        return decode_ref(ref, self.card, max_pixels, lambda name: named.get(name) or read_bytes(name), bits)
+
+        def read(name: str) -> bytes:
+            return named[name] if name in named else read_bytes(name)
+
+        return decode_ref(ref, self.card, max_pixels, read, self.card.bits)
 
     def _prediction(self, probabilities: NDArray[np.float32]) -> Prediction:
         by_class = dict(zip(self.card.classes, probabilities.tolist(), strict=True))
