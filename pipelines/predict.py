@@ -31,6 +31,7 @@ from overlay.prediction.seen_inputs import count_seen_inputs
 from overlay.prediction.summary import StageTimes, summarise_predictions
 from overlay.sources.decode import DecodeLimits, GroupDecoder, sample_pixels
 from overlay.sources.manifest import Manifest, ManifestListing, write_manifest
+from overlay.sources.mask_pairing import repeated_text
 from overlay.sources.read_plan import ReadUnit
 from overlay.sources.resolve import resolve_inputs
 from overlay.storage.filenames import describe_passed_over
@@ -120,7 +121,7 @@ def run(config: Predict) -> None:
 def _list_inputs(config: Predict, loaded: Ensemble, folder: Path, stages: StageTimes) -> ManifestListing:
     """List the inputs into a manifest in ``folder``, and show progress."""
     began = time.monotonic()
-    portions = resolve_inputs(config.inputs, loaded.card.classes, config.limits)
+    portions = resolve_inputs(config.inputs, loaded.card.classes, config.limits, config.masks)
     with progress_meter("listing", None) as meter:
         listing = write_manifest(portions, folder, config.part_rows, meter.advance_to)
     stages.seconds["listing"] = time.monotonic() - began
@@ -130,7 +131,13 @@ def _list_inputs(config: Predict, loaded: Ensemble, folder: Path, stages: StageT
 def _report_listing(listing: ManifestListing, card: ModelCard) -> int:
     """Print the number of inputs; return how many images lack the overlay that the model was trained on."""
     others = describe_passed_over(listing.passed_over)
-    print(f"{listing.manifest.rows} images to classify{others}")
+    skipped = f"; left out, since Overlay wrote them: {', '.join(sorted(listing.skipped))}" if listing.skipped else ""
+    print(f"{listing.manifest.rows} images to classify{others}{skipped}")
+    if text := repeated_text(listing.repeats, listing.manifest.rows):
+        print(
+            f"WARNING: {listing.repeats[text]} of them have the name of another with {text!r} added: if these are "
+            f"masks, say so by --masks.{'prefix' if text[-1] in '-_. ' else 'suffix'}"
+        )
     missing = listing.without_overlay if card.overlay is not None and card.overlay.style != "none" else 0
     if missing:
         print(

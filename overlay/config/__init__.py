@@ -28,9 +28,10 @@ from overlay.config.demo import Demo
 from overlay.config.evaluate import Evaluate
 from overlay.config.export import Export
 from overlay.config.inference import InferenceOptions
+from overlay.config.masks import MaskNames, Masks
 from overlay.config.optimization import EarlyStopping, Loss, Optimizer
 from overlay.config.predict import Predict
-from overlay.config.prepare import Duplicates, Labels, Prepare, Split
+from overlay.config.prepare import Duplicates, Labels, Layout, Prepare, Split
 from overlay.config.submit import Submit
 from overlay.config.train import Augment, Input, Loop, Model, Train, TrainingOptions
 
@@ -53,10 +54,13 @@ __all__ = [
     "InferenceOptions",
     "Input",
     "Labels",
+    "Layout",
     "Legacy",
     "Limits",
     "Loop",
     "Loss",
+    "MaskNames",
+    "Masks",
     "Model",
     "Optimizer",
     "OverlayStyle",

@@ -15,6 +15,7 @@ from overlay.config.common import (
     check,
     check_engine,
 )
+from overlay.config.masks import MaskNames
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Predict:
     """folder of the predictions, on a disk or in a bucket; the same command resumes predictions that were stopped"""
     legacy: Legacy = field(default_factory=Legacy)
     images: Images = field(default_factory=Images)
+    masks: MaskNames = field(default_factory=MaskNames)
     limits: Limits = field(default_factory=Limits)
     tracking: Tracking = field(default_factory=lambda: Tracking(mode="disabled"))
     batch_size: int = 32

@@ -14,6 +14,7 @@ from overlay.config.common import (
     check,
     table_column,
 )
+from overlay.config.masks import Masks
 
 TABLE_COLUMN = "FILE.csv:column (or .tsv, .txt, .parquet, .xlsx)"
 """how an option names a column of a table"""
@@ -88,6 +89,19 @@ class Labels:
 
 
 @dataclass(frozen=True)
+class Layout:
+    """Layout of the sources, where their folders don't tell it."""
+
+    class_level: int | None = None
+    """level of the folders that are the classes: 1 for those at the top of the source, 2 for those in them, and so on;
+    folders images are not counted"""
+
+    def __post_init__(self) -> None:
+        right = self.class_level is None or self.class_level >= 1
+        check(right, f"layout.class_level is {self.class_level}; it must be at least 1")
+
+
+@dataclass(frozen=True)
 class Duplicates:
     """Detection of near-duplicates, and the treatment of those with different labels."""
 
@@ -114,6 +128,8 @@ class Prepare:
     split: Split = field(default_factory=Split)
     duplicates: Duplicates = field(default_factory=Duplicates)
     images: Images = field(default_factory=Images)
+    masks: Masks = field(default_factory=Masks)
+    layout: Layout = field(default_factory=Layout)
     limits: Limits = field(default_factory=Limits)
     max_pixels: int = MAX_PIXELS
     """largest image in pixels; a larger one is rejected before it is decoded"""
@@ -132,5 +148,9 @@ class Prepare:
         else:
             alone = not self.sources and not self.out
             check(alone, f"check is {self.check}, which is all that is looked at; leave sources and --out away")
+        check(
+            self.labels.column is None or self.masks.colors is None,
+            "labels.column and masks.colors both say what the classes are; give one of them",
+        )
         check(self.max_pixels >= 1, f"max_pixels is {self.max_pixels}; it must be at least 1")
         check(self.shard_rows >= 1, f"shard_rows is {self.shard_rows}; it must be at least 1")

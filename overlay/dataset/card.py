@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from overlay import __version__
-from overlay.config import Duplicates, Images, Labels, OverlayStyle, Split, dotted
+from overlay.config import Duplicates, Images, Labels, Layout, Masks, OverlayStyle, Split, dotted
 from overlay.duplicates.near_duplicates import Leakage, NearDuplicates
 from overlay.errors import RequestError
 from overlay.storage.atomic import write_atomically
@@ -40,6 +40,8 @@ class DatasetRequest:
     """SHA-256 of the values from the tables of labels.column, split.group_by and split.column; empty without a table"""
     labels: Labels = field(default_factory=Labels)
     images: Images = field(default_factory=Images)
+    masks: Masks = field(default_factory=Masks)
+    layout: Layout = field(default_factory=Layout)
 
     def difference(self, other: "DatasetRequest") -> str | None:
         """Return the first difference to another request as text, by the names of options; None where they are equal.
@@ -97,7 +99,9 @@ class SplitSummary:
     group_sizes: dict[str, SideGroups]
     """split, or fold -> sizes of its groups"""
     leaks: Leakage
-    """leakage of a split by ``split.column``; zero for a group split of our own"""
+    """leakage of a split that was given; zero for a group split of our own"""
+    origin: str = ""
+    """where a given split is from: split.column or the sources' folders; empty for one of our own"""
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,7 @@ class DatasetCard:
     group_sizes: dict[str, dict[str, float]]
     """split, or fold -> the fields of `SideGroups`"""
     leaks: dict[str, int]
-    """pairs, identical pairs and groups on more than one side of a split by ``split.column``"""
+    """pairs, identical pairs and groups on more than one side of a given split"""
     rejected: int
     parts: int
     request: DatasetRequest
@@ -139,6 +143,8 @@ class DatasetCard:
     """see `package_versions`"""
     masks: dict[str, dict[str, int]] = field(default_factory=dict)
     """class -> number of masks, and of those that are empty, look inverted or cover more than 90 % of the image"""
+    split_origin: str = ""
+    """where a given split is from: split.column or the sources' folders; empty for one of our own"""
 
     @classmethod
     def create(
@@ -166,6 +172,7 @@ class DatasetCard:
             request=request,
             versions=package_versions(),
             masks=contents.masks,
+            split_origin=split.origin,
         )
 
 
@@ -186,7 +193,7 @@ def read_card(path: str | Path | StoragePath) -> DatasetCard:
         newer = values["format"] > DATASET_FORMAT
         written_by = values["overlay_version"]
         if not newer:
-            values = {"masks": {}} | values | {"request": parse_request(values["request"])}
+            values = {"masks": {}, "split_origin": ""} | values | {"request": parse_request(values["request"])}
             return DatasetCard(**{field.name: values[field.name] for field in fields(DatasetCard)})
     except (ValueError, KeyError, TypeError) as error:
         raise RequestError(f"{file} is damaged, or no card of a dataset of ours; name another folder") from error
@@ -218,6 +225,8 @@ def parse_request(fields_of_request: dict[str, Any]) -> DatasetRequest:
     values["duplicates"] = Duplicates(**values["duplicates"])
     values["labels"] = Labels(**values["labels"])
     values["images"] = Images(**values["images"])
+    values["masks"] = Masks(**values.get("masks", {}))
+    values["layout"] = Layout(**values.get("layout", {}))
     return DatasetRequest(**values)
 
 

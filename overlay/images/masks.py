@@ -19,6 +19,7 @@ from overlay.images import codec
 _FEW_VALUES = 16
 """most values of a mask of labels; an antialiased edge has more"""
 _PICTURE_SHARE = 0.5
+_MOST_COLORS = 64
 CONTOUR_SIDE = 224
 """pixels of the longer side of an image to which the width of a contour refers"""
 
@@ -94,6 +95,23 @@ def _is_lossy(image: Image.Image, data: bytes) -> bool:
     if image.format == "WEBP":
         return b"VP8L" not in data
     return image.format in ("JPEG", "MPO", "JPEG2000", "AVIF") or image.info.get("compression") == "jpeg"
+
+
+def mask_colors(data: bytes, *, max_pixels: int = MAX_PIXELS) -> set[int]:
+    """Return the colours of a mask file as numbers 0xrrggbb, with that of the background.
+
+    Raises:
+        ImageError: as `overlay.images.codec.decode_image`; or the mask has more than 64 colours, or its compression is
+            lossy, so that no colour is exact.
+    """
+    image = codec.open_image(data, max_pixels=max_pixels)
+    if _is_lossy(image, data):
+        raise ImageError(f"colours of a {image.format} are inexact: give masks in a lossless format")
+    rgb = codec.image_to_array(image).astype(np.int32)
+    colors = np.unique(rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2])
+    if len(colors) > _MOST_COLORS:
+        raise ImageError(f"{len(colors)} colours, more than a mask of classes has")
+    return {int(color) for color in colors}
 
 
 def unite_masks(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:

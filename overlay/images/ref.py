@@ -47,7 +47,7 @@ class ImageRef(NamedTuple):
     group: str | None = None
     """group by ``split.group_by``; None where the image is a group of its own"""
     split: str | None = None
-    """split by ``split.column``"""
+    """split by ``split.column`` or the source's folders: train, val, test, or "fold 3" """
     source: str | None = None
     """name of the source: its folder, or its archive without the extension"""
     size: int | None = None

@@ -9,12 +9,15 @@ from pathlib import Path
 from overlay.config import Prepare
 from overlay.dataset.card import DatasetRequest
 from overlay.images.ref import ImageRef
+from overlay.preparation.class_checks import ClassSamples
+from overlay.preparation.division import check_given_split
+from overlay.preparation.mask_classes import label_by_colors
 from overlay.preparation.patients import PatientGroups
 from overlay.preparation.splits import ClassSizes
 from overlay.preparation.staging import staged_rows
 from overlay.preparation.user_columns import UserRules
 from overlay.sources.inputs import Portion
-from overlay.sources.labelled import ClassCounts, LabelledListing, list_labelled
+from overlay.sources.labelled import ClassCounts, LabelledListing, ListingOptions, list_labelled
 from overlay.sources.manifest import ManifestListing, write_manifest
 from overlay.sources.mask_pairing import ORPHAN_MASK
 from overlay.sources.parquet_images import table_group_rows
@@ -49,7 +52,10 @@ def list_sources(config: Prepare, folder: Path, on_progress: Callable[[int], Non
         RequestError: a source, or a table of the user, can't be used, or a class has too few groups.
     """
     rules = UserRules.of(config)
-    sources = list_labelled(config.sources, config.limits, folder, class_folders=config.labels.column is None)
+    others = config.labels.column is not None or config.masks.colors is not None
+    options = ListingOptions(config.limits, config.masks, config.layout, class_folders=not others)
+    sources = list_labelled(config.sources, options, folder)
+    given = check_given_split(config.split, sources.layout)
     patients = PatientGroups()
     for ref, path in sources.read() if rules.tables or sources.spool.grouped else ():
         patients.observe(ref)
@@ -58,21 +64,24 @@ def list_sources(config: Prepare, folder: Path, on_progress: Callable[[int], Non
                 table.observe(ref.id, path)
     for table in rules.tables:
         table.settle()
-    classes, sizes, sorter = ClassCounts(), ClassSizes(), RefSorter(folder)
-    for ref, path in sources.read():
+    classes, sizes, samples, sorter = ClassCounts(), ClassSizes(), ClassSamples(), RefSorter(folder)
+    refs = sources.read()
+    for ref, path in label_by_colors(refs, config) if config.masks.colors else refs:
         label, reason = rules.labels.label(ref.label, ref.id, path)
         ref = ref._replace(label=label, reason=ref.reason or reason)
         classes.add(ref)
+        samples.add(ref)
         group = split = None
         if ref.reason is None and label is not None:
             group = rules.groups.group(ref.id, path) if rules.groups else patients.group(ref)
-            split = rules.splits.split(ref.id, path) if rules.splits else None
+            split = rules.splits.split(ref.id, path) if rules.splits else ref.split
             sizes.add(label, group)
         # By the file's id, so that the frames of a file are read together.
         sorter.add(hashlib.sha256(ref.file_id.encode()).digest(), ref._replace(group=group, split=split))
     classes.check([str(source.place) for source in sources.sources])
     rules.check_found()
-    if rules.splits is None and config.split.only is None:
+    samples.check(config)
+    if rules.splits is None and config.split.only is None and not given:
         sizes.check(config.split.folds)
     rows = staged_rows(sum(classes.usable.values()), config.shard_rows)
     tables = hashlib.sha256()
@@ -102,6 +111,8 @@ def create_request(config: Prepare, listed: ListedSources) -> DatasetRequest:
         listed.tables,
         config.labels,
         images=config.images,
+        masks=config.masks,
+        layout=config.layout,
     )
 
 

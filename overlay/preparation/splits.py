@@ -21,6 +21,7 @@ from overlay.dataset.card import SideGroups
 from overlay.errors import RequestError
 from overlay.preparation.group_deal import GroupSizes
 
+_ALL_SPLITS = "in train, val and test"
 _BATCH = 10_000  # texts that are Python objects at one time
 
 Texts: TypeAlias = Sequence[str] | pa.ChunkedArray
@@ -47,7 +48,7 @@ def assign_sides(labels: Texts, groups: Texts, split: Split) -> NDArray[np.int32
     Raises:
         RequestError: a class has fewer than three groups, or groups of several classes leave one out of a split.
     """
-    return _assign_groups(labels, groups, [getattr(split, name) for name in SPLITS], split.seed)
+    return _assign_groups(labels, groups, [getattr(split, name) for name in SPLITS], split.seed, _ALL_SPLITS)
 
 
 def assign_folds(labels: Texts, groups: Texts, folds: int, seed: int) -> NDArray[np.int32]:
@@ -57,7 +58,22 @@ def assign_folds(labels: Texts, groups: Texts, folds: int, seed: int) -> NDArray
         RequestError: a class has fewer groups than there are folds, or groups of several classes leave one out of a
             fold.
     """
-    return _assign_groups(labels, groups, [1 / folds] * folds, seed, folds)
+    return _assign_groups(labels, groups, [1 / folds] * folds, seed, _in_folds(folds))
+
+
+def draw_validation(labels: Texts, groups: Texts, split: Split) -> NDArray[np.bool_]:
+    """Return which images of a training split are drawn for validation, bool (n,), by the rules of `assign_sides`.
+
+    The share is that of val in train and val together.
+
+    Raises:
+        RequestError: a class has fewer than two groups, or groups of several classes leave one out of train or val.
+    """
+    share = split.val / (split.train + split.val)
+    sides = _assign_groups(
+        labels, groups, [1 - share, share], split.seed, "in train and in val, which is drawn from it"
+    )
+    return np.equal(sides, 1)
 
 
 def share_deviation(labels: Texts, sides: Texts) -> dict[str, float]:
@@ -81,15 +97,13 @@ def group_sizes(groups: Texts, sides: Texts) -> dict[str, SideGroups]:
     return found
 
 
-def _assign_groups(
-    labels: Texts, groups: Texts, shares: list[float], seed: int, folds: int | None = None
-) -> NDArray[np.int32]:
+def _assign_groups(labels: Texts, groups: Texts, shares: list[float], seed: int, where: str) -> NDArray[np.int32]:
     kinds, names = encode_texts(labels), encode_texts(groups)
     sizes = GroupSizes.count(kinds.codes, names.codes)
     classes = list(kinds.names())
     images: list[int] = sizes.images.tolist()
     of_class: list[int] = sizes.groups_of_class.tolist()
-    _check_sizes(dict(zip(classes, images, strict=True)), dict(zip(classes, of_class, strict=True)), folds)
+    _check_sizes(dict(zip(classes, images, strict=True)), dict(zip(classes, of_class, strict=True)), where, len(shares))
     quotas = np.array([_quota(size, shares) for size in images])
     draws = np.fromiter((_random_order(seed, name) for name in names.names()), np.uint64, names.kinds)
     deal = sizes.deal_best(quotas, draws)
@@ -124,11 +138,15 @@ class ClassSizes:
             RequestError: a class has fewer groups than three, or than ``folds``.
         """
         groups = {label: self._single[label] + len(self._named.get(label, ())) for label in self._images}
-        _check_sizes(self._images, groups, folds)
+        where, least = (_in_folds(folds), folds) if folds else (_ALL_SPLITS, len(SPLITS))
+        _check_sizes(self._images, groups, where, least)
 
 
-def _check_sizes(images: Mapping[str, int], groups: Mapping[str, int], folds: int | None) -> None:
-    where, least = (f"in each of {folds} folds", folds) if folds else ("in train, val and test", len(SPLITS))
+def _in_folds(folds: int) -> str:
+    return f"in each of {folds} folds"
+
+
+def _check_sizes(images: Mapping[str, int], groups: Mapping[str, int], where: str, least: int) -> None:
     for label in sorted(images):
         if groups[label] < least:
             grouped = f" in {groups[label]} groups" if groups[label] < images[label] else ""

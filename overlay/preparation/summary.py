@@ -21,7 +21,8 @@ def describe_sources(sources: LabelledListing, usable: Counter[str]) -> str:
     """Return the numbers of images, masks and skipped files as one line; ``usable``: images of each class."""
     classes = ", ".join(f"{usable[label]} {label}" for label in sorted(usable))
     passed_over = describe_passed_over(sources.passed_over)
-    return f"{sources.images} images ({classes}) and {sources.masks} masks{passed_over}"
+    skipped = f"; left out, since Overlay wrote them: {', '.join(sorted(sources.skipped))}" if sources.skipped else ""
+    return f"{sources.images} images ({classes}) and {sources.masks} masks{passed_over}{skipped}"
 
 
 def count_reasons(rejected: pa.Table) -> dict[str, int]:
@@ -70,6 +71,8 @@ def _findings(card: DatasetCard, duplicates: NearDuplicates) -> list[str]:
     ]
     if card.largest_group > 1:
         lines.append(f"images a group: {describe_group_sizes(card.group_sizes)}")
+    if card.split_origin:
+        lines.append(f"the split is that of {card.split_origin}")
     if card.conflicts:
         lines.append(f"{card.conflicts} pairs have different labels (see duplicates.png and duplicates.parquet):")
         lines += [
@@ -78,7 +81,7 @@ def _findings(card: DatasetCard, duplicates: NearDuplicates) -> list[str]:
     lines += describe_masks(card.masks)
     if any(leaks.values()):
         lines.append(
-            f"LEAKS: split.column puts {leaks['pairs']} pairs of near-duplicates ({leaks['identical']} identical) and "
-            f"{leaks['groups']} groups on two sides"
+            f"LEAKS: the given split puts {leaks['pairs']} pairs of near-duplicates ({leaks['identical']} identical) "
+            f"and {leaks['groups']} groups on two sides"
         )
     return lines

@@ -3,15 +3,17 @@
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from overlay.errors import RequestError, one_line
 from overlay.images.ref import ImageRef
 from overlay.sources.dicom_frames import is_unnamed_dicom
 from overlay.sources.input_table import holds_images, list_table
 from overlay.sources.inputs import ListingRule, Portion, list_members, list_walked_files
+from overlay.sources.own_output import is_own_output
 from overlay.storage.filenames import FOLDERS, escape_name, file_kind, is_archive, is_image, is_table
 from overlay.storage.path import StoragePath
-from overlay.storage.walk import WalkedFolder, walk_folder
+from overlay.storage.walk import WalkRule, walk_folder
 
 _ARCHIVES_AT_ONCE = 8  # decompression and requests to a bucket wait outside Python's lock
 
@@ -19,10 +21,12 @@ _ARCHIVES_AT_ONCE = 8  # decompression and requests to a bucket wait outside Pyt
 def list_images(place: StoragePath, rule: ListingRule) -> Iterator[tuple[Portion, list[str]]]:
     """List the images of a folder recursively; yields each portion with the names of archives and tables.
 
+    Folders that Overlay wrote are not entered.
+
     Raises:
         OSError: the folder, or a folder in it, can't be read.
     """
-    for folder in walk_folder(place):
+    for folder in walk_folder(place, WalkRule(rule.masks.group, is_own_output)):
         images: list[str] = []
         others: list[str] = []
         for name in folder.names:
@@ -31,9 +35,9 @@ def list_images(place: StoragePath, rule: ListingRule) -> Iterator[tuple[Portion
         useful = [name for name in others if (is_archive(name) or is_table(name)) and name not in folder.irregular]
         passed_over = Counter(file_kind(name) for name in others if name not in useful)
         passed_over.update({FOLDERS: folder.left_out} if folder.left_out else {})
-        if useful or passed_over:
-            yield Portion([], passed_over=passed_over), useful
-        for portion in list_walked_files(WalkedFolder(images, folder.stamp, folder.irregular), place, rule):
+        if useful or passed_over or folder.skipped:
+            yield Portion([], passed_over=passed_over, skipped=folder.skipped), useful
+        for portion in list_walked_files(replace(folder, names=images), place, rule):
             yield portion, []
 
 

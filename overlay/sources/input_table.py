@@ -137,7 +137,7 @@ class _Table:
             ref = ImageRef(
                 id=escape_name(f"{self.rule.prefix}{ids[position]}"),
                 uri=uri,
-                label=self.rule.label(self._name_label(labels[position]), ()),
+                label=self.rule.label(self._name_label(labels[position])),
                 source=self.rule.source,
                 drawn=drawn,
                 version=version,

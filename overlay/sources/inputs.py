@@ -5,16 +5,16 @@ memory doesn't grow with the number of inputs. No input is dropped: one that can
 a row with this reason.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from overlay.archives.index import list_archive
 from overlay.config import Limits
 from overlay.images.ref import ImageRef
+from overlay.sources.conventions import MaskConventions
 from overlay.sources.dicom_frames import expand_files, expand_members
 from overlay.sources.mask_pairing import pair_in_steps, pair_masks
 from overlay.sources.parquet_images import GROUP_ROWS
@@ -40,6 +40,10 @@ class Portion(NamedTuple):
     """kind -> number of files that are not images by their names, and of folders that are not entered"""
     masks: int = 0
     """number of masks among the names of this portion, including those without an image"""
+    skipped: tuple[str, ...] = ()
+    """folders that Overlay wrote, which are not entered"""
+    repeats: Mapping[str, int] = {}
+    """see `Pairing.repeats`"""
 
 
 @dataclass(frozen=True)
@@ -54,16 +58,24 @@ class ListingRule:
     or a table is taken, and folders are not"""
     source: str | None = None
     """name of the source"""
+    masks: MaskConventions = field(default_factory=MaskConventions)
+    named: bool = True
+    """whether the prefix is the name of an input, so that it may be a label"""
 
     def below(self, name: str) -> "ListingRule":
         """Return the rule for an archive or a table within the source, whose name extends the prefix."""
         return replace(self, prefix=f"{self.prefix}{name}/")
 
-    def label(self, own: str | None, folders: Iterable[str]) -> str | None:
-        """Return an image's label: its ``own`` from an archive or a table, or else the first matching folder."""
+    def label(self, own: str | None, folder: str = "") -> str | None:
+        """Return an image's label: its ``own`` from an archive or a table, or else the last class among its folders.
+
+        ``folder`` is the path within the source. Folders above it don't count, except for the names of several sources,
+        by which their ids begin: all images below /data/normal are not normal.
+        """
         if self.classes is None:
             return own or None
         names = {known.lower(): known for known in self.classes}
+        folders = reversed(f"{self.prefix if self.named else ''}{folder}".split("/"))
         return next((names[text.lower()] for text in (own or "", *folders) if text.lower() in names), None)
 
 
@@ -79,22 +91,21 @@ def list_files(names: Sequence[str], root: StoragePath, rule: ListingRule) -> It
         with ThreadPoolExecutor(32) as threads:  # one request a file
             stamps = dict(zip(ordered, threads.map(lambda name: read_stamp(root / name), ordered), strict=True))
     stamp: Callable[[str], Stamp] = stamps.__getitem__ if stamps else lambda name: read_stamp(root / name)
-    yield from list_walked_files(WalkedFolder(ordered, stamp), root, rule)
+    yield from list_walked_files(WalkedFolder(ordered, stamp), root, replace(rule, named=False))
 
 
 def list_walked_files(folder: WalkedFolder, root: StoragePath, rule: ListingRule) -> Iterator[Portion]:
     """List the files of a `WalkedFolder`, whose paths are relative to ``root``, in portions of at most 1024."""
     labels: dict[str, str | None] = {}
-    above = PurePosixPath(root.path).parts
-    for pairing in pair_in_steps(folder.names):
-        masks = pairing.masks
+    for pairing in pair_in_steps(folder.names, rule.masks, folder.folders):
+        masks, repeats = pairing.masks, pairing.repeats
         names = iter(sorted({*pairing.images, *pairing.rejected}))
         while some := list(islice(names, _PORTION)):
             images = []
             for name in some:
                 parent = name.rpartition("/")[0]
                 if parent not in labels:
-                    labels[parent] = rule.label(None, reversed([*above, *parent.split("/")]))
+                    labels[parent] = rule.label(None, parent)
                 own = pairing.images.get(name, ())
                 size, version = folder.stamp(name)
                 reason = pairing.rejected.get(name) or size_problem(size, rule.limits.member_bytes)
@@ -111,8 +122,9 @@ def list_walked_files(folder: WalkedFolder, root: StoragePath, rule: ListingRule
                         drawn=bool(own),
                     )
                 )
-            yield Portion(list(expand_files(images, origins=rule.classes is None)), masks=masks)
-            masks = 0
+            expanded = list(expand_files(images, origins=rule.classes is None))
+            yield Portion(expanded, masks=masks, repeats=repeats)
+            masks, repeats = 0, {}
 
 
 def list_members(place: StoragePath, rule: ListingRule) -> list[Portion]:
@@ -123,12 +135,10 @@ def list_members(place: StoragePath, rule: ListingRule) -> list[Portion]:
     """
     listing = list_archive(place, rule.limits)
     uri, (_, version) = escape_name(str(place)), read_stamp(place)
-    pairing = pair_masks(listing.members)
-    above = PurePosixPath(place.path).parts
+    pairing = pair_masks(listing.members, rule.masks)
     images = []
     for name in sorted({*pairing.images, *pairing.rejected}):
         masks = pairing.images.get(name, ())
-        folders = [*above, *PurePosixPath(name).parts[:-1]]
         span = listing.members[name]
         images.append(
             ImageRef(
@@ -136,7 +146,7 @@ def list_members(place: StoragePath, rule: ListingRule) -> list[Portion]:
                 uri=uri,
                 member=escape_name(name),
                 masks=masks,
-                label=rule.label(listing.labels.get(sample_key(name)), reversed(folders)),
+                label=rule.label(listing.labels.get(sample_key(name)), name.rpartition("/")[0]),
                 source=rule.source,
                 size=span.size,
                 version=version,
@@ -158,7 +168,7 @@ def list_members(place: StoragePath, rule: ListingRule) -> list[Portion]:
     at_once = [image for image in images if not (image.spans and image.spans[0].in_order_only)]
     in_order = [image for image in images if image.spans and image.spans[0].in_order_only]
     return [
-        Portion(at_once, passed_over=listing.passed_over, masks=pairing.masks),
+        Portion(at_once, passed_over=listing.passed_over, masks=pairing.masks, repeats=pairing.repeats),
         *(Portion(each, in_order=True) for each in archive_passes(in_order)),
     ]
 

@@ -11,13 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from overlay.config import Limits
+from overlay.config import Layout, Limits, MaskNames
 from overlay.errors import RequestError, one_line
 from overlay.images.ref import ImageRef
+from overlay.sources.class_layout import LAYOUT, ClassLayout, check_case, recognise_layout, recognise_splits
+from overlay.sources.conventions import MaskConventions
 from overlay.sources.input_folder import list_images
 from overlay.sources.input_table import holds_images, list_table
 from overlay.sources.inputs import ListingRule, Portion, list_members
-from overlay.sources.mask_pairing import IMAGE_FOLDERS, MASK_FOLDERS, ORPHAN_MASK
+from overlay.sources.mask_pairing import ORPHAN_MASK, repeated_text
+from overlay.sources.own_output import own_output
 from overlay.sources.resolve import locate_source, name_places
 from overlay.sources.spool import RefSpool
 from overlay.storage.filenames import (
@@ -31,11 +34,18 @@ from overlay.storage.filenames import (
 )
 from overlay.storage.path import StoragePath
 
-LAYOUT = "give a folder with one subfolder for each class, such as benign/ and malignant/"
-"""hint at the end of messages about sources"""
-
-_SPLIT_FOLDERS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 _ARCHIVES_AT_ONCE = 8  # decompression and requests to a bucket wait outside Python's lock
+
+
+@dataclass(frozen=True)
+class ListingOptions:
+    """Options of a listing of labelled sources."""
+
+    limits: Limits = field(default_factory=Limits)
+    masks: MaskNames = field(default_factory=MaskNames)
+    layout: Layout = field(default_factory=Layout)
+    class_folders: bool = True
+    """whether folders are labels; without, images may lie anywhere and come without a label"""
 
 
 @dataclass
@@ -48,13 +58,22 @@ class _Source:
     passed_over: Counter[str] = field(default_factory=Counter)
     folders: set[str] = field(default_factory=set)
     """folders that hold images, relative to the place"""
+    repeats: Counter[str] = field(default_factory=Counter)
+    """see `overlay.sources.mask_pairing.Pairing`"""
+    skipped: list[str] = field(default_factory=list)
+    """folders that Overlay wrote, relative to the place"""
+    labelled: bool = False
+    """whether images have labels of their own, from a table or a WebDataset, in place of class folders"""
     problem: str | None = None
     """first reason why something in an archive can't be used"""
 
     def count(self, portion: Portion) -> None:
         self.passed_over.update(portion.passed_over)
+        self.skipped += portion.skipped
+        self.repeats.update(portion.repeats)
         self.masks += portion.masks
         for ref in portion.images:
+            self.labelled = self.labelled or ref.label is not None
             unusable_member = ref.member is not None and ref.spans is None and ref.reason is not None
             if unusable_member or (ref.reason and ref.id == self.place.name):
                 self.problem = self.problem or ref.reason
@@ -69,8 +88,8 @@ class LabelledListing:
 
     sources: Sequence[_Source]
     spool: RefSpool
-    class_folders: bool = True
-    """whether folders are labels; else labels come from a table"""
+    layouts: Sequence[ClassLayout] = ()
+    """layout of each source"""
 
     @property
     def images(self) -> int:
@@ -87,34 +106,37 @@ class LabelledListing:
         """Kind -> number of files that are neither, and of folders that are not entered."""
         return sum((source.passed_over for source in self.sources), Counter[str]())
 
+    @property
+    def skipped(self) -> list[str]:
+        """Folders that Overlay wrote, and which are no input."""
+        return [folder for source in self.sources for folder in source.skipped]
+
+    @property
+    def layout(self) -> ClassLayout:
+        """Layout of the first source; the others have the same splits or folds, or none as well."""
+        return self.layouts[0]
+
     def read(self) -> Iterator[tuple[ImageRef, str]]:
-        """Yield each image reference with its final id, label and source, and its path within the source's class root.
+        """Yield each image reference with its final id, label, split and source, and its path in the source.
 
-        The path starts with the class folder; ``split.group_by`` and ``split.column`` refer to it.
-
-        Raises:
-            RequestError: a source has images but no class folders.
+        The path is that within the wrapping folder; ``split.group_by`` and ``split.column`` refer to it.
         """
         names = name_places([source.place for source in self.sources])
         befores = [f"{name}/" if len(self.sources) > 1 else "" for name in names]
-        wrappers = [wrapping_folder(source.folders) if self.class_folders else "" for source in self.sources]
-        for source, wrapper in zip(self.sources, wrappers, strict=True):
-            if self.class_folders and source.folders == {wrapper.rstrip("/")}:
-                raise RequestError(f"source {source.place} has images but no class folders; {LAYOUT}")
         for number, refs in self.spool.read():
+            layout, masked = self.layouts[number], self.sources[number].masks > 0
             for ref in refs:
-                path = _path(ref).removeprefix(wrappers[number])
+                path = _path(ref).removeprefix(layout.wrapper)
                 unusable = ref.spans is None and ref.member is not None and ref.reason is not None
-                labelled = "/" in path and not (unusable and not (is_image(path) and safe_name(path) == path))
+                placed = layout.place("" if unusable and not (is_image(path) and safe_name(path) == path) else path)
                 reason = ref.reason
-                if reason is None and self.class_folders and "/" not in path:
+                if reason is None and placed.label is None and layout.class_level is not None:
                     in_table = is_table(self.sources[number].place.name)
                     reason = "row without a label" if in_table else "lies beside the class folders, so it has no label"
-                if reason is None and self.sources[number].masks and not ref.masks:
+                if reason is None and masked and not ref.masks:
                     reason = "image without a mask, where others of its source have one"
-                label = path.split("/", 1)[0] if labelled and self.class_folders else None
-                id = befores[number] + path
-                yield ref._replace(id=id, label=label, source=names[number], reason=reason), path
+                found = ref._replace(label=placed.label, split=placed.split, source=names[number], reason=reason)
+                yield found._replace(id=befores[number] + path), path
 
 
 @dataclass
@@ -141,19 +163,15 @@ class ClassCounts:
         return sorted(self.usable)
 
     def check(self, sources: Sequence[str]) -> None:
-        """Check that the top folders are two or more classes.
+        """Check that there are two or more classes, and usable images of each.
 
         Raises:
-            RequestError: a folder of images, masks or a split is where a class folder should be, there is only one
-                class, or a class has no usable image.
+            RequestError: there is only one class, two classes differ in case only, or a class has no usable image.
         """
         where = ", ".join(sources)
         found = {*self.usable, *self.reasons}
         listed = ", ".join(sorted(found))
-        if strangers := sorted(name for name in found if name.lower() in IMAGE_FOLDERS | MASK_FOLDERS):
-            raise RequestError(f"{where}: {', '.join(strangers)} found where class folders should be; {LAYOUT}")
-        if {name.lower() for name in found} <= _SPLIT_FOLDERS:
-            raise RequestError(f"{where}: the folders {listed} are splits, not classes; give each of them as a source")
+        check_case(found, where)
         if len(found) == 1:
             raise RequestError(f"{where}: only one class, {listed}, and a classifier needs two or more; {LAYOUT}")
         if vanished := sorted(found - self.usable.keys()):
@@ -164,16 +182,12 @@ class ClassCounts:
             )
 
 
-def list_labelled(
-    sources: Sequence[str], limits: Limits, folder: Path, *, class_folders: bool = True
-) -> LabelledListing:
+def list_labelled(sources: Sequence[str], options: ListingOptions, folder: Path) -> LabelledListing:
     """List the sources of a dataset into a spool in ``folder``, a temporary folder.
 
-    ``class_folders``: whether folders are labels; without, images may lie anywhere and come without a label.
-
     Raises:
-        RequestError: a source does not exist, can't be read, is neither a folder nor an archive, is named twice, or
-            holds no image.
+        RequestError: a source does not exist, can't be read, is neither a folder nor an archive, is named twice, was
+            written by Overlay, holds no image, or has a layout that is not recognised.
     """
     places = [_place_of(source) for source in sources]
     real = [place.real for place in places]
@@ -184,39 +198,59 @@ def list_labelled(
     listed: list[_Source] = []
     for place in places:
         try:
-            _list_place(place, limits, spool, listed)
+            _list_place(place, options, spool, listed)
         except OSError as error:
             raise RequestError(f"{place} can't be read: {one_line(error)}; check it and its permissions") from error
     for source in listed:
+        if text := repeated_text(source.repeats, source.images):
+            option = "masks.prefix" if text[-1] in "-_. " else "masks.suffix"
+            raise RequestError(
+                f"source {source.place}: {source.repeats[text]} of {source.images} images have the name of another "
+                f"with {text!r} added; if these are masks, give {option} {text}; if they are images, give the suffix "
+                "that masks have or would have, such as masks.suffix _mask"
+            )
         if not source.folders and (source.problem is None or len(listed) == 1):
             raise RequestError(_empty(source))
-    return LabelledListing(listed, spool, class_folders)
+    return LabelledListing(listed, spool, _layouts(listed, options))
 
 
-def wrapping_folder(folders: set[str]) -> str:
-    """Return the folder that wraps all class folders, with its slash, as unpacked downloads have one.
+def _layouts(sources: Sequence[_Source], options: ListingOptions) -> list[ClassLayout]:
+    """Return the layout of each source.
 
-    ``folders`` are those with images. Empty where the class folders are at the top. A single class folder with
-    ``images`` and ``masks`` in it is not a wrapper.
+    Raises:
+        RequestError: a layout is not recognised, or some sources are divided into splits or folds and others not.
     """
-    prefix = ""
-    while True:
-        outer, inner = set(), set()
-        for folder in folders:
-            first, *more = f"{folder}/".removeprefix(prefix).split("/", 2)
-            outer.add(first)
-            if more and more[0]:
-                inner.add(more[0].lower())
-        if len(outer) != 1 or not inner - IMAGE_FOLDERS - MASK_FOLDERS:
-            return prefix
-        prefix += outer.pop() + "/"
+    layouts = []
+    for source in sources:
+        try:
+            if not options.class_folders:
+                layouts.append(recognise_splits(source.folders))
+            elif source.folders and not source.labelled:
+                layouts.append(recognise_layout(source.folders, options.layout.class_level))
+            else:
+                layouts.append(ClassLayout())
+        except RequestError as error:
+            raise RequestError(f"source {source.place} {error}") from error
+    for source, layout in zip(sources, layouts, strict=True):
+        if sorted(set(layout.splits.values())) != sorted(set(layouts[0].splits.values())):
+            raise RequestError(
+                f"source {sources[0].place} has {_division(layouts[0])}, and {source.place} has {_division(layout)}; "
+                "give sources of the same splits together"
+            )
+    return layouts
 
 
-def _list_place(place: StoragePath, limits: Limits, spool: RefSpool, listed: list[_Source]) -> None:
+def _division(layout: ClassLayout) -> str:
+    return f"the folders {', '.join(sorted(layout.splits))}" if layout.splits else "no splits"
+
+
+def _list_place(place: StoragePath, options: ListingOptions, spool: RefSpool, listed: list[_Source]) -> None:
     """List a folder or an archive; a folder with archives and without images is replaced by its archives."""
-    rule = ListingRule("", limits)
+    rule = ListingRule("", options.limits, masks=MaskConventions.of(options.masks))
     archives = [place]
     if place.is_folder():
+        if kind := own_output(place.children()):
+            raise RequestError(f"source {place} is {kind} that Overlay wrote; name the folder of the images")
         source = _Source(place)
         archives = []
         for portion, names in list_images(place, rule):

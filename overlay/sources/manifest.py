@@ -107,6 +107,10 @@ class ManifestListing:
     """kind -> number of files that are not images by their names, and of folders that are not entered"""
     without_overlay: int
     """number of images without an overlay"""
+    skipped: tuple[str, ...] = ()
+    """folders that Overlay wrote, which are not entered"""
+    repeats: Mapping[str, int] = field(default_factory=dict)
+    """see `overlay.sources.mask_pairing.Pairing`"""
 
 
 @dataclass
@@ -161,6 +165,8 @@ def write_manifest(
     digest = hashlib.sha256()
     waiting: list[ImageRef] = []
     passed_over, without_overlay = Counter[str](), 0
+    skipped: list[str] = []
+    repeats = Counter[str]()
 
     def write_waiting(least: int) -> None:
         nonlocal waiting
@@ -170,6 +176,8 @@ def write_manifest(
 
     for portion in portions:
         passed_over.update(portion.passed_over)
+        skipped += portion.skipped
+        repeats.update(portion.repeats)
         for image in portion.images:
             digest.update(json.dumps([*image[:4], image.size, image.version]).encode())
             without_overlay += not image.drawn and image.reason is None
@@ -183,7 +191,7 @@ def write_manifest(
     write_waiting(1)
     writer.close()
     manifest = Manifest(StoragePath.of(place), part_rows, np.array(writer.starts))
-    return ManifestListing(manifest, units, digest.hexdigest(), passed_over, without_overlay)
+    return ManifestListing(manifest, units, digest.hexdigest(), passed_over, without_overlay, tuple(skipped), repeats)
 
 
 def publish_manifest(manifest: Manifest, folder: StoragePath, *, replace: bool) -> Manifest:

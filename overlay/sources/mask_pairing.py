@@ -1,27 +1,26 @@
-"""Pairing of images with their masks by file names, in folders, buckets and archives.
-
-Two layouts are supported, and may be mixed: that of BUSI, where ``x.png`` has ``x_mask.png``, ``x_mask_1.png`` and so
-on beside it; and folders ``images`` and ``masks`` at any level of the path.
-"""
+"""Pairing of images with their masks by names, in folders, buckets and archives, by the conventions of masks."""
 
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from overlay.sources.conventions import FolderRole, MaskConventions, normal_form
 from overlay.storage.filenames import escape_name
 
-IMAGE_FOLDERS = frozenset({"image", "images"})
-MASK_FOLDERS = frozenset({"mask", "masks"})
 ORPHAN_MASK = "mask without an image"
 """reason of a mask whose image is not there"""
 PAIRED_NAMES = 16_384
 """most names that are paired in one step, which needs about 1 kB a name"""
-_MASK_NAME = re.compile(r"(?P<stem>.+)_mask(_\d+)?", re.IGNORECASE)
-_MASKED = re.compile(r"_mask|(^|/)masks?/", re.IGNORECASE)
-
-Key = tuple[str, str]
-"""path of a file's folder without parts ``images`` and ``masks``, and its name without extension"""
+_RECOGNISED = MaskConventions()
+_NO_FOLDERS: Mapping[str, Collection[str]] = {}
+_LEAST_REPEATS = 3
+_LAST_PART = re.compile(r"(?P<rest>.+)(?P<part>[-_. ][^-_. \d][^-_. ]*)", re.DOTALL)
+_FIRST_PART = re.compile(r"(?P<part>[^-_. \d]+[-_. ])(?P<rest>.+)", re.DOTALL)
+_Key = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -34,73 +33,161 @@ class Pairing:
     """name -> reason"""
     masks: int = 0
     """number of masks among the names, including those without an image"""
+    repeats: dict[str, int] = field(default_factory=dict)
+    """text -> number of images without a mask whose name is that of another image with this text after or before it,
+    such as _b for x_b.png beside x.png: perhaps masks by an unknown convention"""
 
 
-def image_of_mask(stem: str) -> str | None:
-    """Return the stem of the image from the stem of a mask, such as x from x_mask_1; None for other names."""
-    named = _MASK_NAME.fullmatch(stem)
-    return named["stem"] if named else None
-
-
-def is_mask(name: str) -> bool:
-    """Whether a relative name is that of a mask, by its folders or by its stem."""
-    folders = set(name.lower().split("/")[:-1])
-    if folders & MASK_FOLDERS:
-        return True
-    return not folders & IMAGE_FOLDERS and image_of_mask(_key(name)[1]) is not None
-
-
-def pair_masks(names: Iterable[str]) -> Pairing:
+def pair_masks(names: Iterable[str], conventions: MaskConventions = _RECOGNISED) -> Pairing:
     """Pair images with their masks by relative names, in any order.
 
-    A mask without an image is rejected, and so is a name that is not UTF-8; an image without a mask is not.
+    A mask without an image is rejected, and so is a name that is not UTF-8; an image without a mask is not. An image
+    whose masks follow two conventions is rejected, since either may be the right one.
     """
-    images: dict[str, tuple[str, ...]] = {}
-    rejected: dict[str, str] = {}
-    of_key: dict[Key, list[str]] = {}
-    masks: dict[Key, list[str]] = {}
-    for name in sorted(names):
-        if escape_name(name) != name:
-            rejected[name] = "its name is not UTF-8"
-        elif is_mask(name):
-            masks.setdefault(_key(name), []).append(name)
-        else:
-            images[name] = ()
-            of_key.setdefault(_key(name), []).append(name)
-    for key, found in masks.items():
-        # In a folder of masks the name may equal the image's. That takes precedence: an image may be called x_mask.
-        owners = of_key.get(key) or of_key.get((key[0], image_of_mask(key[1]) or ""))
-        for mask in found:
-            if owners is None:
-                rejected[mask] = ORPHAN_MASK
-            for owner in owners or ():
-                images[owner] += (mask,)
-    return Pairing(images, rejected, sum(map(len, masks.values())))
+    listed = sorted(names)
+    return _pair(listed, conventions, conventions.roles({_folder(name) for name in listed}))
 
 
-def pair_in_steps(names: Sequence[str]) -> Iterator[Pairing]:
-    """Pair as `pair_masks` does, in steps of bounded memory; an image and its masks are always in the same step."""
-    if not any(map(_MASKED.search, names)):
+def pair_in_steps(
+    names: Sequence[str],
+    conventions: MaskConventions = _RECOGNISED,
+    folders: Mapping[str, Collection[str]] = _NO_FOLDERS,
+) -> Iterator[Pairing]:
+    """Pair as `pair_masks` does, in steps of bounded memory; an image and its masks are always in the same step.
+
+    ``folders``: path of a folder -> names of all the folders in it, where ``names`` are some of a larger listing.
+    """
+    roles = conventions.roles({_folder(name) for name in names}, folders)
+    in_folders = any(role.role == "mask" for role in roles.values())
+    if not in_folders and not any(conventions.read_mask(_stem(name)) for name in names):
         for start in range(0, len(names), PAIRED_NAMES):
             some = names[start : start + PAIRED_NAMES]
             odd = {name: "its name is not UTF-8" for name in some if escape_name(name) != name}
-            yield Pairing({name: () for name in some if name not in odd}, odd)
+            images: dict[str, tuple[str, ...]] = {name: () for name in some if name not in odd}
+            yield Pairing(images, odd, repeats=_repeats(images, conventions))
         return
     steps = -(-len(names) // PAIRED_NAMES)
+    step_of = array("I", (_hash(name, roles, conventions) % steps for name in names) if steps > 1 else ())
     for step in range(steps):
-        yield pair_masks(names if steps == 1 else [name for name in names if _step_of(name, steps) == step])
+        some = names if steps == 1 else [name for name, own in zip(names, step_of, strict=True) if own == step]
+        yield _pair(sorted(some), conventions, roles)
 
 
-def _step_of(name: str, steps: int) -> int:
-    folder, stem = _key(name)
-    while shorter := image_of_mask(stem):
-        stem = shorter
-    return zlib.crc32(f"{folder}/{stem}".encode(errors="backslashreplace")) % steps
+def _hash(name: str, roles: Mapping[str, FolderRole], conventions: MaskConventions) -> int:
+    """Return a number that is equal for an image and its masks."""
+    core = f"{roles[_folder(name)].key}/{conventions.core(_stem(name))}"
+    return zlib.crc32(core.encode(errors="backslashreplace"))
 
 
-def _key(name: str) -> Key:
+class _Mask(NamedTuple):
+    name: str
+    stems: tuple[_Key, ...]
+    """keys of the image, the likeliest first"""
+    convention: str
+
+
+def _pair(names: Sequence[str], conventions: MaskConventions, roles: Mapping[str, FolderRole]) -> Pairing:
+    pairing = Pairing({}, {})
+    with_masks = {role.key for role in roles.values() if role.role == "mask"}
+    owners = _Owners(conventions)
+    masks: list[_Mask] = []
+    weak: list[_Mask] = []
+    for name in names:
+        if escape_name(name) != name:
+            pairing.rejected[name] = "its name is not UTF-8"
+            continue
+        folder, stem = roles[_folder(name)], _stem(name)
+        read = conventions.read_mask(stem)
+        if folder.role == "mask":
+            own = [(folder.key, stem)] + ([(folder.key, read.stem)] if read else [])
+            masks.append(_Mask(name, tuple(own), f"folder {folder.word}"))
+        elif read is None or (folder.role == "image" and folder.key in with_masks):
+            owners.add(name, (folder.key, stem))
+        else:
+            found = _Mask(name, ((folder.key, read.stem),), f"name {read.word}")
+            (weak if read.weak else masks).append(found)
+    for mask in sorted(weak, key=lambda each: len(each.name)):  # x_roi before x_roi_gt, whose image it may be
+        if owners.find(mask):
+            masks.append(mask)
+        else:
+            owners.add(mask.name, (roles[_folder(mask.name)].key, _stem(mask.name)))
+    _assign(pairing, owners, masks)
+    return Pairing(pairing.images, pairing.rejected, len(masks), _repeats(pairing.images, conventions))
+
+
+def repeated_text(repeats: Mapping[str, int], images: int) -> str | None:
+    """Return the text that at least every third of ``images`` images adds to the name of another; None without one."""
+    text, count = max(repeats.items(), key=lambda each: (each[1], each[0]), default=("", 0))
+    return text if count >= _LEAST_REPEATS and 3 * count >= images else None
+
+
+def _repeats(images: Mapping[str, tuple[str, ...]], conventions: MaskConventions) -> dict[str, int]:
+    if conventions.own_stems:
+        return {}
+    bare = [(_folder(name), _stem(name)) for name, masks in images.items() if not masks]
+    present = set(bare)
+    found = Counter[str]()
+    for folder, stem in bare:
+        for pattern in (_LAST_PART, _FIRST_PART):
+            if (parts := pattern.fullmatch(stem)) and (folder, parts["rest"]) in present:
+                found[parts["part"]] += 1
+    return dict(found)
+
+
+class _Owners:
+    """Images by the keys under which their masks may name them."""
+
+    def __init__(self, conventions: MaskConventions) -> None:
+        self._conventions = conventions
+        self.names: list[str] = []
+        self._exact: dict[_Key, list[str]] = {}
+        self._short: dict[_Key, list[str]] = {}
+
+    def add(self, name: str, key: _Key) -> None:
+        self.names.append(name)
+        self._exact.setdefault(key, []).append(name)
+        if (short := self._conventions.read_image(key[1])) is not None:
+            self._short.setdefault((key[0], short), []).append(name)
+
+    def find(self, mask: _Mask) -> list[str]:
+        """Return the images of a mask; several where their names differ in their endings only, else one or none."""
+        for key in mask.stems:
+            # In a folder of masks the name may equal the image's. That takes precedence: an image may be called x_mask.
+            if found := self._exact.get(key) or self._short.get(key):
+                return found
+        return []
+
+
+def _assign(pairing: Pairing, owners: _Owners, masks: Sequence[_Mask]) -> None:
+    """Give each mask to its images, and reject masks without one and images whose masks follow two conventions."""
+    conventions: dict[str, set[str]] = {}
+    pairing.images.update(dict.fromkeys(sorted(owners.names), ()))
+    for mask in sorted(masks):
+        found = owners.find(mask)
+        if not found:
+            pairing.rejected[mask.name] = ORPHAN_MASK
+        elif len({_stem(name) for name in found}) > 1:
+            pairing.rejected[mask.name] = f"mask that several images may own: {', '.join(map(_file, found[:2]))}"
+        else:
+            for owner in found:
+                pairing.images[owner] += (mask.name,)
+                conventions.setdefault(owner, set()).add(mask.convention)
+    for owner, kinds in conventions.items():
+        if len(kinds) > 1:
+            said = " and ".join(sorted(kinds))
+            pairing.rejected[owner] = f"masks by two conventions ({said}): say which by masks.suffix or masks.folder"
+
+
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def _file(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _stem(name: str) -> str:
     # On the text: path objects would take most of the time of listing a million files.
-    folder, _, file = name.rpartition("/")
+    file = name.rpartition("/")[2]
     stem, dot, _ = file.rpartition(".")
-    kept = [each for each in folder.split("/") if each.lower() not in IMAGE_FOLDERS | MASK_FOLDERS]
-    return "/".join(kept), stem if dot and stem else file
+    return normal_form(stem if dot and stem else file)

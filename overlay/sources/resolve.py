@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from overlay.config import Limits
+from overlay.config import Limits, MaskNames
 from overlay.dataset.prepared import is_dataset
 from overlay.errors import RequestError, one_line
+from overlay.sources.conventions import MaskConventions
 from overlay.sources.input_folder import list_folder
 from overlay.sources.input_table import list_dataset, list_table
 from overlay.sources.inputs import ListingRule, Portion, list_files, list_members
@@ -22,11 +23,14 @@ from overlay.storage.filenames import file_stem, is_archive, is_image, is_table
 from overlay.storage.path import StoragePath
 from overlay.storage.walk import walk_folder
 
+RECOGNISED = MaskNames()
 _PATTERN = re.compile(r"[*?[]")
 _Source = tuple[StoragePath, Callable[[ListingRule], Iterator[Portion]]]
 
 
-def resolve_inputs(inputs: Sequence[str], classes: Sequence[str], limits: Limits) -> Iterator[Portion]:
+def resolve_inputs(
+    inputs: Sequence[str], classes: Sequence[str], limits: Limits, masks: MaskNames = RECOGNISED
+) -> Iterator[Portion]:
     """List all inputs in portions, in a fixed order; ``classes`` are the labels that folders and tables may name.
 
     Raises:
@@ -36,7 +40,8 @@ def resolve_inputs(inputs: Sequence[str], classes: Sequence[str], limits: Limits
     found = False
     prefixes = name_places([place for place, _ in sources])
     for (place, listed), name in zip(sources, prefixes, strict=True):
-        rule = ListingRule(f"{name or 'files'}/" if len(sources) > 1 else "", limits, classes)
+        prefix = f"{name or 'files'}/" if len(sources) > 1 else ""
+        rule = ListingRule(prefix, limits, classes, masks=MaskConventions.of(masks))
         try:
             for portion in listed(rule):
                 found = found or bool(portion.images)

@@ -1,14 +1,12 @@
 """Directory walk: the files below a folder, on a disk or in a bucket, folder by folder in a fixed order.
 
-On a disk only one folder's names are in memory at a time. Images and their masks come in one `WalkedFolder`: folders
-called ``images`` and ``masks`` count as part of the folder that holds them, as in `overlay.sources.mask_pairing`, so
-``p/images/x.png`` and ``p/masks/x.png`` come together.
+On a disk only one folder's names are in memory at a time. Which folders hold files that belong together, such as
+images and their masks, and which are left out, is the caller's `WalkRule`.
 """
 
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import PurePosixPath
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pyarrow.fs import FileInfo, FileSelector
@@ -16,16 +14,26 @@ from pyarrow.fs import FileInfo, FileSelector
 from overlay.storage.filenames import is_hidden
 from overlay.storage.path import StoragePath
 
-TRANSPARENT = frozenset({"image", "images", "mask", "masks"})
-"""lower-case names of folders that separate images from masks"""
-
+_Tree = dict[str, "_Tree | None"]
+"""entries of a folder of a bucket: its folders, and None for each file"""
 Stamp = tuple[int | None, str | None]
 """size in bytes and time of modification in nanoseconds; both None for a file that does not exist"""
 
 
 @dataclass(frozen=True)
+class WalkRule:
+    """Which folders are walked together, and which are not entered."""
+
+    keys: Callable[[Collection[str]], Mapping[str, str]] = lambda names: dict(zip(names, names, strict=True))
+    """from the names of the folders of one folder to their keys: folders of equal keys are walked as one; the files of
+    one whose key is empty belong to the folder above"""
+    leave_out: Callable[[Collection[str]], bool] = lambda _: False
+    """whether a folder with entries of these names is not entered; never asked for the root"""
+
+
+@dataclass(frozen=True)
 class WalkedFolder:
-    """Files of one folder, with those of its ``images`` and ``masks`` folders."""
+    """Files of one folder, with those of the folders that belong to it."""
 
     names: list[str]
     """sorted paths relative to the root of the walk, with slashes"""
@@ -35,9 +43,13 @@ class WalkedFolder:
     """those of ``names`` that are not regular files: pipes, sockets, devices, broken symbolic links"""
     left_out: int = 0
     """number of hidden folders and system folders, which are not entered"""
+    skipped: tuple[str, ...] = ()
+    """folders that are not entered by `WalkRule.leave_out`, relative to the root"""
+    folders: Mapping[str, Collection[str]] = field(default_factory=dict)
+    """path of each folder so far -> names of all the folders in it, by which `WalkRule.keys` decided"""
 
 
-def walk_folder(folder: StoragePath) -> Iterator[WalkedFolder]:
+def walk_folder(folder: StoragePath, rule: WalkRule = WalkRule()) -> Iterator[WalkedFolder]:
     """Walk a folder recursively in a fixed order; a symbolic link to a folder is followed once.
 
     Hidden folders and system folders are counted and not entered.
@@ -45,7 +57,7 @@ def walk_folder(folder: StoragePath) -> Iterator[WalkedFolder]:
     Raises:
         OSError: the folder, or a folder in it, can't be read.
     """
-    return _walk_bucket(folder) if folder.in_bucket else _walk_disk(folder.text)
+    return _walk_bucket(folder, rule) if folder.in_bucket else _walk_disk(folder.text, rule)
 
 
 def read_stamp(place: StoragePath) -> Stamp:
@@ -68,16 +80,18 @@ def _stamp(path: str) -> Stamp:
     return status.st_size, str(status.st_mtime_ns)
 
 
-def _walk_disk(root: str) -> Iterator[WalkedFolder]:
+def _walk_disk(root: str, rule: WalkRule) -> Iterator[WalkedFolder]:
     def stamp(name: str) -> Stamp:
         return _stamp(f"{root}/{name}")
 
     seen: set[tuple[int, int]] = set()
+    folders: dict[str, list[str]] = {}
     waiting = [[""]]  # a stack: a tree may be deeper than Python's recursion
     while waiting:
         together = waiting.pop()
         names: list[str] = []
         irregular: list[str] = []
+        skipped: list[str] = []
         left_out = 0
         below: dict[str, list[str]] = {}
         for folder in together:  # grows during the iteration
@@ -86,26 +100,24 @@ def _walk_disk(root: str) -> Iterator[WalkedFolder]:
                 continue
             seen.add((status.st_dev, status.st_ino))
             with os.scandir(f"{root}/{folder}") as entries:
-                inner = []
-                for entry in entries:
-                    kind = _kind(entry)
-                    if kind != "folder":
-                        names.append(folder + entry.name)
-                        if kind == "other":
-                            irregular.append(folder + entry.name)
-                    elif is_hidden(entry.name):
-                        left_out += 1
-                    else:
-                        inner.append(entry.name)
-            for name in sorted(inner):
-                if name.lower() in TRANSPARENT:
-                    together.append(f"{folder}{name}/")
+                kinds = {entry.name: _kind(entry) for entry in entries}
+            if folder and rule.leave_out(kinds):
+                skipped.append(folder.rstrip("/"))
+                continue
+            inner = sorted(name for name, kind in kinds.items() if kind == "folder" and not is_hidden(name))
+            names += [folder + name for name, kind in kinds.items() if kind != "folder"]
+            irregular += [folder + name for name, kind in kinds.items() if kind == "other"]
+            left_out += sum(kind == "folder" for kind in kinds.values()) - len(inner)
+            keys, folders[folder.rstrip("/")] = rule.keys(inner), inner
+            for name in inner:
+                if keys[name]:
+                    below.setdefault(keys[name], []).append(f"{folder}{name}/")
                 else:
-                    below.setdefault(name, []).append(f"{folder}{name}/")
+                    together.append(f"{folder}{name}/")
         waiting += [below[name] for name in sorted(below, reverse=True)]
-        if names or left_out:
+        if names or left_out or skipped:
             names.sort()
-            yield WalkedFolder(names, stamp, frozenset(irregular), left_out)
+            yield WalkedFolder(names, stamp, frozenset(irregular), left_out, tuple(skipped), folders)
 
 
 def _kind(entry: "os.DirEntry[str]") -> Literal["file", "folder", "other"]:
@@ -115,23 +127,40 @@ def _kind(entry: "os.DirEntry[str]") -> Literal["file", "folder", "other"]:
         return "other"
 
 
-def _walk_bucket(root: StoragePath) -> Iterator[WalkedFolder]:
+def _walk_bucket(root: StoragePath, rule: WalkRule) -> Iterator[WalkedFolder]:
     # One request lists a thousand objects of all folders; asking folder by folder could take a request for each.
     assert root.filesystem is not None
     infos: list[FileInfo] = root.filesystem.get_file_info(FileSelector(root.path, recursive=True))
     begin = len(root.path) + 1
     stamps = {info.path[begin:]: (info.size, str(info.mtime_ns)) for info in infos if info.is_file}
     del infos
-    folders: dict[tuple[str, ...], list[str]] = {}
-    hidden: set[str] = set()
+    tree: _Tree = {}
     for name in sorted(stamps):
-        above = PurePosixPath(name).parts[:-1]
-        out = next((depth for depth, part in enumerate(above) if is_hidden(part)), None)
-        if out is not None:
-            hidden.add("/".join(above[: out + 1]))
-        else:
-            folders.setdefault(tuple(part for part in above if part.lower() not in TRANSPARENT), []).append(name)
-    if hidden:
-        yield WalkedFolder([], stamps.__getitem__, left_out=len(hidden))
-    for place in sorted(folders):
-        yield WalkedFolder(folders[place], stamps.__getitem__)
+        folders = tree
+        *above, file = name.split("/")
+        for part in above:
+            below = folders.setdefault(part, {})
+            folders = below if below is not None else {}  # an object may be called as a folder of others
+        folders.setdefault(file, None)
+    waiting = [[("", tree)]]
+    inside: dict[str, list[str]] = {}
+    while waiting:
+        together = waiting.pop()
+        names: list[str] = []
+        skipped: list[str] = []
+        left_out = 0
+        lower: dict[str, list[tuple[str, _Tree]]] = {}
+        for folder, entries in together:  # grows during the iteration
+            if folder and rule.leave_out(entries):
+                skipped.append(folder.rstrip("/"))
+                continue
+            inner = {name: below for name, below in entries.items() if below is not None}
+            names += [folder + name for name in entries if name not in inner]
+            left_out += sum(map(is_hidden, inner))
+            inside[folder.rstrip("/")] = [name for name in inner if not is_hidden(name)]
+            keys = rule.keys(inside[folder.rstrip("/")])
+            for name, key in keys.items():
+                (lower.setdefault(key, []) if key else together).append((f"{folder}{name}/", inner[name]))
+        waiting += [lower[key] for key in sorted(lower, reverse=True)]
+        if names or left_out or skipped:
+            yield WalkedFolder(sorted(names), stamps.__getitem__, frozenset(), left_out, tuple(skipped), inside)

@@ -24,11 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from overlay.config import MAX_PIXELS, Limits, OverlayStyle, Prepare
+from overlay.config import MAX_PIXELS, OverlayStyle, Prepare
 from overlay.images import phantoms, render
 from overlay.images.codec import encode_png
 from overlay.images.ref import ImageRef
-from overlay.sources.labelled import list_labelled
+from overlay.sources.labelled import ListingOptions, list_labelled
 from overlay.sources.reader import read_bytes
 from scripts.benchmarks.record import append_record, current_record
 
@@ -95,7 +95,7 @@ def main() -> None:
         print("".join(f"{column:>14}" for column in ("", *columns)))
         numbers: dict[str, float] = {}
         for label, folder in (("PNG", png), ("JPEG", work / "jpeg")):
-            refs = [ref for ref, _ in list_labelled([str(folder)], Limits(), work).read() if ref.reason is None]
+            refs = [ref for ref, _ in list_labelled([str(folder)], ListingOptions(), work).read() if ref.reason is None]
             before = _plain_loop(refs[::2], encode_png)
             drawing, started, whole = _prepare_rates(folder, work / f"dataset-{label}")
             loop = (before + _plain_loop(refs[1::2], encode_png)) / 2

@@ -25,6 +25,7 @@ from overlay.dataset.schema import DATASET_SCHEMA, REJECTED_SCHEMA
 from overlay.errors import RequestError, WorkError
 from overlay.images.codec import decode_image
 from overlay.images.ref import MANIFEST_SCHEMA
+from overlay.sources.own_output import own_output
 from pipelines import prepare
 
 REPOSITORY = Path(__file__).parents[2]
@@ -67,6 +68,7 @@ def test_the_files_of_the_contract(prepared: PreparedDataset, source: Path) -> N
         "manifest.parquet",
         "rejected.parquet",
     ]
+    assert own_output([entry.name for entry in out.iterdir()]) == "a prepared dataset"
     assert [pq.read_metadata(file).num_rows for file in prepared.data_files()] == [6, 6, 4]
     assert all(pq.read_schema(file).equals(DATASET_SCHEMA, check_metadata=True) for file in prepared.data_files())
     manifest, rejected = pq.read_table(out / "manifest.parquet"), pq.read_table(out / "rejected.parquet")
@@ -211,6 +213,56 @@ def test_each_rejection_is_named(tmp_path: Path, ray_session: None, capsys: pyte
     assert dataset.card.rejected == 6
     assert {label: sum(counts.values()) for label, counts in dataset.card.counts.items()} == {"a": 6, "b": 4}
     assert "1 rejected: mask of another size" in capsys.readouterr().out
+
+
+def divide(source: Path, *folders: str) -> Path:
+    """Move the images of a set by `make` into folders above the classes, in turn."""
+    for label in ("a", "b"):
+        for image in (source / label).iterdir():
+            number = int(image.name.split("(")[1].split(")")[0])
+            target = source / folders[number % len(folders)] / label / image.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            image.rename(target)
+        (source / label).rmdir()
+    return source
+
+
+def test_a_split_of_folders_is_kept_and_its_leaks_are_counted(
+    tmp_path: Path, ray_session: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = divide(make(tmp_path / "set", images=12), "Training", "Testing")
+    (source / "Testing" / "a" / "a (1).png").write_bytes((source / "Training" / "a" / "a (0).png").read_bytes())
+    Image.fromarray(np.zeros((24, 30), np.uint8)).save(source / "Testing" / "b" / "b (3)_mask.png")
+    (source / "Testing" / "b" / "b (3)_mask_1.png").unlink()
+    dataset = prepare.run(Prepare([str(source)], str(tmp_path / "out")))
+    assert dataset.card.counts == {label: {"train": 5, "val": 1, "test": 6} for label in "ab"}
+    assert (dataset.card.leaks["pairs"], dataset.card.leaks["identical"]) == (1, 1)
+    assert dataset.card.split_origin == "the sources' folders, with val drawn from train"
+    assert dataset.card.masks["b"] == {"masks": 12, "empty": 1, "inverted": 0, "over_90_percent": 0}
+    frame = pd.concat([pd.read_parquet(file, columns=["id", "split"]) for file in dataset.data_files()])
+    folder = {"train": "Training", "val": "Training", "test": "Testing"}
+    assert all(id.startswith(f"{folder[split]}/") for id, split in frame.itertuples(index=False))
+    said = capsys.readouterr().out
+    assert "the split is that of the sources' folders, with val drawn from train" in said
+    assert "LEAKS: the given split puts 1 pairs of near-duplicates (1 identical) and 1 groups on two sides" in said
+    assert "CHECK THE MASKS of b: of 12, 1 have no lesion, where others of the class have one" in said
+    with pytest.raises(
+        RequestError, match=r"split\.folds is 3, and the sources are divided already, into Testing, Train"
+    ):
+        prepare.run(Prepare([str(source)], str(tmp_path / "other"), split=Split(folds=3)))
+    assert not (tmp_path / "other").exists()
+
+
+def test_folders_of_folds_become_the_column_fold(tmp_path: Path, ray_session: None) -> None:
+    source = divide(make(tmp_path / "set", images=9), "fold1", "fold2", "fold3")
+    dataset = prepare.run(Prepare([str(source)], str(tmp_path / "out")))
+    frame = pd.concat([pd.read_parquet(file, columns=["id", "split", "fold"]) for file in dataset.data_files()])
+    assert {(id[:5], fold, split) for id, split, fold in frame.itertuples(index=False)} == {
+        ("fold1", 0, "test"),
+        ("fold2", 1, "val"),
+        ("fold3", 2, "train"),
+    }
+    assert dataset.card.split_origin == "the sources' folders"
 
 
 def test_groups_stay_on_one_side(tmp_path: Path, ray_session: None) -> None:

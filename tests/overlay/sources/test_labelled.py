@@ -8,11 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from overlay.config import Limits, Prepare
+from overlay.config import Prepare
 from overlay.errors import RequestError
 from overlay.images.ref import ImageRef
 from overlay.preparation.listing import list_sources
-from overlay.sources.labelled import ClassCounts, LabelledListing, list_labelled, wrapping_folder
+from overlay.sources.class_layout import wrapping_folder
+from overlay.sources.labelled import ClassCounts, LabelledListing, ListingOptions, list_labelled
 from overlay.sources.reader import read_in_order
 from overlay.storage.filenames import is_image
 from tests.overlay.archives.test_index import tar
@@ -21,7 +22,7 @@ from tests.overlay.archives.test_index import tar
 def listed(*sources: Path) -> tuple[LabelledListing, list[ImageRef]]:
     """List sources as `overlay prepare` does; the references come in the order of their ids."""
     with tempfile.TemporaryDirectory() as folder:
-        listing = list_labelled([str(source) for source in sources], Limits(), Path(folder))
+        listing = list_labelled([str(source) for source in sources], ListingOptions(), Path(folder))
         counts, found = ClassCounts(), []
         for ref, path in listing.read():
             assert ref.id.endswith(path)
@@ -95,8 +96,8 @@ def test_a_link_in_a_circle_ends(tmp_path: Path) -> None:
         (["a/x.txt"], "holds no image among its 1 files"),
         (["1.png", "2.png"], "has images but no class folders"),
         (["benign/1.png"], "only one class, benign"),
-        (["images/1.png", "masks/1.png"], "images found where class folders should be"),
-        (["train/a/1.png", "test/a/1.png"], "the folders test, train are splits, not classes"),
+        (["images/1.png", "masks/1.png"], "has images but no class folders"),
+        (["train/a/1.png", "val/a/1.png"], "has the splits train, val and none for test"),
         (["a/1.png", "a/1_mask.png", "b/1.png"], "no image of class b is left"),
     ],
 )

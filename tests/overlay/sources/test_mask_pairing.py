@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from overlay.sources.mask_pairing import is_mask, pair_in_steps, pair_masks
+from overlay.sources.mask_pairing import pair_in_steps, pair_masks
 
 
 def test_class_folders_of_finished_overlays() -> None:
@@ -87,11 +87,3 @@ def test_the_order_of_listing_does_not_matter() -> None:
     names = [f"{label}/{i}{end}.png" for label in "ab" for i in range(9) for end in ("", "_mask", "_mask_1")]
     shuffled = random.Random(0).sample(names, len(names))
     assert list(pair_masks(shuffled).images.items()) == list(pair_masks(names).images.items())
-
-
-@pytest.mark.parametrize(
-    ("name", "mask"),
-    [("a/x_mask.png", True), ("a/x_mask_12.png", True), ("a/x_masked.png", False), ("a/_mask.png", False)],
-)
-def test_names_of_masks(name: str, mask: bool) -> None:
-    assert is_mask(name) is mask

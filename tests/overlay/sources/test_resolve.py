@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from overlay.config import Limits
+from overlay.config import Limits, MaskNames
 from overlay.errors import RequestError
 from overlay.sources.resolve import resolve_inputs
 from overlay.storage.atomic import write_text_atomically
@@ -46,6 +46,54 @@ def test_patterns(tmp_path: Path) -> None:
     assert ids(tmp_path / "[d]") == ["4.png"]
     with pytest.raises(RequestError, match=r"no image, archive, table or folder matches .*\*\.tif; check the pattern"):
         ids(tmp_path / "*.tif")
+
+
+def labels(*inputs: object) -> dict[str, str | None]:
+    portions = resolve_inputs([str(each) for each in inputs], CLASSES, Limits())
+    return {image.id: image.label for portion in portions for image in portion.images}
+
+
+def test_folders_above_the_named_inputs_are_no_labels(tmp_path: Path) -> None:
+    root = make(tmp_path / "benign", "scans/1.png", "scans/Malignant/p/2.png", "benign/3.png", "scans/4.png")
+    (root / "benign" / "x.zip").write_bytes(zipped({"5.png": b"", "malignant/6.png": b""}))
+    assert labels(root) == {
+        "scans/1.png": None,
+        "scans/Malignant/p/2.png": "malignant",
+        "benign/3.png": "benign",
+        "scans/4.png": None,
+        "benign/x.zip/5.png": "benign",
+        "benign/x.zip/malignant/6.png": "malignant",
+    }
+    assert set(labels(root / "benign").values()) == {None, "malignant"}
+    assert labels(root / "scans" / "1.png", root / "benign" / "x.zip")["scans/1.png"] is None
+    assert labels(root / "benign" / "3.png", root / "scans") == {
+        "benign/3.png": None,
+        "scans/1.png": None,
+        "scans/4.png": None,
+        "scans/Malignant/p/2.png": "malignant",
+    }
+    assert labels(root / "benign", root / "scans")["benign/3.png"] == "benign"  # an input of this name
+
+
+def test_masks_and_what_overlay_wrote_are_left_out_as_in_a_preparation(tmp_path: Path) -> None:
+    make(
+        tmp_path,
+        "benign/1.png",
+        "benign_masks/1.png",
+        "2.png",
+        "2_roi.png",
+        "run/config.yaml",
+        "run/run.json",
+        "run/c.png",
+    )
+    make(tmp_path, "scans/3.png", "scans/drawn-3.png", "d/dataset.json", "d/manifest.parquet", "d/data/part-0.parquet")
+    portions = list(resolve_inputs([str(tmp_path)], CLASSES, Limits()))
+    found = {image.id: len(image.masks) for portion in portions for image in portion.images}
+    assert found == {"2.png": 1, "benign/1.png": 1, "scans/3.png": 0, "scans/drawn-3.png": 0}
+    assert sorted(name for portion in portions for name in portion.skipped) == ["d", "run"]
+    portions = list(resolve_inputs([str(tmp_path)], CLASSES, Limits(), MaskNames(prefix="drawn-")))
+    found = {image.id: len(image.masks) for portion in portions for image in portion.images}
+    assert found == {"2.png": 0, "2_roi.png": 0, "benign/1.png": 1, "scans/3.png": 1}
 
 
 def test_a_list_from_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,11 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overlay.sources.mask_pairing import pair_masks
+from overlay.sources.conventions import MaskConventions
+from overlay.sources.mask_pairing import pair_in_steps, pair_masks
+from overlay.sources.own_output import is_own_output
 from overlay.storage.path import StoragePath
-from overlay.storage.walk import read_stamp, walk_folder
+from overlay.storage.walk import WalkRule, read_stamp, walk_folder
 
 
 def make(folder: Path, *names: str) -> Path:
@@ -17,8 +19,11 @@ def make(folder: Path, *names: str) -> Path:
     return folder
 
 
+RULE = WalkRule(MaskConventions().group, is_own_output)
+
+
 def walked(folder: Path) -> list[list[str]]:
-    return [together.names for together in walk_folder(StoragePath.of(folder))]
+    return [together.names for together in walk_folder(StoragePath.of(folder), RULE)]
 
 
 def test_folders_of_images_and_masks_come_with_the_folder_that_holds_them(tmp_path: Path) -> None:
@@ -33,20 +38,20 @@ def test_folders_of_images_and_masks_come_with_the_folder_that_holds_them(tmp_pa
     ]
 
 
-names = st.lists(st.sampled_from(["a", "images", "Masks", "b"]), min_size=1, max_size=4).map(
-    lambda parts: "/".join([*parts, "x_mask.png" if len(parts) % 2 else "x.png"])
-)
+names = st.lists(
+    st.sampled_from(["a", "images", "Masks", "b", "a_masks", "GT", "b-images", "b-gt"]), min_size=1, max_size=4
+).map(lambda parts: "/".join([*parts, ("x.png", "x_mask.png", "mask_x.png", "x_gt.png")[len(parts) % 4]]))
 
 
-@settings(max_examples=30)
+@settings(max_examples=60)
 @given(st.sets(names, min_size=1, max_size=12))
 def test_what_pair_pairs_comes_together(names: set[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder), *names)
-        together = walked(Path(folder))
-    assert sorted(name for each in together for name in each) == sorted(names)
+        together = list(walk_folder(StoragePath.of(Path(folder)), RULE))
+    assert sorted(name for each in together for name in each.names) == sorted(names)
     whole = pair_masks(names)
-    parts = [pair_masks(each) for each in together]
+    parts = [part for each in together for part in pair_in_steps(each.names, MaskConventions(), each.folders)]
     found = {image: masks for part in parts for image, masks in part.images.items() if masks}
     assert found == {image: masks for image, masks in whole.images.items() if masks}
 
