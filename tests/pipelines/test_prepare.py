@@ -321,7 +321,8 @@ def test_a_limit_of_pixels_holds_for_the_pictures_too(
     tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The pictures are drawn in this process, with the limit of the request and not with the default.
-    monkeypatch.setattr("overlay.images.codec.decode_image.__kwdefaults__", {"max_pixels": 10, "target": None})
+    defaults = {"max_pixels": 10, "target": None, "frame": None, "bits": None}
+    monkeypatch.setattr("overlay.images.codec.decode_image.__kwdefaults__", defaults)
     source = make(tmp_path / "set", images=4)
     dataset = prepare.run(Prepare([str(source)], str(tmp_path / "out"), max_pixels=2000))
     assert dataset.card.request.max_pixels == 2000
@@ -334,7 +335,7 @@ def test_a_limit_of_pixels_holds_for_the_pictures_too(
         ({"sources": ["/nowhere"]}, "source /nowhere is not there"),
         ({"split": Split(group_by="(")}, "no regular expression"),
         ({"split": Split(group_by="nobody")}, "matches no path"),
-        ({"split": Split(group_by="^a")}, "class a has 8 images in 1 groups, too few"),
+        ({"split": Split(group_by="^a", ungrouped="single")}, "class a has 8 images in 1 groups, too few"),
     ],
 )
 def test_bad_requests_write_nothing(source: Path, tmp_path: Path, changes: dict[str, object], message: str) -> None:
@@ -529,5 +530,5 @@ def test_a_split_of_the_users_own(tmp_path: Path, ray_session: None, capsys: pyt
     assert dataset.card.leaks["identical"] >= 1
     assert "LEAKS: split.column puts" in capsys.readouterr().out
     table.write_text(table.read_text().replace("b/b (3).png,", "b/b (3).png,train\nx,"))
-    with pytest.raises(RequestError, match=r"the table of split\.group_by or split\.column says something else now"):
+    with pytest.raises(RequestError, match=r"the table of labels\.column, split\.group_by or split\.column says"):
         prepare.run(config)
