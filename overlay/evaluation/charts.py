@@ -155,7 +155,7 @@ def deferral_chart(
     if mark is not None:
         note = f"uncertain: {mark[0]:.1%} of the images; accuracy of the rest {mark[1]:.3f}"
         parts.append(plot.dot(*mark, 5.5, "operating", note))
-        parts.append(_legend(plot, [("the model's threshold", "operating")], "lower right"))
+        parts.append(_legend(plot, [("the model's threshold", "operating")], "upper left"))
     return chart(*_SQUARE, "Accuracy of the rest against the share of images set aside", parts)
 
 
