@@ -193,8 +193,10 @@ def classification_report_csv(evaluation: Evaluation) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["class", "precision", "recall", "f1", "support"])
-    columns = precision_recall_fscore_support(*pairs, **options)
-    writer.writerows(zip(evaluation.classes, *(column.tolist() for column in columns), strict=True))
+    columns = [column.tolist() for column in precision_recall_fscore_support(*pairs, **options)[:3]]
+    # Its support is of floats where no answer is right.
+    support = [scores.support for scores in evaluation.per_class]
+    writer.writerows(zip(evaluation.classes, *columns, support, strict=True))
     writer.writerow(["accuracy", "", "", evaluation.accuracy.value, evaluation.images])
     for average in ("macro", "weighted"):
         means = precision_recall_fscore_support(*pairs, average=average, **options)

@@ -201,6 +201,12 @@ def test_the_report_of_two_seen_and_three_listed_classes() -> None:
     assert float(rows_of(evaluation)["macro avg"]["f1"]) == pytest.approx((2 / 3 + 10 / 13) / 3)
 
 
+def test_support_is_a_whole_number_where_no_answer_is_right() -> None:
+    labels = np.array([0, 0, 1, 2])
+    rows = rows_of(compute_evaluation(labels, np.eye(3)[[1, 1, 0, 0]], CLASSES))
+    assert [rows[name]["support"] for name in CLASSES] == ["2", "1", "1"]
+
+
 def test_summary_line() -> None:
     line = estimates.summary_line(compute_evaluation(LABELS, PROBABILITIES, CLASSES))
     assert line == (
