@@ -21,7 +21,15 @@ from overlay.archives.entries import ArchiveEntry, Span, read_entries
 from overlay.archives.stream import ArchiveError, UnpackedStream
 from overlay.config import Limits
 from overlay.errors import ImageError
-from overlay.storage.filenames import OTHER_ARCHIVES, file_kind, is_archive, is_hidden, is_image, safe_name, sample_key
+from overlay.storage.filenames import (
+    OTHER_ARCHIVES,
+    is_archive,
+    is_hidden,
+    is_image,
+    kind_of_name,
+    safe_name,
+    sample_key,
+)
 from overlay.storage.path import StoragePath
 
 _STREAM_BUFFER = 8 * 2**20  # bytes of one request to a bucket, where the whole archive is read
@@ -76,13 +84,13 @@ def list_archive(place: StoragePath, limits: Limits) -> ArchiveListing:
                 elif entry.folder:
                     pass
                 elif is_hidden(name):
-                    passed_over[file_kind(name)] += 1
+                    passed_over[kind_of_name(name)] += 1
                 elif reason := _reason(name, entry, limits, members):
                     problems.append((name, reason))
                 elif is_image(name):
                     members[name] = entry.span
                 else:
-                    passed_over[file_kind(name)] += 1
+                    passed_over[kind_of_name(name)] += 1
     except ArchiveError as error:
         problems.append((None, str(error)))
     return ArchiveListing(members, problems, labels, passed_over)

@@ -11,7 +11,7 @@ import yaml
 from numpy.typing import NDArray
 
 from overlay import __version__
-from overlay.config import SPLITS, EarlyStopping, Split
+from overlay.config import SPLITS, EarlyStopping
 from overlay.dataset.card import DatasetCard
 from overlay.dataset.rows import read_rows
 from overlay.evaluation import metrics
@@ -59,7 +59,7 @@ def create_protocol(subject: EvaluationSubject, inference: Inference) -> Protoco
         split=subject.split,
         fold=subject.dataset.fold,
         folds=dataset.request.split.folds,
-        split_rule=_split_rule(dataset.request.split),
+        split_rule=_split_rule(dataset),
         split_seed=dataset.request.split.seed,
         split_images={name: sum(counts[name] for counts in dataset.counts.values()) for name in SPLITS},
         flow=_flow(dataset),
@@ -151,7 +151,10 @@ def read_training(run: Path) -> TrainingCurves | None:
     return TrainingCurves(columns, epochs[best_epoch(epochs, stopping)].epoch)
 
 
-def _split_rule(split: Split) -> str:
+def _split_rule(dataset: DatasetCard) -> str:
+    split = dataset.request.split
+    if dataset.split_origin:
+        return f"as given ({dataset.split_origin})"
     if split.only:
         return f"not at all: every image is in {split.only} (split.only)"
     if split.column:

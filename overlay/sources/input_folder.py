@@ -11,7 +11,7 @@ from overlay.sources.dicom_frames import is_unnamed_dicom
 from overlay.sources.input_table import holds_images, list_table
 from overlay.sources.inputs import ListingRule, Portion, list_members, list_walked_files
 from overlay.sources.own_output import is_own_output
-from overlay.storage.filenames import FOLDERS, escape_name, file_kind, is_archive, is_image, is_table
+from overlay.storage.filenames import FOLDERS, escape_name, kind_of_name, is_archive, is_image, is_table
 from overlay.storage.path import StoragePath
 from overlay.storage.walk import WalkRule, walk_folder
 
@@ -33,7 +33,7 @@ def list_images(place: StoragePath, rule: ListingRule) -> Iterator[tuple[Portion
             known = is_image(name) or (name not in folder.irregular and is_unnamed_dicom(place / name))
             (images if known else others).append(name)
         useful = [name for name in others if (is_archive(name) or is_table(name)) and name not in folder.irregular]
-        passed_over = Counter(file_kind(name) for name in others if name not in useful)
+        passed_over = Counter(kind_of_name(name) for name in others if name not in useful)
         passed_over.update({FOLDERS: folder.left_out} if folder.left_out else {})
         if useful or passed_over or folder.skipped:
             yield Portion([], passed_over=passed_over, skipped=folder.skipped), useful
@@ -73,4 +73,4 @@ def list_folder(place: StoragePath, rule: ListingRule) -> Iterator[Portion]:
         if of_images:
             yield from list_table(place / name, rule.below(name))
         else:
-            yield Portion([], passed_over={file_kind(name): 1})
+            yield Portion([], passed_over={kind_of_name(name): 1})

@@ -26,10 +26,10 @@ from overlay.sources.spool import RefSpool
 from overlay.storage.filenames import (
     describe_passed_over,
     escape_name,
-    file_kind,
     is_archive,
     is_image,
     is_table,
+    kind_of_name,
     safe_name,
 )
 from overlay.storage.path import StoragePath
@@ -257,10 +257,10 @@ def _list_place(place: StoragePath, options: ListingOptions, spool: RefSpool, li
             used = [name for name in names if is_archive(name) or holds_images(place / name)]
             archives += [place / name for name in used]
             source.count(portion)
-            source.passed_over.update(file_kind(name) for name in names if name not in used)
+            source.passed_over.update(kind_of_name(name) for name in names if name not in used)
             spool.add(len(listed), portion.images)
         if source.folders or not archives:
-            source.passed_over.update(file_kind(archive.name) for archive in archives)
+            source.passed_over.update(kind_of_name(archive.name) for archive in archives)
             listed.append(source)
             return
     with ThreadPoolExecutor(_ARCHIVES_AT_ONCE) as threads:

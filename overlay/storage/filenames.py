@@ -57,7 +57,7 @@ def is_table(name: str) -> bool:
     return name.lower().endswith(".parquet") and not is_hidden(name)
 
 
-def file_kind(name: str) -> str:
+def kind_of_name(name: str) -> str:
     """Return the kind of a file by its name: its extension in lower case, hidden, or "no ending"."""
     if is_hidden(name):
         return "hidden"
