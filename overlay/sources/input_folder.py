@@ -11,7 +11,7 @@ from overlay.sources.dicom_frames import is_unnamed_dicom
 from overlay.sources.input_table import holds_images, list_table
 from overlay.sources.inputs import ListingRule, Portion, list_members, list_walked_files
 from overlay.sources.own_output import is_own_output
-from overlay.storage.filenames import FOLDERS, escape_name, kind_of_name, is_archive, is_image, is_table
+from overlay.storage.filenames import FOLDERS, escape_name, is_archive, is_image, is_table, kind_of_name
 from overlay.storage.path import StoragePath
 from overlay.storage.walk import WalkRule, walk_folder
 

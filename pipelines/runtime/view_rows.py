@@ -1,19 +1,18 @@
 """Ray Dataset of the rows of a prepared dataset in the views of a mask audit, beside the rows themselves."""
 
+from functools import partial
 from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
-import ray
 import ray.data
 from numpy.typing import NDArray
-from ray.data.expressions import col
 
 from overlay.config import Input
 from overlay.dataset.prepared import PreparedDataset
 from overlay.errors import ImageError, WorkError
 from overlay.evaluation.audit_views import AuditPlan, decode_views
-from pipelines.runtime.dataset_rows import decode_rows
+from pipelines.runtime.dataset_rows import decode_rows, map_split
 
 AS_STORED = "stored"
 """value of the column ``view`` for the image as the dataset stores it"""
@@ -34,16 +33,8 @@ def viewed_rows(
     dataset: PreparedDataset, split: str, config: Input, batch_size: int, plan: AuditPlan
 ) -> ray.data.Dataset:
     """Return a lazy Ray Dataset of a split with the columns of `ViewBatch`."""
-    chosen = dataset.rows_of(split)
-    rows = ray.data.read_parquet(dataset.data_files(), filesystem=dataset.filesystem).select_columns(
-        ["id", "image", "mask", "label", chosen.column]
-    )
-    return rows.filter(expr=col(chosen.column).is_in(list(chosen.values))).map_batches(
-        decode_viewed,  # type: ignore[arg-type]  # Ray's type knows nothing of fn_kwargs
-        batch_size=batch_size,
-        batch_format="pyarrow",
-        fn_kwargs={"config": config, "plan": plan},
-    )
+    decode = partial(decode_viewed, config=config, plan=plan)
+    return map_split(dataset, split, ("id", "image", "mask", "label"), decode, batch_size)
 
 
 def decode_viewed(rows: pa.Table, config: Input, plan: AuditPlan) -> ViewBatch:
