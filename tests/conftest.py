@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 # No test asserts a time, and a machine may be busy.
 settings.register_profile("overlay", deadline=None)
@@ -26,12 +28,15 @@ def pytest_configure(config: pytest.Config) -> None:
     }
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # One of the processes takes all tests on Ray, so that there is one session.
-    for item in items:
-        if "ray_session" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+class RayScheduling(LoadScopeScheduling):  # type: ignore[misc]  # it has no type information
+    """Gives all tests of the jobs to one of pytest-xdist's processes, so that there is one Ray session."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "ray" if nodeid.startswith("tests/pipelines/") else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> RayScheduling:
+    return RayScheduling(config, log)
 
 
 @pytest.fixture(scope="session")

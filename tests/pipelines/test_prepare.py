@@ -528,7 +528,7 @@ def test_a_split_of_the_users_own(tmp_path: Path, ray_session: None, capsys: pyt
     dataset = prepare.run(config)
     assert dict(read(dataset)[["id", "split"]].itertuples(index=False)) == sides
     assert dataset.card.leaks["identical"] >= 1
-    assert "LEAKS: split.column puts" in capsys.readouterr().out
+    assert "LEAKS: the given split puts" in capsys.readouterr().out
     table.write_text(table.read_text().replace("b/b (3).png,", "b/b (3).png,train\nx,"))
     with pytest.raises(RequestError, match=r"the table of labels\.column, split\.group_by or split\.column says"):
         prepare.run(config)

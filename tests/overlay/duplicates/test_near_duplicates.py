@@ -153,8 +153,8 @@ def many(sides: list[str] | None = None, distance: int = 40) -> tuple[pa.Table, 
     for number, each in enumerate(rows):
         each["group"] = f"g{number // 2}"
     images = table(rows)
-    if sides:
-        images = images.append_column("given_split", pa.array(sides))
+    given = pa.array(sides, pa.string()) if sides else pa.nulls(len(rows), pa.string())
+    images = images.append_column("given_split", given)
     duplicates = describe_pairs(images, search_pairs(images["phash"], distance))
     return resolve_conflicts(images, duplicates, "keep")[0], duplicates
 
