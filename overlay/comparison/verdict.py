@@ -26,8 +26,8 @@ def compose_verdict(
     if rest:
         verb = "does" if len(rest) == 1 else "do"
         sentences.append(
-            f"{_listed(rest)} {verb} not differ from {request.reference} in {metric} beyond what chance explains on "
-            f"{own[0].images} images in {own[0].groups} groups."
+            f"{_listed(rest)} {verb} not differ from {request.reference} in {metric} {kind} beyond what chance "
+            f"explains on {own[0].images} images in {own[0].groups} groups."
         )
     best = (min if request.metric == "log_loss" else max)(lines, key=lambda line: line.estimate.value)
     sentences.append(
