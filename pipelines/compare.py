@@ -143,19 +143,24 @@ def _plan_trainings(config: Compare) -> ComparisonPlan:
     if folds < 3:
         raise RequestError(f"{config.dataset} has {folds} folds; a comparison needs three, so prepare it with more")
     tracking.resolve_mode(config.tracking)
+    fingerprints = {}
     for candidate in candidates:
         options = candidate.options
         try:
             network.check_input_size(options.model.arch, options.input.size)
             load_pretrained(options.model.arch, options.model.weights)
-            if options.dataset != config.dataset:
-                check_same_images(dataset, open_dataset(options.dataset))
+            own = open_dataset(options.dataset)
+            if own.card.fingerprint != dataset.card.fingerprint:
+                check_same_images(dataset, own)
+            fingerprints[candidate.name] = own.card.fingerprint
         except RequestError as error:
             raise RequestError(f"candidate {candidate.name}: {error}") from None
     request = ComparisonRequest(
         dataset=dataset.card.fingerprint,
         classes=list(dataset.card.classes),
-        candidates={each.name: dotted(asdict(each.options)) for each in candidates},
+        candidates={
+            each.name: {"fingerprint": fingerprints[each.name], **dotted(asdict(each.options))} for each in candidates
+        },
         reference=choose_reference([each.name for each in candidates], config.reference),
         metric=config.metric,
         positive=_positive_class(config, dataset),

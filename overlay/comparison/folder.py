@@ -25,7 +25,7 @@ class ComparisonRequest:
     """fingerprint"""
     classes: list[str]
     candidates: dict[str, dict[str, Any]]
-    """name -> dotted options of its trainings; or the model's sha256"""
+    """name -> fingerprint of its dataset, and the dotted options of its trainings; or the model's sha256"""
     reference: str
     metric: str
     positive: str | None

@@ -58,7 +58,8 @@ class PicturedImage:
 
 def render_comparison(page: ComparisonPage) -> str:
     """Return the page as HTML, with its style and pictures inside. Every text in it is escaped."""
-    missed = _missed_by_all(page)
+    all_missed = _missed_ids(page)
+    missed = all_missed[:MOST_PICTURES]
     doubted = page.doubts.slice(0, MOST_PICTURES).to_pylist()
     pictures = _pictures(page.dataset, [*missed, *(row["id"] for row in doubted)])
     return render_page(
@@ -72,7 +73,7 @@ def render_comparison(page: ComparisonPage) -> str:
             "folds": Markup(_folds(page)) if page.request.folds else None,
             "pairs": [row for row in page.differences if row.metric == page.request.metric],
             "missed": [PicturedImage(id, _missed_words(page, id), None, pictures[id]) for id in missed],
-            "missed_count": len(_missed_ids(page)),
+            "missed_count": len(all_missed),
             "doubted": [
                 PicturedImage(
                     row["id"],
@@ -117,10 +118,6 @@ def _missed_ids(page: ComparisonPage) -> list[str]:
     right_once = set(ids[~wrong].tolist())
     order = np.argsort(-confidence, kind="stable")
     return list(dict.fromkeys(id for id in ids[order].tolist() if id not in right_once))
-
-
-def _missed_by_all(page: ComparisonPage) -> list[str]:
-    return _missed_ids(page)[:MOST_PICTURES]
 
 
 def _missed_words(page: ComparisonPage, id: str) -> str:

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from overlay.dataset.prepared import PreparedDataset, part_path
+from overlay.dataset.prepared import PreparedDataset
+from overlay.dataset.rows import open_tables
 from overlay.errors import RequestError
-from overlay.storage.parquet import open_parquet
 
 _COLUMNS = ["id", "label", "group", "fold"]
 
@@ -34,8 +34,4 @@ def groups_by_id(dataset: PreparedDataset) -> dict[str, str]:
 
 
 def _read_rows(dataset: PreparedDataset) -> dict[str, Mapping[str, str]]:
-    rows: dict[str, Mapping[str, str]] = {}
-    for part in range(dataset.card.parts):
-        table = open_parquet(part_path(dataset.place, part)).read(columns=_COLUMNS)
-        rows |= {row["id"]: row for row in table.to_pylist()}
-    return rows
+    return {row["id"]: row for row in open_tables(dataset).to_table(columns=_COLUMNS).to_pylist()}

@@ -73,6 +73,11 @@ def test_a_model_given_twice_and_one_of_other_classes_are_refused(trained: Train
     config = Compare(trained.dataset.path, str(tmp_path / "out"), models=[str(run), str(copy)])
     with pytest.raises(RequestError, match="copy and run are the same model"):
         compare.run(config)
+    file = load_model_file(run)
+    save_model_file(copy, file.state, replace(file.card, classes=("cyst", "malignant", "normal")))
+    with pytest.raises(RequestError, match="copy knows the classes cyst, malignant, normal, and run benign, malignant"):
+        compare.run(config)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
