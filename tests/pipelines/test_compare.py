@@ -74,7 +74,8 @@ def test_a_model_given_twice_and_one_of_other_classes_are_refused(trained: Train
     with pytest.raises(RequestError, match="copy and run are the same model"):
         compare.run(config)
     file = load_model_file(run)
-    save_model_file(copy, file.state, replace(file.card, classes=("cyst", "malignant", "normal")))
+    foreign = replace(file.card, classes=("cyst", "malignant", "normal"))
+    save_model_file(copy, file.state, foreign, file.hashes)
     with pytest.raises(RequestError, match="copy knows the classes cyst, malignant, normal, and run benign, malignant"):
         compare.run(config)
     assert not (tmp_path / "out").exists()
@@ -85,7 +86,7 @@ def test_finished_models_are_compared_on_the_test_split(trained: Trained, tmp_pa
     file = load_model_file(trained.folder)
     other = tmp_path / "other.pth"
     file.state["fc.bias"] += torch.tensor([0.0, 0.0, 3.0])
-    save_model_file(other, file.state, file.card)
+    save_model_file(other, file.state, file.card, file.hashes)
     config = Compare(trained.dataset.path, str(tmp_path / "out"), models=[str(trained.folder), str(other)])
     compare.run(config)
     rows = pq.read_table(tmp_path / "out" / "comparison.parquet").to_pylist()
