@@ -25,6 +25,8 @@ _SPLIT = re.compile(
 )
 _FOLD = re.compile(r"(?P<word>k?-?fold|split|cv)[-_. ]?(?P<number>\d{1,3})", re.IGNORECASE)
 _LEAST_FOLDS = 3
+_PART = re.compile(r"[-_.](?:part)?\d+(?:[-_.]of[-_.]\d+)?", re.IGNORECASE)
+"""number of a part at the end of a file's stem, such as -00000-of-00002"""
 _NUMBERED = re.compile(r"\d")
 _MOST_CLASSES = 20
 """most numbered folders that may be classes; more of them are patients"""
@@ -51,7 +53,9 @@ class ClassLayout:
     """None where folders are no classes"""
     split_level: int | None = None
     splits: Mapping[str, str] = field(default_factory=dict)
-    """folder at ``split_level`` -> train, val, test, or "fold 3" """
+    """folder at ``split_level``, or file -> train, val, test, or "fold 3" """
+    split: str | None = None
+    """split of all images, where the name of the source's file says it"""
 
     @property
     def folds(self) -> int:
@@ -64,7 +68,7 @@ class ClassLayout:
         level = self.class_level
         label = normal_form(steps[level]) if level is not None and len(steps) > level else None
         if self.split_level is None:
-            return Placed(label)
+            return Placed(label, self.split)
         return Placed(label, self.splits.get(steps[self.split_level]) if len(steps) > self.split_level else None)
 
 
@@ -111,6 +115,27 @@ def recognise_splits(folders: Collection[str]) -> ClassLayout:
     splits = _splits(paths, 0)
     _check_complete(splits)
     return ClassLayout("", None, len(_steps(wrapper.split("/"))), splits)
+
+
+def recognise_file_splits(names: Collection[str]) -> dict[str, str]:
+    """Return file -> split for archives and tables that lie together, such as train-00000-of-00002.parquet.
+
+    Empty where their names are no splits, or all of one, as where a publisher has made train alone.
+
+    Raises:
+        RequestError: the splits are incomplete, or only some names are splits; the message lacks the folder's name.
+    """
+    stems = {name: _PART.sub("", name.rpartition("/")[2].split(".")[0]) for name in names}
+    splits = {name: split for name, stem in stems.items() if (split := split_of_name(stem))}
+    if len(set(splits.values())) < 2:
+        return {}
+    if rest := set(names) - splits.keys():
+        raise RequestError(
+            f"has the files {_some(splits)}, splits by their names, and beside them {_some(rest)}; take these out, or "
+            "name each file as a source of its own to make another split"
+        )
+    _check_complete(splits)
+    return splits
 
 
 def wrapping_folder(folders: Collection[str]) -> str:
@@ -229,8 +254,8 @@ def _check_complete(splits: Mapping[str, str]) -> None:
     folds = any(split.startswith(FOLD_PREFIX) for split in splits.values())
     if lacking := [split for split in ("train", "test") if not folds and split not in splits.values()]:
         raise RequestError(
-            f"has the splits {_some(splits)} and none for {lacking[0]}; add it, or give each of these folders as a "
-            "source of its own to make another split"
+            f"has the splits {_some(splits)} and none for {lacking[0]}; add it, or give each of these as a source of "
+            "its own to make another split"
         )
 
 

@@ -6,15 +6,22 @@ wrapping folder, whether a source has masks) are applied in a second pass over a
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from overlay.config import Layout, Limits, MaskNames
 from overlay.errors import RequestError, one_line
 from overlay.images.ref import ImageRef
-from overlay.sources.class_layout import LAYOUT, ClassLayout, check_case, recognise_layout, recognise_splits
+from overlay.sources.class_layout import (
+    LAYOUT,
+    ClassLayout,
+    check_case,
+    recognise_file_splits,
+    recognise_layout,
+    recognise_splits,
+)
 from overlay.sources.conventions import MaskConventions
 from overlay.sources.input_folder import list_images
 from overlay.sources.input_table import holds_images, list_table
@@ -64,6 +71,8 @@ class _Source:
     """folders that Overlay wrote, relative to the place"""
     labelled: bool = False
     """whether images have labels of their own, from a table or a WebDataset, in place of class folders"""
+    splits: Mapping[str, str] = field(default_factory=dict)
+    """archive or table of the same folder -> split, where their names say it"""
     problem: str | None = None
     """first reason why something in an archive can't be used"""
 
@@ -229,6 +238,8 @@ def _layouts(sources: Sequence[_Source], options: ListingOptions) -> list[ClassL
                 layouts.append(recognise_layout(source.folders, options.layout.class_level))
             else:
                 layouts.append(ClassLayout())
+            if source.splits:
+                layouts[-1] = _divide(layouts[-1], source)
         except RequestError as error:
             raise RequestError(f"source {source.place} {error}") from error
     for source, layout in zip(sources, layouts, strict=True):
@@ -240,6 +251,17 @@ def _layouts(sources: Sequence[_Source], options: ListingOptions) -> list[ClassL
     return layouts
 
 
+def _divide(layout: ClassLayout, source: _Source) -> ClassLayout:
+    """Return the layout of a file whose name is a split.
+
+    Raises:
+        RequestError: folders in it are splits too; the message lacks the source's name.
+    """
+    if layout.splits:
+        raise RequestError(f"is a split by its name and has {_division(layout)}; name it as a source of its own")
+    return replace(layout, splits=source.splits, split=source.splits[source.place.name])
+
+
 def _division(layout: ClassLayout) -> str:
     return f"the folders {', '.join(sorted(layout.splits))}" if layout.splits else "no splits"
 
@@ -248,6 +270,7 @@ def _list_place(place: StoragePath, options: ListingOptions, spool: RefSpool, li
     """List a folder or an archive; a folder with archives and without images is replaced by its archives."""
     rule = ListingRule("", options.limits, masks=MaskConventions.of(options.masks))
     archives = [place]
+    splits: dict[str, str] = {}
     if place.is_folder():
         if kind := own_output(place.children()):
             raise RequestError(f"source {place} is {kind} that Overlay wrote; name the folder of the images")
@@ -263,11 +286,15 @@ def _list_place(place: StoragePath, options: ListingOptions, spool: RefSpool, li
             source.passed_over.update(kind_of_name(archive.name) for archive in archives)
             listed.append(source)
             return
+        try:
+            splits = recognise_file_splits([archive.name for archive in archives])
+        except RequestError as error:
+            raise RequestError(f"source {place} {error}") from error
     with ThreadPoolExecutor(_ARCHIVES_AT_ONCE) as threads:
         for start in range(0, len(archives), _ARCHIVES_AT_ONCE):
             some = sorted(archives)[start : start + _ARCHIVES_AT_ONCE]
             for archive, portions in zip(some, threads.map(lambda each: _list_file(each, rule), some), strict=True):
-                source = _Source(archive)
+                source = _Source(archive, splits=splits)
                 for portion in portions:
                     source.count(portion)
                     spool.add(len(listed), portion.images)

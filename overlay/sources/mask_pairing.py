@@ -162,7 +162,7 @@ def _assign(pairing: Pairing, owners: _Owners, masks: Sequence[_Mask]) -> None:
     """Give each mask to its images, and reject masks without one and images whose masks follow two conventions."""
     conventions: dict[str, set[str]] = {}
     pairing.images.update(dict.fromkeys(sorted(owners.names), ()))
-    for mask in sorted(masks):
+    for mask in sorted(masks, key=lambda each: (normal_form(each.name), each.name)):
         found = owners.find(mask)
         if not found:
             pairing.rejected[mask.name] = ORPHAN_MASK

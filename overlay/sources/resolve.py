@@ -19,6 +19,7 @@ from overlay.sources.conventions import MaskConventions
 from overlay.sources.input_folder import list_folder
 from overlay.sources.input_table import list_dataset, list_table
 from overlay.sources.inputs import ListingRule, Portion, list_files, list_members
+from overlay.sources.own_output import is_own_output
 from overlay.storage.filenames import file_stem, is_archive, is_image, is_table
 from overlay.storage.path import StoragePath
 from overlay.storage.walk import walk_folder
@@ -36,8 +37,11 @@ def resolve_inputs(
     Raises:
         RequestError: an input does not exist or can't be read, a pattern matches nothing, or no input holds an image.
     """
-    sources = _sources(inputs)
     found = False
+    skipped: list[str] = []
+    sources = _sources(inputs, skipped)
+    if skipped:
+        yield Portion([], skipped=tuple(skipped))
     prefixes = name_places([place for place, _ in sources])
     for (place, listed), name in zip(sources, prefixes, strict=True):
         prefix = f"{name or 'files'}/" if len(sources) > 1 else ""
@@ -83,10 +87,11 @@ def name_places(places: Sequence[StoragePath]) -> list[str]:
     return names
 
 
-def _sources(inputs: Sequence[str]) -> list[_Source]:
+def _sources(inputs: Sequence[str], skipped: list[str]) -> list[_Source]:
+    """Return the sources of inputs; the folders that Overlay wrote and a pattern matches are added to ``skipped``."""
     sources: dict[StoragePath, Callable[[ListingRule], Iterator[Portion]]] = {}
     files: list[StoragePath] = []
-    for place in _places(inputs):
+    for place in _places(inputs, skipped):
         if is_archive(place.name):
             sources[place] = partial(_list_archive, place)
         elif is_table(place.name):
@@ -120,27 +125,48 @@ def _list_archive(place: StoragePath, rule: ListingRule) -> Iterator[Portion]:
     return iter(list_members(place, rule))
 
 
-def _places(inputs: Sequence[str]) -> Iterator[StoragePath]:
+def _places(inputs: Sequence[str], skipped: list[str]) -> Iterator[StoragePath]:
     for given in inputs:
         if given == "-":
             # A missing file in a list becomes a row with a reason.
             yield from (StoragePath.of(line.rstrip("\r\n")) for line in sys.stdin if line.strip())
         elif _PATTERN.search(_path(given)) and not (_is_local(given) and Path(given).expanduser().exists()):
-            yield from _matches(given)
+            yield from _matches(given, skipped)
         else:
             yield locate_source(given, "input")
 
 
-def _matches(pattern: str) -> Iterator[StoragePath]:
+def _matches(pattern: str, skipped: list[str]) -> Iterator[StoragePath]:
     """Yield the images, archives and tables that match a glob pattern; also folders, unless it has a ``**``.
+
+    What lies in a folder that Overlay wrote is left out, and the folder is added to ``skipped``.
 
     Raises:
         RequestError: nothing matches.
     """
-    places = _in_bucket(pattern) if not _is_local(pattern) else _on_disk(pattern)
-    if not places:
-        raise RequestError(f"no image, archive, table or folder matches {pattern}; check the pattern")
-    yield from places
+    root = StoragePath.of(pattern)
+    while _PATTERN.search(root.path):
+        root = root.parent
+    own: dict[StoragePath, bool] = {}
+    places = _on_disk(pattern) if _is_local(pattern) else _in_bucket(pattern, root)
+    kept = [place for place in places if not _is_of_overlay(place, root, own)]
+    skipped += [str(folder) for folder, is_own in own.items() if is_own]
+    if not kept:
+        left_out = ", but for what Overlay wrote" if places else ""
+        raise RequestError(f"no image, archive, table or folder matches {pattern}{left_out}; check the pattern")
+    yield from kept
+
+
+def _is_of_overlay(place: StoragePath, root: StoragePath, own: dict[StoragePath, bool]) -> bool:
+    """Whether a path is, or lies in, a folder below ``root`` that Overlay wrote; ``own`` holds what is known."""
+    folder = place if not place.in_bucket and place.is_folder() else place.parent  # a pattern gives files of buckets
+    while folder.path.startswith(f"{root.path.rstrip('/')}/"):
+        if folder not in own:
+            own[folder] = is_own_output(folder.children())
+        if own[folder]:
+            return True
+        folder = folder.parent
+    return False
 
 
 def _on_disk(pattern: str) -> list[StoragePath]:
@@ -153,12 +179,8 @@ def _on_disk(pattern: str) -> list[StoragePath]:
     ]
 
 
-def _in_bucket(pattern: str) -> list[StoragePath]:
-    place = StoragePath.of(pattern)
-    wanted = re.compile(_expression(place.path))
-    root = place
-    while _PATTERN.search(root.path):
-        root = root.parent
+def _in_bucket(pattern: str, root: StoragePath) -> list[StoragePath]:
+    wanted = re.compile(_expression(StoragePath.of(pattern).path))
     try:
         names = [name for folder in walk_folder(root) for name in folder.names]
     except OSError as error:

@@ -16,7 +16,7 @@ from overlay.sources.class_layout import wrapping_folder
 from overlay.sources.labelled import ClassCounts, LabelledListing, ListingOptions, list_labelled
 from overlay.sources.reader import read_in_order
 from overlay.storage.filenames import is_image
-from tests.overlay.archives.test_index import tar
+from tests.overlay.archives.test_index import tar, zipped
 
 
 def listed(*sources: Path) -> tuple[LabelledListing, list[ImageRef]]:
@@ -213,6 +213,51 @@ def test_a_table_of_images_is_a_source(tmp_path: Path) -> None:
             ("malignant/2.png", "2", "malignant", None),
         ]
         assert listing.images == 4
+
+
+def labelled_table(place: Path, labels: list[str]) -> None:
+    place.parent.mkdir(exist_ok=True)
+    pq.write_table(pa.table({"image": [b"x"] * len(labels), "label": labels}), place)
+
+
+def test_the_splits_of_tables_and_archives_that_lie_together(tmp_path: Path) -> None:
+    for name in ("train-00000-of-00002", "train-00001-of-00002", "validation-00000-of-00001", "test-00000-of-00001"):
+        labelled_table(tmp_path / "hub" / f"{name}.parquet", ["benign", "malignant"])
+    (tmp_path / "zips").mkdir()
+    for name in ("Train", "test"):
+        (tmp_path / "zips" / f"{name}.zip").write_bytes(
+            zipped({f"{name}/benign/1.png": b"", f"{name}/normal/1.png": b""})
+        )
+    listing, refs = listed(tmp_path / "hub")
+    assert [ref.split for ref in refs] == ["test"] * 2 + ["train"] * 4 + ["val"] * 2
+    assert set(listing.layout.splits.values()) == {"train", "val", "test"}
+    assert sorted({(ref.label, ref.split) for ref in listed(tmp_path / "zips")[1]}) == [
+        ("benign", "test"),
+        ("benign", "train"),
+        ("normal", "test"),
+        ("normal", "train"),
+    ]
+
+
+def test_files_of_one_split_are_divided_by_overlay(tmp_path: Path) -> None:
+    labelled_table(tmp_path / "hub" / "train-00000-of-00001.parquet", ["benign", "malignant"])
+    listing, refs = listed(tmp_path / "hub")
+    assert not listing.layout.splits
+    assert [ref.split for ref in refs] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["train", "test", "more"], r"has the files test.parquet, train.parquet, splits by their names, and beside"),
+        (["train", "val"], r"has the splits train.parquet, val.parquet and none for test; add it"),
+    ],
+)
+def test_incomplete_splits_of_files(tmp_path: Path, names: list[str], message: str) -> None:
+    for name in names:
+        labelled_table(tmp_path / f"{name}.parquet", ["benign", "malignant"])
+    with pytest.raises(RequestError, match=message):
+        listed(tmp_path)
 
 
 def test_the_rows_of_a_table_are_read_in_order(tmp_path: Path) -> None:

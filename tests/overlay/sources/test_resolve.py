@@ -8,6 +8,7 @@ import pytest
 
 from overlay.config import Limits, MaskNames
 from overlay.errors import RequestError
+from overlay.sources.inputs import Portion
 from overlay.sources.resolve import resolve_inputs
 from overlay.storage.atomic import write_text_atomically
 from overlay.storage.path import StoragePath
@@ -46,6 +47,21 @@ def test_patterns(tmp_path: Path) -> None:
     assert ids(tmp_path / "[d]") == ["4.png"]
     with pytest.raises(RequestError, match=r"no image, archive, table or folder matches .*\*\.tif; check the pattern"):
         ids(tmp_path / "*.tif")
+
+
+def test_patterns_leave_out_what_overlay_wrote(tmp_path: Path) -> None:
+    make(tmp_path, "a/1.png", "run/config.yaml", "run/run.json", "run/curves.png", "a/out/latest-run", "a/out/b/2.png")
+
+    def portions(pattern: str) -> list[Portion]:
+        return list(resolve_inputs([str(tmp_path / pattern)], CLASSES, Limits()))
+
+    found = portions("**/*.png")
+    assert [image.id for portion in found for image in portion.images] == ["1.png"]
+    assert sorted(found[0].skipped) == [str(tmp_path / "a" / "out"), str(tmp_path / "run")]
+    assert ids(tmp_path / "*") == ["1.png"]
+    assert ids(tmp_path / "run" / "*.png") == ["curves.png"]  # named by the user
+    with pytest.raises(RequestError, match=r"r\*/\*\.png, but for what Overlay wrote; check the pattern"):
+        ids(tmp_path / "r*" / "*.png")
 
 
 def labels(*inputs: object) -> dict[str, str | None]:
