@@ -9,6 +9,7 @@ Each training is an ordinary run of `overlay train --fold`, so the same command 
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -30,7 +31,7 @@ from overlay.models import network
 from overlay.models.model_file import ModelFile, load_model_file
 from overlay.models.pretrained import load_pretrained
 from pipelines import evaluate, train
-from pipelines.runtime.placement import choose_device, place_workers
+from pipelines.runtime.placement import place_workers
 from pipelines.training.run_pool import PooledRun, count_slots, train_runs
 
 
@@ -46,6 +47,8 @@ class ComparisonPlan:
     """to train; empty where finished models are compared"""
     models: dict[str, ModelFile]
     """finished models by name; empty where candidates are trained"""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """that evaluates finished models"""
 
 
 @faults_end_the_work()
@@ -126,8 +129,8 @@ def _plan_models(config: Compare) -> ComparisonPlan:
         folds=None,
     )
     folder = open_comparison(config, request)
-    session.connect()
-    return ComparisonPlan(config, request, dataset, folder, [], models)
+    device = evaluate.connect_for(EvaluationSubject(models[names[0]], dataset, "test"), None, config.train.device)
+    return ComparisonPlan(config, request, dataset, folder, [], models, device)
 
 
 def _plan_trainings(config: Compare) -> ComparisonPlan:
@@ -191,14 +194,13 @@ def _positive_class(config: Compare, dataset: PreparedDataset) -> str | None:
 
 def _evaluate_models(plan: ComparisonPlan) -> list[ComparedModel]:
     """Evaluate each finished model on the test split; those that an earlier command evaluated are left as they are."""
-    device = choose_device(plan.config.train.device, session.resources())
     compared = []
     for name, file in plan.models.items():
         out = plan.folder.evaluation(name)
         subject = EvaluationSubject(file, plan.dataset, "test")
         if not (out / "metrics.json").exists():
             print(f"evaluating {name}", flush=True)
-            scores = evaluate.score_split(subject, InferenceOptions(device, "auto", 64))
+            scores = evaluate.score_split(subject, InferenceOptions(plan.device, "auto", 64))
             write_evaluation(subject, scores, out, Extras(count_seen(subject)))
         compared.append(
             ComparedModel(

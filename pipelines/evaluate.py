@@ -5,20 +5,21 @@ overlay evaluate run/Resnet_fineTuning.pth dataset --out evaluation --split val
 """
 
 from pathlib import Path
-from typing import NotRequired, cast
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from ray.exceptions import RayError
 
 from cluster import session
 from overlay.config import Evaluate, InferenceOptions, table_column
 from overlay.dataset.folds import select_fold
 from overlay.dataset.prepared import open_dataset
 from overlay.dataset.rows import read_rows
-from overlay.engines.base import BatchScores, Floats, Pixels
-from overlay.errors import WorkError, faults_end_the_work
+from overlay.engines.base import Floats, Pixels
+from overlay.engines.factory import prepare_engine
+from overlay.errors import faults_end_the_work
+from overlay.evaluation.audit_rows import AS_STORED, viewed_images
 from overlay.evaluation.audit_views import AuditPlan, AuditView
 from overlay.evaluation.dataset_images import read_calibration_pixels
 from overlay.evaluation.mask_audit import AuditAnswers, plan_audit
@@ -29,17 +30,10 @@ from overlay.evaluation.subject import EvaluationSubject, check_split, count_see
 from overlay.models.model_file import load_model_file
 from overlay.prediction.schema import evaluation_schema
 from overlay.preparation.metadata_table import MetadataColumn
-from pipelines.inference.model_actors import create_engine_plan, score_with_plan
-from pipelines.runtime.dataset_rows import decoded_rows
+from overlay.sources.split_reading import stored_images
+from pipelines.inference.small_jobs import choose_local_device, is_small_job
+from pipelines.inference.split_scores import score_in_process, score_on_ray
 from pipelines.runtime.placement import choose_device
-from pipelines.runtime.view_rows import AS_STORED, viewed_rows
-
-
-class LabelledScores(BatchScores):
-    """Columns of n scored rows of a prepared dataset."""
-
-    id: NDArray[np.str_]
-    view: NotRequired[NDArray[np.str_]]
 
 
 @faults_end_the_work()
@@ -60,9 +54,9 @@ def run(config: Evaluate) -> None:
     seen = count_seen(subject)
     check_split(subject, seen, allow_seen=config.allow_seen)
     subgroups = read_subgroups(config.subgroups, subject)
-    session.connect()
+    audit = plan_audit(subject.dataset, subject.split)
     options = InferenceOptions(
-        choose_device(config.device, session.resources()),
+        connect_for(subject, audit, config.device),
         config.precision,
         config.batch_size,
         kind=config.engine,
@@ -70,7 +64,6 @@ def run(config: Evaluate) -> None:
     )
     int8 = config.precision == "int8"
     calibration = read_calibration_pixels(subject.dataset, subject.model.card) if int8 else None
-    audit = plan_audit(subject.dataset, subject.split)
     scored = score_split(subject, options, calibration, audit)
     result = write_evaluation(subject, scored, out, Extras(seen, subgroups))
     print("\n".join(result.lines()))
@@ -91,13 +84,31 @@ def read_subgroups(option: str | None, subject: EvaluationSubject) -> tuple[Subg
     return tuple(SubgroupColumn(name, table.lookup(ids)) for name, table in tables.items())
 
 
+def connect_for(subject: EvaluationSubject, audit: AuditPlan | None, device: str) -> Literal["cpu", "cuda"]:
+    """Join a Ray session where an evaluation needs one; return the device that computes.
+
+    Raises:
+        RequestError: ``device`` is cuda and there is no GPU, or the cluster can't be joined.
+    """
+    if is_small_job(count_views(subject, audit)):
+        return choose_local_device(device)
+    session.connect()
+    return choose_device(device, session.resources())
+
+
+def count_views(subject: EvaluationSubject, audit: AuditPlan | None) -> int:
+    """Count the images of a split, in all views of the audit."""
+    images = sum(counts[subject.split] for counts in subject.dataset.card.counts.values())
+    return images + (len(audit.ids) * len(audit.views) if audit else 0)
+
+
 def score_split(
     subject: EvaluationSubject,
     options: InferenceOptions,
     calibration: Pixels | None = None,
     audit: AuditPlan | None = None,
 ) -> ScoredSplit:
-    """Classify the images of a split on Ray: the columns of a prediction, true_label, group, fold and split, by id.
+    """Classify the images of a split: the columns of a prediction, true_label, group, fold and split, by id.
 
     ``audit``: images that are shown in several views as well.
 
@@ -105,17 +116,14 @@ def score_split(
         RequestError: the engine is not installed, or doesn't fit the device or the precision.
         WorkError: an image of the dataset can't be decoded, or a worker failed again and again.
     """
-    plan = create_engine_plan([subject.model], options, calibration)
+    plan = prepare_engine(subject.model, options.kind, options.device, options.precision, calibration)
     look, size = subject.model.card.input, options.batch_size
     if audit is None:
-        rows = decoded_rows(subject.dataset, subject.split, look, size)
+        reading = stored_images(subject.dataset, subject.split, look, size)
     else:
-        rows = viewed_rows(subject.dataset, subject.split, look, size, audit)
-    scored = score_with_plan(plan, rows, options, session.resources())
-    try:
-        blocks = [cast(LabelledScores, block) for block in scored.iter_batches(batch_size=None)]
-    except RayError as error:
-        raise WorkError(f"evaluation stopped: {str(error).strip().splitlines()[-1]}") from error
+        reading = viewed_images(subject.dataset, subject.split, look, size, audit)
+    score = score_in_process if is_small_job(count_views(subject, audit)) else score_on_ray
+    blocks = list(score(plan, reading, options))
     ids = np.concatenate([block["id"] for block in blocks])
     probabilities = np.concatenate([block["probabilities"] for block in blocks])
     inference = Inference(str(plan), str(blocks[0]["precision"][0]), options.flips)

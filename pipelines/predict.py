@@ -10,7 +10,6 @@ in parts, each by a rename; _SUCCESS.json comes last: with it, every input has e
 an interrupted run. Up to 1,000 images are classified in this process, more of them on Ray, by the same functions.
 """
 
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,10 +35,8 @@ from overlay.sources.read_plan import ReadUnit
 from overlay.sources.resolve import resolve_inputs
 from overlay.storage.filenames import describe_passed_over
 from overlay.storage.path import StoragePath
+from pipelines.inference.small_jobs import is_small_job
 from pipelines.runtime.progress import progress_meter
-
-SMALL_JOB_IMAGES = 1000
-"""most images for which Ray is not started: its start takes as long as several hundred images on a CPU"""
 
 
 class PredictionBackend(Protocol):
@@ -161,8 +158,7 @@ def _write_predictions(
 
 
 def _is_small(config: Predict, listing: ManifestListing) -> bool:
-    wants_a_cluster = bool(os.environ.get("RAY_ADDRESS")) or config.actors is not None
-    return listing.manifest.rows <= SMALL_JOB_IMAGES and not wants_a_cluster
+    return is_small_job(listing.manifest.rows) and config.actors is None
 
 
 def _choose_backend(

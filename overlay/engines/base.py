@@ -12,7 +12,7 @@ probabilities do not depend on the images beside it.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -178,6 +178,12 @@ def score_rows(engine: Engine, rows: DecodedBatch, embeddings: bool = False) -> 
         "seconds_decode": rows["seconds_decode"],
         **score_images(engine, rows, embeddings),
     }
+
+
+def replace_pixels(engine: Engine, rows: ImageBatch, embeddings: bool = False) -> BatchScores:
+    """Replace the pixels of a batch by their scores; all other columns of the batch stay."""
+    others = {name: column for name, column in rows.items() if name != "pixels"}
+    return cast(BatchScores, others | score_images(engine, rows, embeddings))
 
 
 def score_images(engine: Engine, rows: ImageBatch, embeddings: bool = False) -> BatchScores:

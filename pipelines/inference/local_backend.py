@@ -6,19 +6,17 @@ Threads prefetch a few decoded groups, so that the model does not wait: Pillow r
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Literal
 
 import joblib
-import torch
 
 from overlay.config import Predict
 from overlay.engines.base import Pixels, ScoredBatch, score_rows
 from overlay.engines.factory import open_engine, prepare_engines
-from overlay.errors import RequestError
 from overlay.models.model_file import ModelFile
 from overlay.sources.decode import DecodedBatch, GroupDecoder
 from overlay.sources.read_plan import ReadUnit
 from overlay.sources.reader import group_requests
+from pipelines.inference.small_jobs import choose_local_device
 
 
 class LocalBackend:
@@ -30,9 +28,7 @@ class LocalBackend:
     """
 
     def __init__(self, config: Predict, models: Sequence[ModelFile], calibration: Pixels | None) -> None:
-        if config.device == "cuda" and not torch.cuda.is_available():
-            raise RequestError("device is cuda, but this machine has no GPU; choose cpu, or set RAY_ADDRESS")
-        device: Literal["cpu", "cuda"] = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
+        device = choose_local_device(config.device)
         plan = prepare_engines(models, config.engine, device, config.precision, calibration)
         self.computed = str(plan)
         self._engine = open_engine(plan, batch_size=config.batch_size, flips=config.flips)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import ray
 import ray.data
@@ -10,7 +10,7 @@ from ray.data import ActorPoolStrategy
 
 from cluster.session import Resources
 from overlay.config import InferenceOptions
-from overlay.engines.base import BatchScores, EnginePlan, ImageBatch, Pixels, score_images
+from overlay.engines.base import BatchScores, EnginePlan, ImageBatch, Pixels, replace_pixels
 from overlay.engines.factory import open_engine, prepare_engines
 from pipelines.runtime.placement import actor_cpus
 
@@ -72,5 +72,4 @@ class ModelActor:
 
     def __call__(self, rows: ImageBatch) -> BatchScores:
         """Replace the pixels of a batch by their scores; all other columns of the batch stay."""
-        others = {name: column for name, column in rows.items() if name != "pixels"}
-        return cast(BatchScores, others | score_images(self._engine, rows, self._embeddings))
+        return replace_pixels(self._engine, rows, self._embeddings)

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from overlay.config import Input
 from overlay.dataset.prepared import PreparedDataset
+from overlay.sources.split_reading import stored_images
 from overlay.training.sampler import SamplePlan, Worker
-from pipelines.runtime.dataset_rows import decoded_rows
+from pipelines.runtime.dataset_rows import read_on_ray
 
 
 class ImageSource(Protocol):
@@ -73,7 +74,8 @@ def decode_split(dataset: PreparedDataset, split: str, config: Input, limit: int
     Raises:
         WorkError: an image of the dataset can't be decoded.
     """
-    rows = decoded_rows(dataset, split, config, batch_size=64, limit=limit).materialize()
+    batches = read_on_ray(stored_images(dataset, split, config, batch_size=64))
+    rows = (batches if limit is None else batches.limit(limit)).materialize()
     # One small table a block, fetched in the order of the blocks, holds the position of each image.
     blocks = rows.to_numpy_refs(column="pixels")
     names = ray.get([_read_names.remote(block) for block in rows.to_arrow_refs()])

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from cluster.session import Resources
 from overlay.config import Input
 from overlay.dataset.prepared import PreparedDataset, part_path
+from overlay.sources.split_reading import decode_stored
 from overlay.storage.parquet import open_parquet
 from overlay.storage.path import StoragePath
 from overlay.training.sampler import SamplePlan, Worker
-from pipelines.runtime.dataset_rows import decode_stored
 
 STORE_SHARE = 0.5
 """largest share of a node's object store that decoded images may take"""

@@ -1,6 +1,7 @@
 import csv
 import json
 import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,11 +9,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from overlay.config import Evaluate, Prepare, Split
+from overlay.config import Evaluate, InferenceOptions, Prepare, Split
 from overlay.dataset.prepared import PreparedDataset
+from overlay.engines.factory import prepare_engine
 from overlay.errors import RequestError
+from overlay.evaluation.audit_rows import viewed_images
+from overlay.evaluation.mask_audit import plan_audit
+from overlay.evaluation.subject import EvaluationSubject
+from overlay.models.model_file import load_model_file
 from pipelines import evaluate, prepare
 from pipelines import train as train_job
+from pipelines.inference.split_scores import LabelledScores, score_in_process, score_on_ray
 from tests.pipelines.conftest import Trained
 
 
@@ -41,6 +48,26 @@ def test_the_files_agree(trained: Trained) -> None:
     # A view of an image without a lesion is the image itself, but for the mask on grey.
     normal = sum(row["true_label"] == "normal" for row in rows)
     assert all(metrics["audit"]["views"][view]["kept"] >= normal / 6 for view in ("untinted", "blanked"))
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_answers_as_this_process(trained: Trained) -> None:
+    subject = EvaluationSubject(load_model_file(trained.folder), trained.dataset, "test")
+    audit = plan_audit(trained.dataset, "test")
+    assert audit is not None
+    plan = prepare_engine(subject.model, precision="fp32")
+    reading = viewed_images(trained.dataset, "test", subject.model.card.input, 4, audit)
+
+    def answers(score: Callable[..., Iterator[LabelledScores]]) -> dict[tuple[str, str], list[float]]:
+        return {
+            (name, view): row.tolist()
+            for block in score(plan, reading, InferenceOptions("cpu", "fp32", 4))
+            for name, view, row in zip(block["id"], block["view"], block["probabilities"], strict=True)
+        }
+
+    here = answers(score_in_process)
+    assert len(here) == 6 + 3 * len(audit.ids)
+    assert answers(score_on_ray) == here
 
 
 @pytest.mark.slow

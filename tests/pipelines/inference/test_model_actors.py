@@ -6,9 +6,9 @@ import pytest
 from cluster.session import Resources
 from overlay.config import InferenceOptions
 from overlay.engines.base import Engine, Floats, Forward, Pixels
+from overlay.sources.split_reading import DatasetBatch
 from pipelines.inference import model_actors
 from pipelines.inference.model_actors import actor_count, actors_per_node
-from pipelines.runtime.dataset_rows import DatasetBatch
 
 
 @pytest.mark.parametrize(

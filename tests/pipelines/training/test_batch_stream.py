@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from overlay.config import MAX_PIXELS, Augment, Input, Prepare
 from overlay.dataset.prepared import PreparedDataset
 from overlay.images.augment import augment, augmentation_generator
+from overlay.sources.split_reading import decode_stored
 from overlay.training.sampler import SINGLE_WORKER, SamplePlan, WindowedSamplePlan, Worker
 from pipelines import prepare
-from pipelines.runtime import dataset_rows
 from pipelines.training import batch_stream, image_source, shard_source
 from pipelines.training.batch_stream import StreamBudget, TrainingBatch, stream_batches
 from pipelines.training.image_source import DecodedImages, ImageSource, TrainingData
@@ -94,7 +94,7 @@ def test_images_in_shards_come_as_planned(on_disk: shard_source.ShardSource, sma
 
         table = pq.read_table(file.path).to_pylist()
         assert all(table[row]["split"] == "train" for row in rows)
-        images += [dataset_rows.decode_stored("", table[row]["image"]["bytes"], INPUT, MAX_PIXELS) for row in rows]
+        images += [decode_stored("", table[row]["image"]["bytes"], INPUT, MAX_PIXELS) for row in rows]
     check(batches(on_disk, plan), plan, on_disk.labels, lambda sample: images[sample])
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from overlay.config import MAX_PIXELS, Input
 from overlay.errors import WorkError
-from pipelines.runtime.dataset_rows import decode_rows
+from overlay.sources.split_reading import decode_rows
 
 INPUT = Input(size=32)
 

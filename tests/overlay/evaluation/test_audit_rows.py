@@ -4,10 +4,10 @@ import pytest
 
 from overlay.config import MAX_PIXELS, Input, OverlayStyle
 from overlay.errors import WorkError
+from overlay.evaluation.audit_rows import decode_viewed
 from overlay.evaluation.audit_views import AuditPlan
 from overlay.images.codec import encode_png
 from overlay.images.masks import draw_mask
-from pipelines.runtime.view_rows import decode_viewed
 
 STYLE = OverlayStyle()
 IMAGE, MASK = np.full((40, 40, 3), 100, np.uint8), np.ones((40, 40), bool)

@@ -1,18 +1,17 @@
-"""Ray Dataset of the rows of a prepared dataset in the views of a mask audit, beside the rows themselves."""
+"""Rows of a prepared dataset in the views of a mask audit, beside the rows themselves."""
 
 from functools import partial
 from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
-import ray.data
 from numpy.typing import NDArray
 
 from overlay.config import Input
 from overlay.dataset.prepared import PreparedDataset
 from overlay.errors import ImageError, WorkError
 from overlay.evaluation.audit_views import AuditPlan, decode_views
-from pipelines.runtime.dataset_rows import decode_rows, map_split
+from overlay.sources.split_reading import SplitReading, decode_rows
 
 AS_STORED = "stored"
 """value of the column ``view`` for the image as the dataset stores it"""
@@ -29,12 +28,12 @@ class ViewBatch(TypedDict):
     """always empty, since every image of a dataset can be decoded"""
 
 
-def viewed_rows(
+def viewed_images(
     dataset: PreparedDataset, split: str, config: Input, batch_size: int, plan: AuditPlan
-) -> ray.data.Dataset:
-    """Return a lazy Ray Dataset of a split with the columns of `ViewBatch`."""
+) -> SplitReading:
+    """Return the reading of a split's images and their views, as batches with the columns of `ViewBatch`."""
     decode = partial(decode_viewed, config=config, plan=plan)
-    return map_split(dataset, split, ("id", "image", "mask", "label"), decode, batch_size)
+    return SplitReading.of(dataset, split, ("id", "image", "mask", "label"), decode, batch_size)
 
 
 def decode_viewed(rows: pa.Table, config: Input, plan: AuditPlan) -> ViewBatch:

@@ -1,0 +1,63 @@
+"""Scores of a split of a prepared dataset: in this process, or by tasks and model actors on Ray."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NotRequired, cast
+
+import joblib
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from overlay.config import InferenceOptions
+from overlay.engines.base import BatchScores, EnginePlan, ImageBatch, replace_pixels
+from overlay.engines.factory import open_engine
+from overlay.errors import WorkError
+from overlay.sources.split_reading import SplitReading
+
+
+class LabelledScores(BatchScores):
+    """Columns of n scored rows of a prepared dataset."""
+
+    id: NDArray[np.str_]
+    view: NotRequired[NDArray[np.str_]]
+
+
+def score_in_process(plan: EnginePlan, reading: SplitReading, options: InferenceOptions) -> Iterator[LabelledScores]:
+    """Yield the scored batches of a split, in the order of its shards; threads decode a few batches ahead.
+
+    Raises:
+        WorkError: an image can't be decoded.
+    """
+    engine = open_engine(plan, batch_size=options.batch_size, flips=options.flips)
+    decode = cast(Callable[[pa.Table], ImageBatch], reading.decode)
+    cores = joblib.cpu_count()
+    with ThreadPoolExecutor(cores) as threads:  # Pillow releases the GIL while it decodes
+        ahead = deque[Future[ImageBatch]]()
+        for rows in (cut for shard in range(len(reading.shards)) for cut in reading.cut(reading.rows(shard))):
+            ahead.append(threads.submit(decode, rows))
+            if len(ahead) > cores:
+                yield cast(LabelledScores, replace_pixels(engine, ahead.popleft().result()))
+        while ahead:
+            yield cast(LabelledScores, replace_pixels(engine, ahead.popleft().result()))
+
+
+def score_on_ray(plan: EnginePlan, reading: SplitReading, options: InferenceOptions) -> Iterator[LabelledScores]:
+    """Yield the scored batches of a split, in any order; this process has joined a Ray session.
+
+    Raises:
+        WorkError: an image can't be decoded, or a worker failed again and again.
+    """
+    from ray.exceptions import RayError  # Ray takes seconds to import
+
+    from cluster import session
+    from pipelines.inference.model_actors import score_with_plan
+    from pipelines.runtime.dataset_rows import read_on_ray
+
+    scored = score_with_plan(plan, read_on_ray(reading), options, session.resources())
+    try:
+        for block in scored.iter_batches(batch_size=None):
+            yield cast(LabelledScores, block)
+    except RayError as error:
+        raise WorkError(f"evaluation stopped: {str(error).strip().splitlines()[-1]}") from error
