@@ -31,7 +31,7 @@ from overlay.models.model_file import load_model_file
 from overlay.prediction.schema import evaluation_schema
 from overlay.preparation.metadata_table import MetadataColumn
 from overlay.sources.split_reading import stored_images
-from pipelines.inference.small_jobs import choose_local_device, is_small_job
+from pipelines.inference.small_jobs import choose_local_device, has_device, is_small_job
 from pipelines.inference.split_scores import score_in_process, score_on_ray
 from pipelines.runtime.placement import choose_device
 
@@ -122,7 +122,8 @@ def score_split(
         reading = stored_images(subject.dataset, subject.split, look, size)
     else:
         reading = viewed_images(subject.dataset, subject.split, look, size, audit)
-    score = score_in_process if is_small_job(count_views(subject, audit)) else score_on_ray
+    here = is_small_job(count_views(subject, audit)) and has_device(options.device)
+    score = score_in_process if here else score_on_ray
     blocks = list(score(plan, reading, options))
     ids = np.concatenate([block["id"] for block in blocks])
     probabilities = np.concatenate([block["probabilities"] for block in blocks])

@@ -16,6 +16,11 @@ def is_small_job(images: int) -> bool:
     return images <= SMALL_JOB_IMAGES and not os.environ.get("RAY_ADDRESS")
 
 
+def has_device(device: Literal["cpu", "cuda"]) -> bool:
+    """Whether this process can use a device: Ray hides the GPUs from tasks that reserve none."""
+    return device == "cpu" or torch.cuda.is_available()
+
+
 def choose_local_device(wanted: str) -> Literal["cpu", "cuda"]:
     """Resolve the option ``device`` for this process: auto is cuda where this machine has a GPU.
 

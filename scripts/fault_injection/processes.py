@@ -49,6 +49,16 @@ def kill_one(processes: Sequence[psutil.Process], chance: random.Random) -> bool
     return True
 
 
+def kill_group(command: Command) -> None:
+    """Send SIGKILL to a command and to all of its descendants at once."""
+    for process in [psutil.Process(command.pid), *descendants(command, lambda _line, _name: True)]:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    command.wait()
+
+
 def end(command: Command) -> None:
     """Wait until the process group of a command is empty, killed after 60 s: Ray's processes mostly end at once."""
     deadline = time.monotonic() + 60
