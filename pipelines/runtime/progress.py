@@ -11,6 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 PLAIN_SECONDS = 30.0
 """seconds between lines in a log"""
+_SLOW = 0.2
+"""units a second, below which seconds a unit say more"""
 
 
 class ProgressMeter:
@@ -63,7 +65,9 @@ class ProgressMeter:
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
             for name, value in self._fields.items()
         ]
-        return ", ".join([f"{self._rate():.1f} {self._unit}/s", *fields])
+        rate = self._rate()
+        shown = f"{rate:.1f} {self._unit}/s" if rate >= _SLOW or not rate else f"{1 / rate:.0f} s each"
+        return ", ".join([shown, *fields])
 
 
 @contextmanager

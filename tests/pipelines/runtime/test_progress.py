@@ -31,6 +31,16 @@ def test_the_speed_counts_from_the_start(capsys: pytest.CaptureFixture[str], mon
     assert capsys.readouterr().err == "training: 60 of 100 images in 5.0 s, 10.0 images/s, 0:00:04 left\n"
 
 
+def test_slow_units_are_shown_in_seconds_each(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter([0.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(now, 50.0))
+    with progress_meter("training", 8, "epochs") as meter:
+        meter.advance(2)
+    assert capsys.readouterr().err == "training: 2 of 8 epochs in 50.0 s, 25 s each, 0:02:30 left\n"
+
+
 def test_a_failure_has_no_last_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError), progress_meter("drawing", 3):
         raise ValueError
