@@ -36,7 +36,8 @@ def test_dicom_cine_loops_become_a_dataset_and_predictions(
 ) -> None:
     """Five patients a class; each has a loop of two frames, 8 or 16 bits, black on white for one."""
     for number, label in enumerate(["benign", "malignant"] * 5):
-        loop, tags = speckle(number, (2, 40, 50)), {"NumberOfFrames": 2, "PatientID": f"secret-{number}"}
+        loop = speckle(number, (2, 40, 50))
+        tags: dict[str, Any] = {"NumberOfFrames": 2, "PatientID": f"secret-{number}"}
         (tmp_path / "set" / label).mkdir(parents=True, exist_ok=True)
         file = tmp_path / "set" / label / f"{number}.dcm"
         if number == 0:
