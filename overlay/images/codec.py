@@ -1,7 +1,8 @@
 """Image codec: decoding of image files to RGB uint8 arrays or to an error reason, and encoding as PNG.
 
-The only decoder of the project: prepare, train and predict call it. It imports Pillow, numpy and a DEFLATE library
-only, so that data tasks start quickly; DICOM and TIFF files that Pillow can't read have modules of their own.
+The only decoder of the project: prepare, train and predict call it. It imports Pillow, numpy, a PNG and a DEFLATE
+library only, so that data tasks start quickly; DICOM, TIFF files that Pillow can't read and plain PNG files have
+modules of their own.
 """
 
 import io
@@ -19,6 +20,7 @@ from overlay.errors import ImageError
 from overlay.images import dicom
 from overlay.images.depth import SIGNIFICANT_BITS, read_significant_bits, to_8_bit
 from overlay.images.multichannel import decode_channels, is_tiff
+from overlay.images.png import SIGNATURE, decode_plain_png
 
 FORMATS = (
     *("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "AVIF", "JPEG2000", "PPM", "BLP", "CUR", "DCX", "DDS", "DIB"),
@@ -71,6 +73,8 @@ def decode_image(
     """
     if dicom.is_dicom(data):
         return dicom.decode_frame(data, frame, max_pixels)
+    if (plain := decode_plain_png(data, max_pixels)) is not None:
+        return plain
     try:
         image = open_image(data, max_pixels=max_pixels, target=target)
     except UnknownFormat:
@@ -190,7 +194,7 @@ def encode_png(image: NDArray[np.uint8] | NDArray[np.bool_]) -> bytes:
     np.subtract(values[:, channels:], values[:, :-channels], out=rows[:, 1 + channels :])  # modulo 256, as specified
     header = struct.pack(">IIBBBBB", width, height, 8, _TRUECOLOUR, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", isal_zlib.compress(rows, 2)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
+    return SIGNATURE + b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", isal_zlib.crc32(data, isal_zlib.crc32(kind)))
         for kind, data in chunks
     )
