@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 
 
 class RequestError(ValueError):
@@ -15,8 +16,46 @@ class WorkError(RuntimeError):
     """Failure of a valid request; the command line prints its message and exits with status 1."""
 
 
+class ErrorKind(StrEnum):
+    """Kind of error of an input: the column ``error_kind`` of predictions and of ``rejected.parquet``."""
+
+    DAMAGED = "damaged"
+    """its bytes are not an image that can be decoded"""
+    UNREADABLE = "unreadable"
+    """its bytes could not be read (network, disk, permission, not there), which another attempt may not have"""
+    REFUSED = "refused"
+    """it is no input by the rules: a name that no file can have, a pipe, a link in an archive, a mask without image"""
+    CRASHED = "crashed"
+    """the decoder died on it, or the model gave no number for it"""
+    TOO_LARGE = "too_large"
+    """it exceeds a limit on bytes, pixels, memory or time"""
+
+
+class Reason(str):
+    """Reason why an input can't be used, one line of text, with the kind of error."""
+
+    kind: ErrorKind
+
+    def __new__(cls, text: str, kind: ErrorKind) -> "Reason":  # noqa: D102
+        reason = super().__new__(cls, text)
+        reason.kind = kind
+        return reason
+
+    def __getnewargs__(self) -> tuple[str, ErrorKind]:  # type: ignore[override]  # that of str has one argument
+        return str(self), self.kind
+
+
 class ImageError(ValueError):
     """Image that can't be used; the message is the reason, for a row of a table."""
+
+    def __init__(self, reason: str, kind: ErrorKind = ErrorKind.DAMAGED) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+    @property
+    def reason(self) -> Reason:
+        """The message with the kind of error."""
+        return Reason(str(self), self.kind)
 
 
 class UnsupportedModel(ValueError):

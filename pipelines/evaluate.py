@@ -155,6 +155,7 @@ def _predictions(subject: EvaluationSubject, probabilities: Floats) -> pa.Table:
         "member": pa.nulls(n),
         "status": ["ok"] * n,
         "error": pa.nulls(n),
+        "error_kind": pa.nulls(n),
         "label": np.array(classes)[probabilities.argmax(axis=1)],
         "confidence": probabilities.max(axis=1),
         "model": [subject.model.sha256] * n,

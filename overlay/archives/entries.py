@@ -15,7 +15,7 @@ from typing import IO, BinaryIO, cast
 
 from overlay.archives.stream import ArchiveError, CountingFile, Method, UnpackedStream, check_time, check_unpacked_size
 from overlay.config import Limits
-from overlay.errors import one_line
+from overlay.errors import ErrorKind, Reason, one_line
 from overlay.storage.filenames import escape_name
 
 _STEP = 2**20
@@ -58,7 +58,7 @@ class ArchiveEntry:
     folder: bool = False
     link: bool = False
     """symbolic or hard link, device, pipe or sparse file"""
-    problem: str | None = None
+    problem: Reason | None = None
     """reason why its bytes can't be read"""
     label: str | None = None
     """label in a member of a WebDataset that holds one"""
@@ -98,11 +98,12 @@ def _zip_entries(file: BinaryIO, limits: Limits) -> Iterator[ArchiveEntry]:
         method = _ZIP_METHODS.get(info.compress_type)
         problem = None
         if info.flag_bits & _ENCRYPTED:
-            problem = "encrypted member"
+            problem = Reason("encrypted member", ErrorKind.REFUSED)
         elif method is None:
-            problem = f"compression that is not read: {zipfile.compressor_names.get(info.compress_type, '?')}"  # type: ignore[attr-defined]
+            name = zipfile.compressor_names.get(info.compress_type, "?")  # type: ignore[attr-defined]
+            problem = Reason(f"compression that is not read: {name}", ErrorKind.REFUSED)
         elif not 0 <= info.header_offset < packed:
-            problem = "damaged archive: the member is not where the zip's directory says"
+            problem = Reason("damaged archive: the member is not where the zip's directory says", ErrorKind.DAMAGED)
         yield ArchiveEntry(
             info.filename.replace("\\", "/"),
             Span(method or "stored", info.header_offset, info.compress_size, info.file_size, info.CRC),

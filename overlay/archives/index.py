@@ -20,7 +20,7 @@ import pyarrow as pa
 from overlay.archives.entries import ArchiveEntry, Span, read_entries
 from overlay.archives.stream import ArchiveError, UnpackedStream
 from overlay.config import Limits
-from overlay.errors import ImageError
+from overlay.errors import ErrorKind, ImageError, Reason
 from overlay.storage.filenames import (
     OTHER_ARCHIVES,
     is_archive,
@@ -52,7 +52,7 @@ class ArchiveListing:
 
     members: dict[str, Span] = field(default_factory=dict)
     """images and masks by their relative names, in the archive's order"""
-    problems: list[tuple[str | None, str]] = field(default_factory=list)
+    problems: list[tuple[str | None, Reason]] = field(default_factory=list)
     """(name, reason) of each member that can't be used; the name is None for the archive as a whole"""
     labels: dict[str, str] = field(default_factory=dict)
     """WebDataset key -> label from its .cls, or else from its .json"""
@@ -67,17 +67,18 @@ def list_archive(place: StoragePath, limits: Limits) -> ArchiveListing:
         OSError: the archive's file can't be read.
     """
     members: dict[str, Span] = {}
-    problems: list[tuple[str | None, str]] = []
+    problems: list[tuple[str | None, Reason]] = []
     labels: dict[str, str] = {}
     passed_over = Counter[str]()
     try:
         with place.open(_STREAM_BUFFER) as file:
             for count, entry in enumerate(read_entries(file, limits), start=1):
                 if count > limits.members:
-                    raise ArchiveError(f"more than {limits.members} members (limits.members)")
+                    raise ArchiveError(f"more than {limits.members} members (limits.members)", ErrorKind.TOO_LARGE)
                 name = safe_name(entry.name)
                 if name is None:
-                    problems.append((entry.name, "unsafe name: absolute, or leading out of the archive"))
+                    unsafe = Reason("unsafe name: absolute, or leading out of the archive", ErrorKind.REFUSED)
+                    problems.append((entry.name, unsafe))
                 elif entry.label is not None:
                     if name.endswith(".cls") or sample_key(name) not in labels:
                         labels[sample_key(name)] = entry.label
@@ -92,7 +93,7 @@ def list_archive(place: StoragePath, limits: Limits) -> ArchiveListing:
                 else:
                     passed_over[kind_of_name(name)] += 1
     except ArchiveError as error:
-        problems.append((None, str(error)))
+        problems.append((None, error.reason))
     return ArchiveListing(members, problems, labels, passed_over)
 
 
@@ -157,19 +158,20 @@ def read_members_in_order(place: StoragePath, records: Sequence[Sequence[Span]])
             raise OSError(f"{place} has changed since it was listed: {error}") from error
 
 
-def _reason(name: str, entry: ArchiveEntry, limits: Limits, members: Mapping[str, Span]) -> str | None:
+def _reason(name: str, entry: ArchiveEntry, limits: Limits, members: Mapping[str, Span]) -> Reason | None:
     """Return the reason why a member can't be used; None where it can, or is neither an image nor an archive."""
     if entry.link:
-        return "link or device within an archive: only regular files are read"
+        return Reason("link or device within an archive: only regular files are read", ErrorKind.REFUSED)
     if is_archive(name) or name.lower().endswith(OTHER_ARCHIVES):
-        return "archive within an archive: give it as a source of its own"
+        return Reason("archive within an archive: give it as a source of its own", ErrorKind.REFUSED)
     if not is_image(name):
         return None
     if entry.problem:
         return entry.problem
     if max(entry.span.size, entry.span.packed) > limits.member_bytes:
         size = max(entry.span.size, entry.span.packed)
-        return f"member too large: {size} bytes, more than {limits.member_bytes} (limits.member_bytes)"
+        said = f"member too large: {size} bytes, more than {limits.member_bytes} (limits.member_bytes)"
+        return Reason(said, ErrorKind.TOO_LARGE)
     if name in members:
-        return "duplicate name: the first member of that name is used"
+        return Reason("duplicate name: the first member of that name is used", ErrorKind.REFUSED)
     return None

@@ -8,7 +8,7 @@ from typing import BinaryIO, Literal
 import pyarrow as pa
 
 from overlay.config import Limits
-from overlay.errors import one_line
+from overlay.errors import ErrorKind, Reason, one_line
 
 Method = Literal["tar", "gzip", "zstd", "stored", "deflated"]
 """tar: member of a plain tar; gzip, zstd: of a tar that is compressed as a whole; stored, deflated: of a zip"""
@@ -22,6 +22,15 @@ _BLOCK = 512
 
 class ArchiveError(ValueError):
     """The archive is damaged or exceeds a limit; the message is the reason."""
+
+    def __init__(self, reason: str, kind: ErrorKind = ErrorKind.DAMAGED) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+    @property
+    def reason(self) -> Reason:
+        """The message with the kind of error."""
+        return Reason(str(self), self.kind)
 
 
 class UnpackedStream:
@@ -149,9 +158,11 @@ def check_unpacked_size(unpacked: int, packed: int, limits: Limits) -> None:
         ArchiveError: ``limits.archive_bytes`` or ``limits.ratio`` is exceeded.
     """
     if unpacked > limits.archive_bytes:
-        raise ArchiveError(f"unpacks to more than {limits.archive_bytes} bytes (limits.archive_bytes)")
+        raise ArchiveError(
+            f"unpacks to more than {limits.archive_bytes} bytes (limits.archive_bytes)", ErrorKind.TOO_LARGE
+        )
     if unpacked > RATIO_FLOOR and unpacked > limits.ratio * packed:
-        raise ArchiveError(f"unpacks to more than {limits.ratio:g} times its size (limits.ratio)")
+        raise ArchiveError(f"unpacks to more than {limits.ratio:g} times its size (limits.ratio)", ErrorKind.TOO_LARGE)
 
 
 def check_time(deadline: float, limits: Limits) -> None:
@@ -161,4 +172,4 @@ def check_time(deadline: float, limits: Limits) -> None:
         ArchiveError: ``deadline``, in seconds of `time.monotonic`, has passed.
     """
     if time.monotonic() > deadline:
-        raise ArchiveError(f"took more than {limits.seconds:g} seconds to list (limits.seconds)")
+        raise ArchiveError(f"took more than {limits.seconds:g} seconds to list (limits.seconds)", ErrorKind.TOO_LARGE)

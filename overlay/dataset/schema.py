@@ -52,5 +52,5 @@ encoding: format of ``image``, such as png or jpeg
 mask_*: shape measurements of the united mask (`overlay.images.masks.MaskNumbers`), null for an empty or missing mask
 """
 
-REJECTED_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "uri", "label", "reason")])
-"""columns of ``rejected.parquet``"""
+REJECTED_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "uri", "label", "reason", "error_kind")])
+"""columns of ``rejected.parquet``; error_kind: an `ErrorKind`, null for an image dropped for a label conflict"""

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overlay.config import Precision
+from overlay.errors import ErrorKind, Reason
 from overlay.sources.decode import DecodedBatch
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
-NO_NUMBER = "the model gave no number"
+NO_NUMBER = Reason("the model gave no number", ErrorKind.CRASHED)
 """reason of an image whose probabilities are NaN: fp16 overflowed, or weights are NaN"""
 
 
@@ -36,6 +37,8 @@ class ImageBatch(TypedDict):
     """(n, size, size, 3)"""
     reason: NDArray[np.str_]
     """(n,), why a row has no pixels; empty where it has them"""
+    error_kind: NDArray[np.str_]
+    """(n,) `ErrorKind` of the reason; empty where there is none"""
 
 
 class BatchScores(TypedDict):
@@ -43,6 +46,8 @@ class BatchScores(TypedDict):
 
     reason: NDArray[np.str_]
     """(n,), why a row has no probabilities; empty where it has them"""
+    error_kind: NDArray[np.str_]
+    """(n,) `ErrorKind` of the reason; empty where there is none"""
     probabilities: Floats
     """(n, classes); NaN where there is a reason"""
     precision: NDArray[np.str_]
@@ -203,6 +208,7 @@ def score_images(engine: Engine, rows: ImageBatch, embeddings: bool = False) -> 
     numbers = np.isfinite(probabilities).all(axis=1)
     scored: BatchScores = {
         "reason": np.where(images & ~numbers, NO_NUMBER, rows["reason"]),
+        "error_kind": np.where(images & ~numbers, NO_NUMBER.kind, rows["error_kind"]),
         "probabilities": probabilities,
         "seconds_forward": seconds,
         "precision": np.full(len(images), engine.precision),

@@ -26,6 +26,8 @@ class ViewBatch(TypedDict):
     """(n, size, size, 3)"""
     reason: NDArray[np.str_]
     """always empty, since every image of a dataset can be decoded"""
+    error_kind: NDArray[np.str_]
+    """always empty"""
 
 
 def viewed_images(
@@ -54,4 +56,10 @@ def decode_viewed(rows: pa.Table, config: Input, plan: AuditPlan) -> ViewBatch:
             ids.append(np.full(len(plan.views), row["id"]))
             names.append(np.array(plan.views))
     views = np.concatenate(names)
-    return ViewBatch(id=np.concatenate(ids), view=views, pixels=np.concatenate(pixels), reason=np.full(len(views), ""))
+    return ViewBatch(
+        id=np.concatenate(ids),
+        view=views,
+        pixels=np.concatenate(pixels),
+        reason=np.full(len(views), ""),
+        error_kind=np.full(len(views), ""),
+    )

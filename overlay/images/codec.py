@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from overlay.config import MAX_PIXELS
-from overlay.errors import ImageError
+from overlay.errors import ErrorKind, ImageError
 from overlay.images import dicom
 from overlay.images.depth import SIGNIFICANT_BITS, read_significant_bits, to_8_bit
 from overlay.images.multichannel import decode_channels, is_tiff
@@ -86,7 +86,7 @@ def decode_image(
         try:
             return image_to_array(image, bits)
         except Exception as error:  # as in open_image
-            raise ImageError(_reason(f"damaged {image.format}", error)) from error
+            raise _failure(f"damaged {image.format}", error) from error
 
 
 def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, target: int | None = None) -> Image.Image:
@@ -104,9 +104,10 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, target: int | None 
         except UnidentifiedImageError:
             raise UnknownFormat("no image that can be read, by its content") from None
         except Exception as error:  # damaged files make Pillow's plugins raise exceptions of any type
-            raise ImageError(_reason("damaged image", error)) from error
+            raise _failure("damaged image", error) from error
         if image.width * image.height > max_pixels:
-            raise ImageError(f"too many pixels: {image.width} x {image.height}, more than {max_pixels} (max_pixels)")
+            said = f"too many pixels: {image.width} x {image.height}, more than {max_pixels} (max_pixels)"
+            raise ImageError(said, ErrorKind.TOO_LARGE)
         try:
             if target is not None:
                 image.draft(None, (target, target))
@@ -114,7 +115,7 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, target: int | None 
             if image.format == "PNG" and (significant := read_significant_bits(data)):
                 image.info[SIGNIFICANT_BITS] = significant
         except Exception as error:
-            raise ImageError(_reason(f"damaged {image.format}", error)) from error
+            raise _failure(f"damaged {image.format}", error) from error
         return image
 
 
@@ -141,7 +142,7 @@ def image_format(data: bytes) -> str:
             return "tiff"
         raise UnknownFormat("no image that can be read, by its content") from None
     except Exception as error:  # as in decode_image
-        raise ImageError(_reason("damaged image", error)) from error
+        raise _failure("damaged image", error) from error
 
 
 def keeps_its_bytes(data: bytes, bits: int | None) -> bool:
@@ -213,7 +214,14 @@ def _to_rgb(image: Image.Image, bits: int | None = None) -> Image.Image:
     return image.convert("RGB")
 
 
-def _reason(what: str, error: Exception) -> str:
-    """Return one line of at most 200 characters."""
+def _failure(what: str, error: Exception) -> ImageError:
+    """Return the error of an image that Pillow can't decode, with one line of at most 200 characters.
+
+    Raises:
+        MemoryError: it is the cause.
+    """
+    if isinstance(error, MemoryError):
+        raise error
     said = " ".join(str(error).split()) or type(error).__name__
-    return f"{what}: {said}"[:200]
+    bomb = isinstance(error, Image.DecompressionBombError)
+    return ImageError(f"{what}: {said}"[:200], ErrorKind.TOO_LARGE if bomb else ErrorKind.DAMAGED)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from overlay.errors import ImageError, one_line
+from overlay.errors import ErrorKind, ImageError, one_line
 from overlay.images.depth import scale
 
 if TYPE_CHECKING:
@@ -80,9 +80,13 @@ def decode_frame(data: bytes, frame: int | None, max_pixels: int) -> NDArray[np.
     try:
         height, width, frames = int(dataset.Rows), int(dataset.Columns), int(dataset.get("NumberOfFrames") or 1)
         if height * width > max_pixels:
-            raise ImageError(f"too many pixels: {width} x {height}, more than {max_pixels} (max_pixels)")
+            said = f"too many pixels: {width} x {height}, more than {max_pixels} (max_pixels)"
+            raise ImageError(said, ErrorKind.TOO_LARGE)
         if frame is None and frames > 1:
-            raise ImageError(f"DICOM of {frames} frames, which were not listed: give it as a file, not in an archive")
+            raise ImageError(
+                f"DICOM of {frames} frames, which were not listed: give it as a file, not in an archive",
+                ErrorKind.REFUSED,
+            )
         frame = frame or 0
         if frame >= frames:
             raise ImageError(f"damaged DICOM: it has {frames} frames, none of number {frame}")
@@ -95,7 +99,7 @@ def decode_frame(data: bytes, frame: int | None, max_pixels: int) -> NDArray[np.
             if int(dataset.get("SamplesPerPixel", 1)) == 3:
                 return scale(values, 0, 2 ** int(dataset.BitsStored) - 1)
             grey = _to_display(values, dataset, frame)
-    except ImageError:
+    except (ImageError, MemoryError):
         raise
     except Exception as error:  # damaged files raise exceptions of any type, and so do missing decoders
         raise ImageError(f"damaged or unsupported DICOM: {one_line(error)}") from error
@@ -108,12 +112,12 @@ def _read(file: BinaryIO, tags: list[str] | None = None) -> "Dataset":
     try:
         import pydicom
     except ImportError as error:
-        raise ImageError(NEEDS_PYDICOM) from error
+        raise ImageError(NEEDS_PYDICOM, ErrorKind.REFUSED) from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             return pydicom.dcmread(file, force=True, stop_before_pixels=tags is not None, specific_tags=tags)
-        except OSError:
+        except (OSError, MemoryError):
             raise
         except Exception as error:  # as in decode_frame
             raise ImageError(f"damaged DICOM: {one_line(error)}") from error

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from overlay.errors import ImageError, one_line
+from overlay.errors import ErrorKind, ImageError, one_line
 from overlay.images.depth import scale
 
 _MOST_CHANNELS = 64
@@ -36,7 +36,8 @@ def decode_channels(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
             page: Any = file.pages[0]
             height, width, channels = page.imagelength, page.imagewidth, page.samplesperpixel
             if height * width > max_pixels:
-                raise ImageError(f"too many pixels: {width} x {height}, more than {max_pixels} (max_pixels)")
+                said = f"too many pixels: {width} x {height}, more than {max_pixels} (max_pixels)"
+                raise ImageError(said, ErrorKind.TOO_LARGE)
             if not 3 <= channels <= _MOST_CHANNELS or page.dtype not in (np.uint8, np.uint16):
                 raise ImageError(
                     f"TIFF of {channels} channels of {page.dtype}; 3 to {_MOST_CHANNELS} of 8 or 16 bits can be read"
@@ -44,7 +45,7 @@ def decode_channels(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
             values = page.asarray()
             if values.ndim != 3:
                 raise ImageError("damaged TIFF: its channels are not what it says")
-    except ImageError:
+    except (ImageError, MemoryError):
         raise
     except Exception as error:  # damaged files raise exceptions of any type
         raise ImageError(f"damaged or unsupported TIFF: {one_line(error)}") from error

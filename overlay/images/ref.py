@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from overlay.archives.entries import Span
 from overlay.archives.index import SPAN_TYPE
+from overlay.errors import ErrorKind, Reason
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -22,10 +23,11 @@ MANIFEST_SCHEMA = pa.schema(
         ("version", pa.string()),
         ("spans", pa.list_(SPAN_TYPE)),
         ("reason", pa.string()),
+        ("error_kind", pa.string()),
         ("drawn", pa.bool_()),
     ]
 )
-"""columns of a manifest, of `overlay prepare` and of `overlay predict`: the fields of `ImageRef`"""
+"""columns of a manifest, of all verbs: the fields of `ImageRef`, and the kind of its reason"""
 
 ReadFunction = Callable[[str], bytes]
 """from the name of an image or a mask, as its `ImageRef` has it, to its bytes; raises ImageError or OSError"""
@@ -56,7 +58,7 @@ class ImageRef(NamedTuple):
     """times of modification, in nanoseconds, of the file and of its masks, or of the archive or table"""
     spans: tuple[Span, ...] | None = None
     """positions of the image, and then of its masks, in the archive; None for files and tables"""
-    reason: str | None = None
+    reason: Reason | None = None
     """why it can't be used, where that is known before reading"""
     drawn: bool = False
     """whether it shows an overlay: it has masks, or was prepared with them"""
@@ -85,6 +87,8 @@ def ref_from_row(row: dict[str, object]) -> ImageRef:
     values = {name: row.get(name) for name in ImageRef._fields}
     values["masks"] = tuple(row.get("masks") or ())  # type: ignore[arg-type]  # a list, by the schema
     spans = row.get("spans")
+    reason = row.get("reason")
+    values["reason"] = None if reason is None else Reason(str(reason), ErrorKind(str(row["error_kind"])))
     values["spans"] = None if spans is None else tuple(Span(**span) for span in spans)  # type: ignore[attr-defined]
     return ImageRef(**values)  # type: ignore[arg-type]  # types by the schema
 
@@ -93,4 +97,5 @@ def refs_table(refs: list[ImageRef]) -> pa.Table:
     """Return image references, at least one, as a table with the schema ``MANIFEST_SCHEMA``."""
     columns = dict(zip(ImageRef._fields, zip(*refs, strict=True), strict=True))
     columns["spans"] = tuple(None if each is None else [vars(span) for span in each] for each in columns["spans"])
+    columns["error_kind"] = tuple(None if each is None else each.kind for each in columns["reason"])
     return pa.Table.from_pydict(columns, schema=MANIFEST_SCHEMA)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overlay.config import OverlayStyle
-from overlay.errors import ImageError
+from overlay.errors import ErrorKind, ImageError
 from overlay.images.codec import StoredImage, decode_image, encode_png, image_format, keeps_its_bytes
 from overlay.images.hashing import perceptual_hash, pixels_digest
 from overlay.images.masks import decode_mask, draw_mask, measure_mask, unite_masks
@@ -111,9 +111,9 @@ def _read_union(ref: ImageRef, shape: tuple[int, ...], max_pixels: int, read: Re
         try:
             mask = decode_mask(read(path), max_pixels=max_pixels)
         except ImageError as error:
-            raise ImageError(f"mask that can't be used: {name}: {error}") from error
+            raise ImageError(f"mask that can't be used: {name}: {error}", error.kind) from error
         if mask.shape != shape:
             sizes = f"{name} has {mask.shape[1]} x {mask.shape[0]} pixels, its image {shape[1]} x {shape[0]}"
-            raise ImageError(f"mask of another size: {sizes}")
+            raise ImageError(f"mask of another size: {sizes}", ErrorKind.REFUSED)
         masks.append(mask)
     return unite_masks(masks)

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from overlay.engines.base import ScoredBatch
+from overlay.errors import ErrorKind
 from overlay.prediction.output_folder import PredictionFolder
 from overlay.prediction.schema import PredictionColumns
 from overlay.sources.manifest import Manifest
 from overlay.sources.read_plan import ReadUnit
-from overlay.sources.reader import UNREADABLE
 from overlay.storage.parquet import open_parquet
 
 SAVE_SECONDS = 5.0
@@ -117,7 +117,7 @@ class PredictionWriter:
         """Mark rows with transient errors as not done, and their parts as incomplete, for ``retry_errors``."""
         for part in sorted(self._committed):
             with open_parquet(self._folder.part(part)) as file:
-                if not pc.any(_is_transient(file.read(columns=["error"]))).as_py():
+                if not pc.any(_is_transient(file.read(columns=["error_kind"]))).as_py():
                     continue
                 table = file.read().drop_columns(["id", "uri", "member", "model"])
             rows = self._rows(part)
@@ -140,4 +140,4 @@ def error_reason(reason: str) -> str:
 
 
 def _is_transient(table: pa.Table) -> pa.ChunkedArray:
-    return pc.fill_null(pc.match_substring(table["error"], UNREADABLE), False)
+    return pc.fill_null(pc.equal(table["error_kind"], ErrorKind.UNREADABLE), False)

@@ -14,7 +14,8 @@ from overlay.engines.base import ScoredBatch
 def prediction_schema(classes: Sequence[str]) -> pa.Schema:
     """Return the schema of the columns that every prediction has.
 
-    ``member`` is null outside archives and tables; ``label``, ``confidence`` and probabilities are null in errors.
+    ``member`` is null outside archives and tables; ``label``, ``confidence`` and probabilities are null in errors;
+    ``error_kind``, an `ErrorKind`, is null where there is none.
     """
     return pa.schema(
         [
@@ -23,6 +24,7 @@ def prediction_schema(classes: Sequence[str]) -> pa.Schema:
             ("member", pa.string()),
             ("status", pa.string()),
             ("error", pa.string()),
+            ("error_kind", pa.string()),
             ("label", pa.string()),
             ("confidence", pa.float32()),
             *((f"prob_{name}", pa.float32()) for name in classes),
@@ -59,8 +61,8 @@ class PredictionColumns:
     def tabulate(self, block: ScoredBatch) -> pa.Table:
         """Convert a scored batch to a table of the output's columns, and ``row`` for joining with the inputs.
 
-        The batch has ``row`` and ``reason`` (n,), ``probabilities`` (n, classes), and perhaps ``embedding`` (n, d) and
-        ``precision`` (n,).
+        The batch has ``row``, ``reason`` and ``error_kind`` (n,), ``probabilities`` (n, classes), and perhaps
+        ``embedding`` (n, d) and ``precision`` (n,).
         """
         reasons, probabilities = block["reason"], block["probabilities"]
         wrong = reasons != ""
@@ -69,6 +71,7 @@ class PredictionColumns:
             "row": block["row"],
             "status": np.where(wrong, "error", "ok"),
             "error": pa.array(reasons, pa.string(), mask=~wrong),
+            "error_kind": pa.array(block["error_kind"], pa.string(), mask=~wrong),
             "label": pa.array(np.array(self.classes)[best], pa.string(), mask=wrong),
             "confidence": pa.array(probabilities.max(axis=1), mask=wrong),
         }

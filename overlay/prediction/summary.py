@@ -10,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from overlay.engines.base import ScoredBatch
+from overlay.errors import ErrorKind
 from overlay.evaluation.estimates import estimate_text
 from overlay.evaluation.influence import accuracy_influence, macro_f1_influence
 from overlay.evaluation.intervals import Estimate, estimate_metric
@@ -17,7 +18,6 @@ from overlay.evaluation.report_data import SeenImages
 from overlay.prediction.output_folder import PredictionFolder
 from overlay.prediction.row_writer import error_reason
 from overlay.sources.manifest import Manifest
-from overlay.sources.reader import UNREADABLE
 from overlay.storage.parquet import open_parquet
 
 STAGES = ("listing", "read", "decode", "forward", "write")
@@ -77,8 +77,8 @@ class PredictionSummary:
     images: int
     errors: Counter[str]
     """kind of error -> number of rows; see `error_reason`"""
-    transient_errors: int
-    """number of errors that another attempt may not have"""
+    unreadable: int
+    """number of inputs that could not be read, which another attempt may not have"""
     predicted: Counter[str]
     """class -> number of rows"""
     uncertain: int | None
@@ -123,8 +123,8 @@ class PredictionSummary:
         counts = ", ".join(f"{self.predicted[name]} {name}" for name in self.classes)
         lines = [f"{self.images} images: {counts}, {self.errors.total()} errors"]
         lines += [f"  {count} {reason}" for reason, count in self.errors.most_common()]
-        if self.transient_errors:
-            lines.append(f"{self.transient_errors} could not be read, which may pass; --retry_errors tries them again")
+        if self.unreadable:
+            lines.append(f"{self.unreadable} could not be read, which may pass; --retry_errors tries them again")
         if self.confusion.any():
             said = {name: estimate_text(found) for name, found in self._estimates().items()}
             lines.append(
@@ -172,19 +172,19 @@ def summarise_predictions(
     predicted: Counter[str] = Counter()
     confusion = np.zeros((len(classes), len(classes)), np.int64)
     uncertain: int | None = None
-    images = passing = 0
+    images = unreadable = 0
     position = {name: index for index, name in enumerate(classes)}
     for part in range(manifest.parts):
         with open_parquet(folder.part(part)) as file:
-            table = file.read(columns=[c for c in ("error", "label", "uncertain") if c in file.schema_arrow.names])
+            wanted = {"error", "error_kind", "label", "uncertain"} & set(file.schema_arrow.names)
+            table = file.read(columns=sorted(wanted))
         images += len(table)
-        reasons = table["error"].drop_null().to_pylist()
-        errors.update(map(error_reason, reasons))
-        passing += sum(UNREADABLE in reason for reason in reasons)
+        errors.update(map(error_reason, table["error"].drop_null().to_pylist()))
+        unreadable += table["error_kind"].drop_null().to_pylist().count(ErrorKind.UNREADABLE)
         predicted.update(table["label"].drop_null().to_pylist())
         if "uncertain" in table.column_names:
             uncertain = (uncertain or 0) + sum(table["uncertain"].drop_null().to_pylist())
         both = pa.table({"true": manifest.read_part(part, ["label"])["label"], "label": table["label"]})
         for row in both.drop_null().group_by(["true", "label"]).aggregate([([], "count_all")]).to_pylist():
             confusion[position[row["true"]], position[row["label"]]] += row["count_all"]
-    return PredictionSummary(classes, images, errors, passing, predicted, uncertain, confusion, overlay_missing)
+    return PredictionSummary(classes, images, errors, unreadable, predicted, uncertain, confusion, overlay_missing)

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 from overlay.config import Prepare
-from overlay.errors import ImageError, RequestError, one_line
+from overlay.errors import ErrorKind, ImageError, Reason, RequestError, one_line
 from overlay.images.masks import mask_colors
 from overlay.images.ref import ImageRef
 from overlay.sources.reader import Reader
@@ -34,7 +34,7 @@ def _label(ref: ImageRef, classes: Mapping[int, str], config: Prepare) -> ImageR
     if ref.reason is not None:
         return ref
     if not ref.masks:
-        return ref._replace(reason="image without a mask, whose colour would be its class")
+        return _refuse(ref, "image without a mask, whose colour would be its class")
     if ref.spans and ref.spans[0].in_order_only:
         raise RequestError(
             f"masks.colors can't read {ref.uri}, compressed as a whole; give it unpacked, as .tar or .zip"
@@ -46,11 +46,15 @@ def _label(ref: ImageRef, classes: Mapping[int, str], config: Prepare) -> ImageR
             for mask in ref.masks:
                 found |= mask_colors(read(mask), max_pixels=config.max_pixels)
         except ImageError as error:
-            return ref._replace(reason=f"mask that can't be used: {one_line(error)}")
+            return ref._replace(reason=Reason(f"mask that can't be used: {one_line(error)}", error.kind))
     found = found - {_BLACK} or {_BLACK}  # black is the background of the others
     if unknown := found - classes.keys():
-        return ref._replace(reason=f"mask of the colour #{min(unknown):06x}: masks.colors doesn't name it")
+        return _refuse(ref, f"mask of the colour #{min(unknown):06x}: masks.colors doesn't name it")
     labels = sorted({classes[color] for color in found})
     if len(labels) > 1:
-        return ref._replace(reason=f"mask of several classes: {', '.join(labels)}")
+        return _refuse(ref, f"mask of several classes: {', '.join(labels)}")
     return ref._replace(label=labels[0])
+
+
+def _refuse(ref: ImageRef, reason: str) -> ImageRef:
+    return ref._replace(reason=Reason(reason, ErrorKind.REFUSED))

@@ -96,6 +96,7 @@ def write_rejected(out: StoragePath, broken: pa.Table, contradicted: pa.Table) -
     if len(ids):
         batches = open_parquet(out / "manifest.parquet").iter_batches(columns=["id", "uri"])
         places = pa.Table.from_batches([batch.filter(pc.is_in(batch["id"], ids.combine_chunks())) for batch in batches])
+        contradicted = contradicted.append_column("error_kind", pa.nulls(len(ids), pa.string()))
         found.append(contradicted.join(places, "id").select(REJECTED_SCHEMA.names).cast(REJECTED_SCHEMA))
     rejected = pa.concat_tables([broken.select(REJECTED_SCHEMA.names), *found]).sort_by("id")
     with write_atomically(out / "rejected.parquet") as temporary:

@@ -20,12 +20,12 @@ from overlay.dataset.schema import DATASET_SCHEMA, REJECTED_SCHEMA
 from overlay.errors import ImageError
 from overlay.images.render import render_row
 from overlay.sources.manifest import Manifest
-from overlay.sources.reader import Reader
+from overlay.sources.reader import Contents, Reader
 from overlay.storage.atomic import write_atomically
 from overlay.storage.parquet import open_parquet, write_rows
 from overlay.storage.path import StoragePath
 
-_STAGING_COLUMNS = ("uri", "sha256", "pixels", "reason")
+_STAGING_COLUMNS = ("uri", "sha256", "pixels", "reason", "error_kind")
 STAGED_SCHEMA = pa.schema([*DATASET_SCHEMA.remove_metadata(), *((name, pa.string()) for name in _STAGING_COLUMNS)])
 """columns of a staged file; split, fold and group are null, and so are all columns of `RenderedRow` in a row with a
 reason"""
@@ -66,7 +66,7 @@ def staged_path(staged: StoragePath, part: int) -> StoragePath:
 
 
 def stage_part(
-    read: tuple[int, Sequence[Sequence[bytes]] | None], manifest: Manifest, staged: StoragePath, config: Prepare
+    read: tuple[int, Sequence[Contents] | None], manifest: Manifest, staged: StoragePath, config: Prepare
 ) -> tuple[int, int]:
     """Render one row group of the manifest into a staged file; return the numbers of images and of rejected ones.
 
@@ -86,7 +86,7 @@ def stage_part(
         for ref, content in zip(refs, contents or repeat(None, len(refs)), strict=True):
             known = {"id": ref.id, "uri": ref.uri, "label": ref.label, "source": ref.source}
             if ref.reason is not None:
-                rows.write(known | {"image": None, "reason": ref.reason})
+                rows.write(known | {"image": None, "reason": ref.reason, "error_kind": ref.reason.kind})
                 continue
             done += 1
             try:
@@ -97,7 +97,7 @@ def stage_part(
                 rows.write(known | rendered)
             except ImageError as error:
                 rejected += 1
-                rows.write(known | {"image": None, "reason": str(error)})
+                rows.write(known | {"image": None, "reason": str(error), "error_kind": error.kind})
     return done, rejected
 
 
@@ -110,7 +110,7 @@ def read_staged(staged: StoragePath, manifest: Manifest) -> tuple[pa.Table, pa.T
     usable, rejected = [USABLE_SCHEMA.empty_table()], [REJECTED_SCHEMA.empty_table()]
     listed = open_parquet(manifest.place)
     for part in range(manifest.groups):
-        table = open_parquet(staged_path(staged, part)).read(columns=["id", "uri", "label", "reason", *_DIGESTS])
+        table = open_parquet(staged_path(staged, part)).read(columns=[*REJECTED_SCHEMA.names, *_DIGESTS])
         own = listed.read_row_group(part, columns=["group", "split"])
         table = table.append_column("group", own["group"]).append_column("given_split", own["split"])
         table = table.append_column("part", pa.array([part] * table.num_rows, pa.int32()))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from overlay.config import SPLITS, Prepare, Split, table_column
-from overlay.errors import RequestError
+from overlay.errors import ErrorKind, Reason, RequestError
 from overlay.preparation.metadata_table import MetadataColumn
 
 _TRUTH = {"True": ("yes", "true", "on"), "False": ("no", "false", "off")}
@@ -29,11 +29,12 @@ class LabelRule:
         self._numbered = any(name.isdigit() for name in names)
         self._unmapped: str | None = None
 
-    def label(self, own: str | None, id: str, path: str) -> tuple[str | None, str | None]:
+    def label(self, own: str | None, id: str, path: str) -> tuple[str | None, Reason | None]:
         """Return the label of an image, and a reason where it has none; ``own`` is the label by its folder."""
         given = self.column.value(id, path) if self.column else own
         if given is None:
-            return None, f"image without a label in the table {self._where}" if self.column else None
+            said = Reason(f"image without a label in the table {self._where}", ErrorKind.REFUSED)
+            return None, said if self.column else None
         if self._numbered and given.isdigit() and given not in self._names:
             self._unmapped = self._unmapped or given
         return self._names.get(given, given), None

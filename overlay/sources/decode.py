@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overlay.config import MAX_PIXELS, Limits, OverlayStyle, ResizeRule
-from overlay.errors import ImageError, one_line
+from overlay.errors import ErrorKind, ImageError, Reason
 from overlay.images.ref import ImageRef, ReadFunction
 from overlay.images.render import render_overlay
 from overlay.images.resize import decode_target, resize_image
 from overlay.sources.manifest import Manifest
 from overlay.sources.read_plan import ReadUnit
-from overlay.sources.reader import UNREADABLE, GroupRequest, Reader, group_requests
+from overlay.sources.reader import GroupRequest, Reader, group_requests, unreadable
 
 _SAMPLED_UNITS = 16
 
@@ -54,6 +54,8 @@ class DecodedBatch(TypedDict):
     """(n, size, size, 3)"""
     reason: NDArray[np.str_]
     """(n,) reason why an image has no pixels; empty where it has"""
+    error_kind: NDArray[np.str_]
+    """(n,) `ErrorKind` of the reason; empty where there is none"""
     bytes: NDArray[np.int64]
     """(n,) bytes read"""
     seconds_read: NDArray[np.float64]
@@ -92,7 +94,7 @@ class GroupDecoder:
         positions = range(len(refs)) if request.positions is None else request.positions
         wanted = [refs[position] for position in positions]
         pixels = np.zeros((len(wanted), self.look.size, self.look.size, 3), np.uint8)
-        reasons = [ref.reason or request.fault or "" for ref in wanted]
+        reasons: list[Reason | None] = [ref.reason or request.fault for ref in wanted]
         read_bytes = np.zeros(len(wanted), np.int64)
         seconds = np.zeros((2, len(wanted)))
         contents = repeat(None) if request.contents is None else request.contents
@@ -105,17 +107,18 @@ class GroupDecoder:
                 try:
                     pixels[index] = decode_ref(ref, self.look, self.limits.max_pixels, read, self.limits.bits)
                 except ImageError as error:
-                    reasons[index] = str(error)
+                    reasons[index] = error.reason
                 except OSError as error:
-                    reasons[index] = f"{UNREADABLE}: {one_line(error)}"
+                    reasons[index] = unreadable(error)
                 except MemoryError:
-                    reasons[index] = "more than the memory holds"
+                    reasons[index] = Reason("more than the memory holds", ErrorKind.TOO_LARGE)
                 read_bytes[index] = read.bytes
                 seconds[:, index] = read.seconds, time.thread_time() - began - read.processor_seconds
         return DecodedBatch(
             row=self.manifest.rows_of_group(request.group).start + np.array(positions, np.int64),
             pixels=pixels,
-            reason=np.array(reasons, dtype=np.str_),
+            reason=np.array([reason or "" for reason in reasons], dtype=np.str_),
+            error_kind=np.array([reason.kind if reason else "" for reason in reasons], dtype=np.str_),
             bytes=read_bytes,
             seconds_read=seconds[0],
             seconds_decode=seconds[1],

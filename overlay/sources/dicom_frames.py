@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
 from overlay.archives.index import read_member
-from overlay.errors import ImageError
+from overlay.errors import ErrorKind, ImageError, Reason
 from overlay.images.dicom import HEAD_BYTES, DicomHeader, is_dicom, read_header
 from overlay.images.ref import ImageRef
 from overlay.storage.filenames import is_dicom_name, lacks_ending
@@ -73,7 +73,7 @@ def expand_members(refs: Sequence[ImageRef], place: StoragePath, *, origins: boo
                 try:
                     data = read_member(archive, spans[0])
                 except ImageError as error:
-                    yield ref._replace(reason=str(error))
+                    yield ref._replace(reason=error.reason)
                     continue
             yield from _expand(ref, lambda data=data: io.BytesIO(data), origins=origins)  # type: ignore[misc]
         else:
@@ -99,7 +99,7 @@ def _expand(ref: ImageRef, open_file: Callable[[], BinaryIO], *, origins: bool) 
             file.seek(0)
             header = read_header(file)
     except ImageError as error:
-        yield ref._replace(reason=str(error))
+        yield ref._replace(reason=error.reason)
         return
     except (FileNotFoundError, PermissionError):
         yield ref  # a row with a reason, when it is read
@@ -109,7 +109,8 @@ def _expand(ref: ImageRef, open_file: Callable[[], BinaryIO], *, origins: bool) 
     if header.frames == 1:
         yield ref
     elif ref.masks:
-        yield ref._replace(reason=f"a mask for {header.frames} frames; give each frame a mask of its own")
+        said = f"a mask for {header.frames} frames; give each frame a mask of its own"
+        yield ref._replace(reason=Reason(said, ErrorKind.REFUSED))
     else:
         name = ref.member or ref.id
         for frame in range(header.frames):

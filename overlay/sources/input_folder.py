@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from overlay.errors import RequestError, one_line
+from overlay.errors import ErrorKind, Reason, RequestError, one_line
 from overlay.images.ref import ImageRef
 from overlay.sources.dicom_frames import is_unnamed_dicom
 from overlay.sources.input_table import holds_images, list_table
@@ -66,9 +66,8 @@ def list_folder(place: StoragePath, rule: ListingRule) -> Iterator[Portion]:
         try:
             of_images = holds_images(place / name)
         except RequestError as error:
-            yield Portion(
-                [ImageRef(escape_name(rule.prefix + name), escape_name(str(place / name)), reason=one_line(error))]
-            )
+            reason = Reason(one_line(error), ErrorKind.DAMAGED)
+            yield Portion([ImageRef(escape_name(rule.prefix + name), escape_name(str(place / name)), reason=reason)])
             continue
         if of_images:
             yield from list_table(place / name, rule.below(name))

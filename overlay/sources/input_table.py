@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from overlay.dataset.prepared import open_dataset, part_path
-from overlay.errors import RequestError, one_line
+from overlay.errors import ErrorKind, Reason, RequestError, one_line
 from overlay.images.ref import ImageRef
 from overlay.sources.inputs import ListingRule, Portion, size_problem
 from overlay.sources.parquet_images import (
@@ -184,16 +184,18 @@ class _Table:
         if image is not None and not image.embedded:
             return _file_of_row(ref, image.path or "", self.place, self.rule.limits.member_bytes)
         if image is None and not self.columns.image.bytes:
-            return ref._replace(reason="the row names no file")
-        return ref._replace(member=str(number), reason=None if image else "the row has no image")
+            return ref._replace(reason=Reason("the row names no file", ErrorKind.REFUSED))
+        empty = None if image else Reason("the row has no image", ErrorKind.REFUSED)
+        return ref._replace(member=str(number), reason=empty)
 
     def _with_mask(self, ref: ImageRef, mask: _File) -> ImageRef:
         if mask.embedded and ref.member is None:
-            return ref._replace(reason="its mask is embedded in the table, and the image is not")
+            said = "its mask is embedded in the table, and the image is not"
+            return ref._replace(reason=Reason(said, ErrorKind.REFUSED))
         try:
             name = EMBEDDED_MASK if mask.embedded else str(_place_of(mask.path or "", self.place))
         except RequestError as error:
-            return ref._replace(reason=one_line(error))
+            return ref._replace(reason=Reason(one_line(error), ErrorKind.REFUSED))
         return ref._replace(masks=(name,), drawn=True)
 
     def _texts(self, batch: pa.RecordBatch, name: str) -> list[str | None]:
@@ -245,7 +247,7 @@ def _file_of_row(image: ImageRef, path: str, table: StoragePath, most: int) -> I
     try:
         place = _place_of(path, table)
     except RequestError as error:
-        return image._replace(reason=one_line(error))
+        return image._replace(reason=Reason(one_line(error), ErrorKind.REFUSED))
     size, version = (None, None) if place.in_bucket else read_stamp(place)
     return image._replace(uri=str(place), size=size, version=version, reason=size_problem(size, most))
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from overlay.archives.index import list_archive
 from overlay.config import Limits
+from overlay.errors import ErrorKind, Reason
 from overlay.images.ref import ImageRef
 from overlay.sources.conventions import MaskConventions
 from overlay.sources.dicom_frames import expand_files, expand_members
@@ -24,7 +25,7 @@ from overlay.storage.path import StoragePath
 from overlay.storage.walk import Stamp, WalkedFolder, read_stamp
 
 _PORTION = 1024
-IRREGULAR = "not a regular file: a pipe, a socket, a device, or a link that leads nowhere"
+IRREGULAR = Reason("not a regular file: a pipe, a socket, a device, or a link that leads nowhere", ErrorKind.REFUSED)
 """reason of an input that is not a regular file"""
 
 
@@ -173,11 +174,11 @@ def list_members(place: StoragePath, rule: ListingRule) -> list[Portion]:
     ]
 
 
-def size_problem(size: int | None, most: int) -> str | None:
+def size_problem(size: int | None, most: int) -> Reason | None:
     """Return the reason to reject a file of ``size`` bytes, more than ``most``; None where it is small enough."""
     if size is None or size <= most:
         return None
-    return f"file too large: {size} bytes, more than {most} (limits.member_bytes)"
+    return Reason(f"file too large: {size} bytes, more than {most} (limits.member_bytes)", ErrorKind.TOO_LARGE)
 
 
 def _uri(root: StoragePath, name: str) -> str:

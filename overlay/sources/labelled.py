@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from overlay.config import Layout, Limits, MaskNames
-from overlay.errors import RequestError, one_line
+from overlay.errors import ErrorKind, Reason, RequestError, one_line
 from overlay.images.ref import ImageRef
 from overlay.sources.class_layout import (
     LAYOUT,
@@ -141,9 +141,10 @@ class LabelledListing:
                 reason = ref.reason
                 if reason is None and placed.label is None and layout.class_level is not None:
                     in_table = is_table(self.sources[number].place.name)
-                    reason = "row without a label" if in_table else "lies beside the class folders, so it has no label"
+                    said = "row without a label" if in_table else "lies beside the class folders, so it has no label"
+                    reason = Reason(said, ErrorKind.REFUSED)
                 if reason is None and masked and not ref.masks:
-                    reason = "image without a mask, where others of its source have one"
+                    reason = Reason("image without a mask, where others of its source have one", ErrorKind.REFUSED)
                 found = ref._replace(label=placed.label, split=placed.split, source=names[number], reason=reason)
                 yield found._replace(id=befores[number] + path), path
 

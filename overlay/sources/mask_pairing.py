@@ -8,11 +8,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from overlay.errors import ErrorKind, Reason
 from overlay.sources.conventions import FolderRole, MaskConventions, normal_form
 from overlay.storage.filenames import escape_name
 
-ORPHAN_MASK = "mask without an image"
+ORPHAN_MASK = Reason("mask without an image", ErrorKind.REFUSED)
 """reason of a mask whose image is not there"""
+_NOT_UTF8 = Reason("its name is not UTF-8", ErrorKind.REFUSED)
 PAIRED_NAMES = 16_384
 """most names that are paired in one step, which needs about 1 kB a name"""
 _RECOGNISED = MaskConventions()
@@ -29,7 +31,7 @@ class Pairing:
 
     images: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """name of each image -> names of its masks, perhaps none"""
-    rejected: dict[str, str] = field(default_factory=dict)
+    rejected: dict[str, Reason] = field(default_factory=dict)
     """name -> reason"""
     masks: int = 0
     """number of masks among the names, including those without an image"""
@@ -62,7 +64,7 @@ def pair_in_steps(
     if not in_folders and not any(conventions.read_mask(_stem(name)) for name in names):
         for start in range(0, len(names), PAIRED_NAMES):
             some = names[start : start + PAIRED_NAMES]
-            odd = {name: "its name is not UTF-8" for name in some if escape_name(name) != name}
+            odd = {name: _NOT_UTF8 for name in some if escape_name(name) != name}
             images: dict[str, tuple[str, ...]] = {name: () for name in some if name not in odd}
             yield Pairing(images, odd, repeats=_repeats(images, conventions))
         return
@@ -87,14 +89,14 @@ class _Mask(NamedTuple):
 
 
 def _pair(names: Sequence[str], conventions: MaskConventions, roles: Mapping[str, FolderRole]) -> Pairing:
-    pairing = Pairing({}, {})
+    pairing = Pairing()
     with_masks = {role.key for role in roles.values() if role.role == "mask"}
     owners = _Owners(conventions)
     masks: list[_Mask] = []
     weak: list[_Mask] = []
     for name in names:
         if escape_name(name) != name:
-            pairing.rejected[name] = "its name is not UTF-8"
+            pairing.rejected[name] = _NOT_UTF8
             continue
         folder, stem = roles[_folder(name)], _stem(name)
         read = conventions.read_mask(stem)
@@ -167,15 +169,17 @@ def _assign(pairing: Pairing, owners: _Owners, masks: Sequence[_Mask]) -> None:
         if not found:
             pairing.rejected[mask.name] = ORPHAN_MASK
         elif len({_stem(name) for name in found}) > 1:
-            pairing.rejected[mask.name] = f"mask that several images may own: {', '.join(map(_file, found[:2]))}"
+            said = f"mask that several images may own: {', '.join(map(_file, found[:2]))}"
+            pairing.rejected[mask.name] = Reason(said, ErrorKind.REFUSED)
         else:
             for owner in found:
                 pairing.images[owner] += (mask.name,)
                 conventions.setdefault(owner, set()).add(mask.convention)
     for owner, kinds in conventions.items():
         if len(kinds) > 1:
-            said = " and ".join(sorted(kinds))
-            pairing.rejected[owner] = f"masks by two conventions ({said}): say which by masks.suffix or masks.folder"
+            both = " and ".join(sorted(kinds))
+            said = f"masks by two conventions ({both}): say which by masks.suffix or masks.folder"
+            pairing.rejected[owner] = Reason(said, ErrorKind.REFUSED)
 
 
 def _folder(name: str) -> str:

@@ -4,13 +4,14 @@ A column of image files is of bytes, of paths, or of Hugging Face's struct of by
 may be null: files that are embedded in the table, or that it refers to.
 """
 
+import errno
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from overlay.errors import one_line
+from overlay.errors import ImageError, one_line
 from overlay.storage.path import StoragePath
 
 BYTES = ("image", "bytes", "image_bytes")
@@ -82,12 +83,16 @@ def read_images(place: StoragePath, rows: list[int], *, masks: bool = False) -> 
     Null bytes are None. Memory holds a batch of few rows, whatever the size of the table's row groups.
 
     Raises:
-        OSError: the table can't be read, is damaged, or has changed since it was listed.
+        ImageError: the table is damaged.
+        OSError: the table can't be read, or has changed since it was listed.
     """
     try:
         yield from _contents(place, rows, masks)
-    except pa.ArrowException as error:
-        raise OSError(f"{place} is damaged: {one_line(error)}") from error
+    except (OSError, pa.ArrowException) as error:
+        # Parquet's own errors are OSErrors without a number; so are those of a bucket's network.
+        if isinstance(error, OSError) and (error.errno is not None or place.in_bucket):
+            raise
+        raise ImageError(f"damaged table: {one_line(error)}") from error
 
 
 def _contents(place: StoragePath, rows: list[int], masks: bool) -> Iterator[tuple[bytes | None, ...]]:
@@ -110,7 +115,7 @@ def _contents(place: StoragePath, rows: list[int], masks: bool) -> Iterator[tupl
                     row = next(wanted, None)
                 first += batch.num_rows
     if row is not None:
-        raise OSError(f"{place} has changed since it was listed: it has no row {row}")
+        raise OSError(errno.ESTALE, f"{place} has changed since it was listed: it has no row {row}")
 
 
 def _find(schema: pa.Schema, names: Sequence[str], *, want_bytes: bool) -> FileColumn | None:

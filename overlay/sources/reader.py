@@ -13,7 +13,7 @@ from typing import BinaryIO, Protocol
 
 from overlay.archives.index import read_member, read_members_in_order
 from overlay.config import Limits
-from overlay.errors import ImageError, one_line
+from overlay.errors import ErrorKind, ImageError, Reason, one_line
 from overlay.images.ref import ImageRef, ReadFunction
 from overlay.sources import parquet_images
 from overlay.sources.inputs import IRREGULAR
@@ -21,8 +21,11 @@ from overlay.sources.parquet_images import EMBEDDED_MASK
 from overlay.sources.read_plan import ReadUnit
 from overlay.storage.path import NotRegularFileError, StoragePath
 
+Contents = Sequence[bytes | None]
+"""bytes of an image and then of its masks; None for the file of a mask to which a table refers, which is still to be
+read"""
 UNREADABLE = "file that can't be read"
-"""prefix of the reason of a transient error, which another attempt may not have"""
+"""prefix of the reason of an error of the kind `ErrorKind.UNREADABLE`"""
 
 
 class GroupReader(Protocol):
@@ -39,29 +42,37 @@ class GroupRequest:
     group: int
     positions: Sequence[int] | None = None
     """rows of the group to be decoded, counted from 0; None for all"""
-    contents: Sequence[Sequence[bytes]] | None = None
+    contents: Sequence[Contents] | None = None
     """bytes of the image and the masks of each row, where they were read in order; else None"""
-    fault: str | None = None
+    fault: Reason | None = None
     """reason why reading in order failed"""
 
 
 def group_requests(unit: ReadUnit, manifest: GroupReader) -> Iterator[GroupRequest]:
     """Yield a request for each group of a unit, with its contents, or a fault, where it is read in order."""
     waiting = {group: unit.positions.get(group) for group in unit.groups}
-    fault = None
+    fault: Reason | None = None
     try:
         for group, contents in read_in_order(manifest, unit) if unit.in_order else ():
             yield GroupRequest(group, waiting.pop(group), contents)
     except OSError as error:
-        fault = f"{UNREADABLE}: {one_line(error)}"
+        fault = unreadable(error)
+    except ImageError as error:
+        fault = error.reason
     for group, positions in waiting.items():
         yield GroupRequest(group, positions, fault=fault)
 
 
-def read_in_order(manifest: GroupReader, unit: ReadUnit) -> Iterator[tuple[int, list[list[bytes]]]]:
+def unreadable(error: OSError) -> Reason:
+    """Return the reason of an input that a fault of a disk or a network keeps from being read."""
+    return Reason(f"{UNREADABLE}: {one_line(error)}", ErrorKind.UNREADABLE)
+
+
+def read_in_order(manifest: GroupReader, unit: ReadUnit) -> Iterator[tuple[int, list[Contents]]]:
     """Read an archive or a table in order, and yield each group's number with the bytes of its images and masks.
 
     Raises:
+        ImageError: the table is damaged.
         OSError: the manifest, the archive or the table can't be read, or has changed since it was listed.
     """
     groups: dict[int, list[ImageRef]] = {}
@@ -77,7 +88,7 @@ def read_in_order(manifest: GroupReader, unit: ReadUnit) -> Iterator[tuple[int, 
     group_of = [group for group, rows in groups.items() for _ in rows]
     left = {group: len(rows) for group, rows in groups.items()}
     first = dict(zip(groups, accumulate(left.values(), initial=0), strict=False))
-    read: dict[int, list[bytes]] = {}
+    read: dict[int, Contents] = {}
     for index, contents in read_members_in_order(place, records):
         read[index] = contents
         group = group_of[index]
@@ -86,24 +97,16 @@ def read_in_order(manifest: GroupReader, unit: ReadUnit) -> Iterator[tuple[int, 
             yield group, [read.pop(row) for row in range(first[group], first[group] + len(groups[group]))]
 
 
-def _read_table(place: StoragePath, groups: dict[int, list[ImageRef]]) -> Iterator[tuple[int, list[list[bytes]]]]:
+def _read_table(place: StoragePath, groups: dict[int, list[ImageRef]]) -> Iterator[tuple[int, list[Contents]]]:
     refs = [ref for group in groups.values() for ref in group]
     masks = any(EMBEDDED_MASK in ref.masks for ref in refs)
     contents = parquet_images.read_images(place, [int(ref.member or 0) for ref in refs], masks=masks)
     for group, rows in groups.items():
-        found = []
+        found: list[Contents] = []
         for ref, (image, *embedded) in zip(rows, islice(contents, len(rows)), strict=True):
-            masks_of_ref = [embedded[0] if name == EMBEDDED_MASK else _read_or_empty(name) for name in ref.masks]
-            found.append([data or b"" for data in (image, *masks_of_ref)])
+            masks_of_ref = [embedded[0] or b"" if name == EMBEDDED_MASK else None for name in ref.masks]
+            found.append([image or b"", *masks_of_ref])
         yield group, found
-
-
-def _read_or_empty(uri: str) -> bytes:
-    """Read the file of a mask to which a table refers; nothing where it can't be used, which is a reason later."""
-    try:
-        return read_bytes(uri)
-    except ImageError:
-        return b""
 
 
 class Reader:
@@ -123,11 +126,12 @@ class Reader:
         if self._archive:
             self._archive[1].close()
 
-    def read_function(self, ref: ImageRef, contents: Sequence[bytes] | None = None) -> ReadFunction:
+    def read_function(self, ref: ImageRef, contents: Contents | None = None) -> ReadFunction:
         """Return the function that reads an image and its masks by their names; from ``contents``, where given."""
         names = [ref.name, *ref.masks]
         if contents is not None:
-            return dict(zip(names, contents, strict=True)).__getitem__
+            known = {name: data for name, data in zip(names, contents, strict=True) if data is not None}
+            return lambda name: known[name] if name in known else read_bytes(name, self._member_bytes)
         if ref.spans is None:
             return self._read_frames_of if ref.frame is not None else lambda name: read_bytes(name, self._member_bytes)
         spans = dict(zip(names, ref.spans, strict=True))
@@ -145,7 +149,7 @@ class Reader:
             try:
                 self._archive = (uri, StoragePath(uri).open())
             except FileNotFoundError as error:
-                raise ImageError(f"{UNREADABLE}: {error.strerror}") from error
+                raise ImageError(f"{UNREADABLE}: {error.strerror}", ErrorKind.UNREADABLE) from error
         return self._archive[1]
 
 
@@ -159,9 +163,9 @@ def read_bytes(uri: str, limit: int = Limits.member_bytes) -> bytes:
     try:
         data = StoragePath(uri).read_bytes(limit + 1)
     except (FileNotFoundError, PermissionError) as error:
-        raise ImageError(f"{UNREADABLE}: {error.strerror}") from error
+        raise ImageError(f"{UNREADABLE}: {error.strerror}", ErrorKind.UNREADABLE) from error
     except (NotRegularFileError, IsADirectoryError) as error:
-        raise ImageError(IRREGULAR) from error
+        raise ImageError(IRREGULAR, IRREGULAR.kind) from error
     if len(data) > limit:
-        raise ImageError(f"file too large: more than {limit} bytes (limits.member_bytes)")
+        raise ImageError(f"file too large: more than {limit} bytes (limits.member_bytes)", ErrorKind.TOO_LARGE)
     return data

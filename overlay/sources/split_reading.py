@@ -28,6 +28,8 @@ class DatasetBatch(TypedDict):
     """(n, size, size, 3)"""
     reason: NDArray[np.str_]
     """always empty, since every image of a dataset can be decoded"""
+    error_kind: NDArray[np.str_]
+    """always empty"""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ def decode_rows(rows: pa.Table, config: Input, max_pixels: int) -> DatasetBatch:
     for position, (name, image) in enumerate(zip(names, images, strict=True)):
         pixels[position] = decode_stored(name, image["bytes"], config, max_pixels)
     labels = np.array(rows["label"].to_pylist())
-    return DatasetBatch(id=np.array(names), label=labels, pixels=pixels, reason=np.full(len(names), ""))
+    nothing = np.full(len(names), "")
+    return DatasetBatch(id=np.array(names), label=labels, pixels=pixels, reason=nothing, error_kind=nothing)
 
 
 def decode_stored(name: str, data: bytes, config: Input, max_pixels: int) -> NDArray[np.uint8]:

@@ -15,9 +15,8 @@ from overlay.errors import WorkError
 from overlay.models.model_file import ModelFile
 from overlay.sources.decode import DecodedBatch, GroupDecoder
 from overlay.sources.read_plan import ReadUnit, join_units
-from overlay.sources.reader import GroupRequest
 from pipelines.inference.model_actors import actor_count, create_engine_plan, score_with_plan
-from pipelines.inference.read_groups import read_groups
+from pipelines.inference.read_groups import read_groups, request_from_row
 from pipelines.runtime.placement import choose_device
 
 _JOINED_GROUPS = 8
@@ -77,6 +76,5 @@ class RayBackend:
 
 def decode_groups(chunk: pa.Table, decoder: "ray.ObjectRef[GroupDecoder]") -> DecodedBatch:
     """Decode one group, given as a row of `GROUP_SCHEMA` (a Ray task)."""
-    (request,) = chunk.to_pylist()
     decode: GroupDecoder = ray.get(decoder)
-    return decode(GroupRequest(**request))
+    return decode(request_from_row(chunk))

@@ -13,9 +13,10 @@ import pyarrow as pa
 import ray.data
 from numpy.typing import NDArray
 
+from overlay.errors import ErrorKind, Reason
 from overlay.sources.manifest import Manifest
 from overlay.sources.read_plan import ReadUnit
-from overlay.sources.reader import group_requests
+from overlay.sources.reader import GroupRequest, group_requests
 
 GROUP_SCHEMA = pa.schema(
     [
@@ -23,13 +24,14 @@ GROUP_SCHEMA = pa.schema(
         ("positions", pa.list_(pa.int64())),
         ("contents", pa.list_(pa.list_(pa.large_binary()))),
         ("fault", pa.string()),
+        ("fault_kind", pa.string()),
     ]
 )
 """columns of a `GroupRequest`
 
 positions: rows of the group to be decoded; null for all
 contents: bytes of the image and the masks of each row, where they were read in order; else null
-fault: reason why reading in order failed; else null
+fault, fault_kind: reason why reading in order failed; else null
 """
 _BLOCK_BYTES = 2**20
 
@@ -65,4 +67,12 @@ def read_unit(
     """Yield the group requests of one unit (a Ray task)."""
     unit: ReadUnit = ray.get(units)[int(batch["id"][0])]
     for request in group_requests(unit, manifest):
-        yield pa.Table.from_pylist([vars(request)], schema=GROUP_SCHEMA)
+        kind = request.fault.kind if request.fault else None
+        yield pa.Table.from_pylist([vars(request) | {"fault_kind": kind}], schema=GROUP_SCHEMA)
+
+
+def request_from_row(chunk: pa.Table) -> GroupRequest:
+    """Return the group request of a table of one row with the columns of ``GROUP_SCHEMA``."""
+    (row,) = chunk.to_pylist()
+    kind, fault = row.pop("fault_kind"), row.pop("fault")
+    return GroupRequest(**row, fault=None if fault is None else Reason(fault, ErrorKind(kind)))

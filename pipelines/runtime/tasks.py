@@ -17,7 +17,7 @@ from cluster import session
 from overlay.errors import WorkError, one_line
 from overlay.sources.manifest import Manifest
 from overlay.sources.read_plan import ReadUnit
-from overlay.sources.reader import read_in_order
+from overlay.sources.reader import Contents, read_in_order
 
 _Result = TypeVar("_Result")
 
@@ -77,7 +77,7 @@ class ArchivePass:
         self._manifest, self._unit = manifest, unit
         self._begin()
 
-    def group(self, number: int) -> tuple[int, list[list[bytes]]]:
+    def group(self, number: int) -> tuple[int, list[Contents]]:
         """Return the group with index ``number`` in the unit, and its contents.
 
         Raises:

@@ -40,6 +40,7 @@ def decoded(reasons: list[str]) -> DecodedBatch:
         "row": np.arange(n),
         "pixels": PIXELS[:n],
         "reason": np.array(reasons),
+        "error_kind": np.array(["damaged" if reason else "" for reason in reasons]),
         "bytes": np.full(n, 7),
         "seconds_read": np.zeros(n),
         "seconds_decode": np.zeros(n),
@@ -226,7 +227,9 @@ def test_rows_with_a_reason_are_not_scored(opened: Callable[..., Engine]) -> Non
 def test_no_number_is_a_reason(file: ModelFile) -> None:
     state = OrderedDict(file.state) | {"fc.bias": torch.tensor([0, torch.nan, 0])}
     engine = open_engine(prepare_engine(replace(file, state=state), "torch", precision="fp32"))
-    assert score_rows(engine, decoded(["", "no"]))["reason"].tolist() == ["the model gave no number", "no"]
+    scored = score_rows(engine, decoded(["", "no"]))
+    assert scored["reason"].tolist() == ["the model gave no number", "no"]
+    assert scored["error_kind"].tolist() == ["crashed", "damaged"]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="an extra")

@@ -59,7 +59,7 @@ def refused(folder: PredictionFolder, asked: Asked, *, overwrite: bool = False) 
 
 def test_columns() -> None:
     assert prediction_schema(CLASSES).names == [
-        *("id", "uri", "member", "status", "error", "label", "confidence"),
+        *("id", "uri", "member", "status", "error", "error_kind", "label", "confidence"),
         *("prob_benign", "prob_malignant", "model"),
     ]
 

@@ -47,6 +47,7 @@ def block(*rows: int, reason: str = "") -> ScoredBatch:
     return {
         "row": np.array(rows),
         "reason": np.array([reason] * len(rows)),
+        "error_kind": np.array([("unreadable" if reason == NETWORK else "damaged") if reason else ""] * len(rows)),
         "probabilities": probabilities,
         "precision": np.array(["fp32"] * len(rows)),
         "bytes": np.zeros(len(rows), np.int64),
@@ -111,7 +112,7 @@ def test_what_could_not_be_read_is_tried_again(begun: tuple[PredictionFolder, Ma
     first.add(block(3, reason=NETWORK))
     first.add(block(9, reason="empty file"))
     summary = summarise_predictions(folder, manifest, CLASSES, overlay_missing=0)
-    assert (summary.transient_errors, summary.errors) == (1, {"file that can't be read": 1, "empty file": 1})
+    assert (summary.unreadable, summary.errors) == (1, {"file that can't be read": 1, "empty file": 1})
     assert "1 could not be read, which may pass; --retry_errors tries them again" in summary.lines(StageTimes())
     assert PredictionWriter(folder, manifest, LAYOUT, retry_errors=False).done == 10
     again = PredictionWriter(folder, manifest, LAYOUT, retry_errors=True)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overlay.archives.entries import Span
+from overlay.errors import ErrorKind, Reason
 from overlay.images.ref import ImageRef
 from overlay.sources.inputs import Portion
 from overlay.sources.manifest import ManifestListing, first_difference, publish_file, publish_manifest, write_manifest
@@ -91,7 +92,7 @@ def test_a_published_manifest_is_whole(tmp_path: Path) -> None:
 
 
 def test_an_image_that_is_known_to_be_wrong_lacks_no_overlay(tmp_path: Path) -> None:
-    wrong = ImageRef("a", "/a", reason="no")
+    wrong = ImageRef("a", "/a", reason=Reason("no", ErrorKind.REFUSED))
     listing = listed(
         [Portion([wrong, wrong._replace(id="b", reason=None, drawn=True)], passed_over={".txt": 3})], tmp_path / "1", 9
     )

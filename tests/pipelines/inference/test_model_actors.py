@@ -50,9 +50,10 @@ def test_an_actor_replaces_the_pixels_and_keeps_other_columns(monkeypatch: pytes
         "label": np.array(["x", "y", "x"]),
         "pixels": np.arange(3, dtype=np.uint8).repeat(3).reshape(3, 1, 1, 3),
         "reason": np.array(["", "broken", ""]),
+        "error_kind": np.array(["", "damaged", ""]),
     }
     scored: dict[str, Any] = dict(actor(batch))
-    names = ["id", "label", "reason", "probabilities", "seconds_forward", "precision", "embedding"]
+    names = ["id", "label", "reason", "error_kind", "probabilities", "seconds_forward", "precision", "embedding"]
     assert list(scored) == names
     assert [list(map(str, scored[name])) for name in ("id", "label", "reason")] == [
         ["a", "b", "c"],
