@@ -18,6 +18,7 @@ import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
 from overlay.cli.verbs import POSITIONAL, USAGE, VERBS, Config
+from overlay.config.credentials import check_file, check_no_credentials, check_words
 from overlay.config.options import describe_type, explain_parse_error, nearest, option_types
 from overlay.errors import RequestError
 
@@ -28,19 +29,25 @@ def parse_arguments(verb: str, words: Sequence[str]) -> Config:
     """Parse the arguments after the verb; the command line overrides the --config file.
 
     Raises:
-        RequestError: an option is unknown, a value has the wrong type, an argument is missing, or the --config file
-            can't be read.
+        RequestError: an option is unknown, a value has the wrong type, an argument is missing, the --config file can't
+            be read, or there are credentials in an address.
         SystemExit: after --help or --print_config.
     """
+    check_words(words)
     kinds = option_types(VERBS[verb])
     parser = _parser(verb)
     try:
-        config = parser.instantiate(parser.parse_args(_as_options(verb, words, kinds)))
+        options = _as_options(verb, words, kinds)
+        for file in (option.partition("=")[2] for option in options if option.startswith("--config=")):
+            check_file(file)
+        config = parser.instantiate(parser.parse_args(options))
     except RequestError:
         raise
     except (argparse.ArgumentError, ValueError, TypeError, OSError) as error:
         raise RequestError(_one_line(verb, error, kinds)) from None
-    return VERBS[verb](**{field.name: config[field.name] for field in fields(VERBS[verb])})
+    request = VERBS[verb](**{field.name: config[field.name] for field in fields(VERBS[verb])})
+    check_no_credentials("", request)
+    return request
 
 
 def to_words(config: Config) -> list[str]:

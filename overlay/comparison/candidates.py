@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from overlay.config import Compare, Train, TrainingOptions, dotted
+from overlay.config.credentials import check_file, check_no_credentials
 from overlay.config.options import explain_parse_error, nearest, option_types
 from overlay.errors import RequestError
 
@@ -87,6 +88,7 @@ def _name_parts(path: str) -> tuple[str, ...]:
 
 
 def _read_file(path: str) -> dict[str, Mapping[str, Any]]:
+    check_file(path)
     try:
         content = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -125,7 +127,9 @@ def _parse_options(name: str, overrides: Mapping[str, Any], base: Train) -> Trai
     parser.add_class_arguments(Train)
     try:
         parsed = parser.instantiate(parser.parse_object(merged))
-        return Train(**{each.name: parsed[each.name] for each in fields(Train)})
+        options = Train(**{each.name: parsed[each.name] for each in fields(Train)})
+        check_no_credentials("", options)
+        return options
     except RequestError as error:
         raise RequestError(f"candidate {name}: {error}") from None
     except (argparse.ArgumentError, ValueError, TypeError) as error:

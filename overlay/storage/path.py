@@ -19,9 +19,10 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 from pyarrow.fs import FileInfo, FileSelector, FileSystem
 
+from overlay.config.credentials import check_no_credentials
 from overlay.errors import RequestError, one_line
 from overlay.storage import object_store
-from overlay.storage.address import absolute_path, split_query
+from overlay.storage.address import absolute_path, join_query, split_query
 from overlay.storage.object_store import open_object, retry
 
 SCHEMES = ("s3", "gs")
@@ -55,14 +56,11 @@ class StoragePath:
             raise RequestError(
                 f"{text} is no address that can be used; give a path, s3://bucket/... or gs://bucket/..."
             )
-        anonymous = address.scheme == "gs" and address.netloc.startswith("anonymous@")  # a public bucket
-        if ("@" in address.netloc and not anonymous) or "secret" in address.query.lower():
-            raise RequestError(
-                f"credentials in the address of a bucket ({address.scheme}://...) would be written to files and logs; "
-                "set them in the environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-            )
+        check_no_credentials(f"{address.scheme}://...", text)
         path, query = split_query(text)
-        return cls(path.rstrip("/") + query)
+        if query == "?" and not split_query(path)[1]:  # written by the user: a name, or a pattern
+            path = text
+        return cls(join_query(path.rstrip("/"), query))
 
     @property
     def real(self) -> "StoragePath":
@@ -85,7 +83,7 @@ class StoragePath:
         if not self.in_bucket:
             return StoragePath(str(Path(self.text).parent))
         path, query = split_query(self.text)
-        return StoragePath(path.rpartition("/")[0] + query)
+        return StoragePath(join_query(path.rpartition("/")[0], query))
 
     @property
     def filesystem(self) -> FileSystem | None:
@@ -104,7 +102,7 @@ class StoragePath:
         if not self.in_bucket:
             return StoragePath(str(Path(self.text, name)))
         path, query = split_query(self.text)
-        return StoragePath(f"{path}/{name}{query}")
+        return StoragePath(join_query(f"{path}/{name}", query))
 
     def is_file(self) -> bool:
         """Whether the path is an existing file."""
@@ -225,7 +223,7 @@ class StoragePath:
     @property
     def _bucket(self) -> FileSystem:
         path, query = split_query(self.text)
-        root = "/".join(path.split("/")[:3]) + query
+        root = "/".join(path.split("/")[:3]) + query.removesuffix("?")
         try:
             return object_store.bucket_filesystem(root)
         except (ValueError, NotImplementedError) as error:

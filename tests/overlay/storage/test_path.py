@@ -119,8 +119,8 @@ def test_a_public_bucket_of_google_needs_no_credentials() -> None:
     [
         ("ftp://host/x", r"ftp://host/x is no address that can be used; give a path, s3://bucket/\.\.\. or gs://"),
         ("s3://", "is no address that can be used"),
-        ("s3://key:secret@bucket/x", "credentials in the address of a bucket"),
-        ("s3://bucket/x?secret_key=abc", "credentials in the address of a bucket"),
+        ("s3://key:secret@bucket/x", r"s3://\.\.\. has credentials in an address \(an account before the host\); it"),
+        ("s3://bucket/x?secret_key=abc", r"s3://\.\.\. has credentials in an address \(secret_key\); it would be"),
         ("s3://bucket/x?endpoint=abc", "s3://bucket[?]endpoint=abc can't be used: .*; check the address"),
     ],
 )
@@ -129,6 +129,22 @@ def test_addresses_that_are_refused(text: str, message: str) -> None:
         StoragePath.of(text).exists()
     assert "abc" not in str(refusal.value) or "endpoint=abc" in text
     assert "key:" not in str(refusal.value)
+
+
+def test_the_name_of_an_object_is_no_query(bucket: StoragePath) -> None:
+    server = str(bucket).split("?")[1]
+    for name in ("scan?v=2.png", "x?endpoint_override=127.0.0.1:1", "what?", "a/b?c=d/e.png"):
+        write_text_atomically(bucket / name, name)
+        assert (bucket / name).read_bytes() == name.encode()
+        assert str(bucket / name).endswith(f"?{server}")
+    assert "x?endpoint_override=127.0.0.1:1" in bucket.files()
+    place = StoragePath("s3://b")
+    for name in ("scan?v=2.png", "x?endpoint_override=127.0.0.1:1", "what?", "y??"):
+        inner = place / name
+        assert (inner.path, inner.name, inner.parent) == (f"b/{name}", name, place)
+        assert StoragePath.of(str(inner)) == inner
+        assert (inner / "z").path == f"b/{name}/z"
+    assert StoragePath.of("s3://b/scan?").path == "b/scan?"
 
 
 class Faulty:
