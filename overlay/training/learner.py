@@ -174,17 +174,20 @@ class Learner:
         return logits.float(), losses
 
     def _update(self) -> None:
-        """Clip the gradients, and step optimizer, schedule and EMA."""
+        """Clip the gradients, and step optimizer, schedule and EMA; the scaler skips a step whose loss overflowed."""
         self._scaler.unscale_(self._optimizer)
         parameters = [parameter for parameter in self.network.parameters() if parameter.grad is not None]
         norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-        # A scaled loss overflows now and then; the scaler skips such a step.
+        # A scaled loss overflows now and then.
         self._norms += norm.nan_to_num(0, 0, 0) if self._scaler.is_enabled() else norm
         if self._config.optimizer.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(parameters, self._config.optimizer.clip_norm, norm)
+        scale = self._scaler.get_scale()
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
+        if self._scaler.get_scale() < scale:  # lowered after a skipped step only; without a scaler it is always 1
+            return
         self._schedule.step()
         if self._ema is not None:
             self._ema.update(self.network)

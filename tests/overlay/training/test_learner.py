@@ -173,3 +173,24 @@ def test_a_scaler_is_there_for_fp16_only() -> None:
     assert learner(CONFIG).state_dict()["scaler"] == {}
     scaled = learner(replace(CONFIG, train=replace(CONFIG.train, precision="fp16")))
     assert scaled.state_dict()["scaler"]["scale"] == 65536
+
+
+def test_a_step_that_the_scaler_skips_moves_nothing() -> None:
+    scaled = learner(replace(CONFIG, train=replace(CONFIG.train, precision="fp16", ema=0.9)))
+    state = scaled.state_dict()
+    state["scaler"]["scale"] = 2.0**127
+    scaled.load_state_dict(state)
+    before = {name: tensor.clone() for name, tensor in scaled.network.named_parameters()}
+    train(CONFIG, scaled, range(1))
+    after = scaled.state_dict()
+    assert after["scaler"]["scale"] == 2.0**126
+    assert after["ema"] is not None
+    assert (after["schedule"]["step"], after["ema"]["updates"]) == (0, 0)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in scaled.network.named_parameters())
+    after["scaler"]["scale"] = 1.0
+    scaled.load_state_dict(after)
+    train(CONFIG, scaled, range(1))
+    after = scaled.state_dict()
+    assert after["ema"] is not None
+    assert (after["schedule"]["step"], after["ema"]["updates"]) == (1, 1)
+    assert not all(torch.equal(tensor, before[name]) for name, tensor in scaled.network.named_parameters())
