@@ -7,7 +7,6 @@ modules of their own.
 
 import io
 import struct
-import warnings
 from typing import TypedDict
 
 import numpy as np
@@ -18,6 +17,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from overlay.config import MAX_PIXELS
 from overlay.errors import ErrorKind, ImageError
 from overlay.images import dicom
+from overlay.images.decoder_state import decoding
 from overlay.images.depth import SIGNIFICANT_BITS, read_significant_bits, to_8_bit
 from overlay.images.multichannel import decode_channels, is_tiff
 from overlay.images.png import SIGNATURE, decode_plain_png
@@ -68,8 +68,7 @@ def decode_image(
 
     Raises:
         ImageError: the bytes are not an image in one of ``FORMATS``, are damaged or truncated, or declare more than
-            ``max_pixels`` pixels, which is checked before decoding. (Pillow's own limit of 178,956,970 pixels applies
-            beyond that.)
+            ``max_pixels`` pixels, which is checked before decoding.
     """
     if dicom.is_dicom(data):
         return dicom.decode_frame(data, frame, max_pixels)
@@ -81,8 +80,7 @@ def decode_image(
         if is_tiff(data):
             return decode_channels(data, max_pixels)
         raise
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with decoding(max_pixels):
         try:
             return image_to_array(image, bits)
         except Exception as error:  # as in open_image
@@ -97,8 +95,7 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, target: int | None 
     """
     if not data:
         raise ImageError("empty file")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with decoding(max_pixels):
         try:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
         except UnidentifiedImageError:
@@ -135,7 +132,7 @@ def image_format(data: bytes) -> str:
     if dicom.is_dicom(data):
         return "dicom"
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with decoding(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return str(image.format).lower()
     except UnidentifiedImageError:
         if is_tiff(data):
@@ -151,7 +148,7 @@ def keeps_its_bytes(data: bytes, bits: int | None) -> bool:
     Not DICOM, which names its patient; not what Pillow can't read; not greys that are scaled to ``bits``.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with decoding(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             deep = image.mode == "F" or image.mode.startswith("I")
             return not dicom.is_dicom(data) and not (deep and bits)
     except Exception:  # as in decode_image

@@ -13,7 +13,7 @@ from PIL import Image
 GREY_SCALING = "by the type and the tags of each file"
 """how 16-bit greys are scaled, for a model's card"""
 SIGNIFICANT_BITS = "significant_bits"
-"""key in ``Image.info`` of a PNG's chunk sBIT"""
+"""key in ``Image.info`` of a PNG's chunk sBIT, an int; a text of this name in a file is a str"""
 _BITS_PER_SAMPLE, _SAMPLE_FORMAT, _SIGNED = 258, 339, 2
 
 
@@ -57,7 +57,8 @@ def _grey_limits(image: Image.Image, values: NDArray[Any], bits: int | None) -> 
         stored = tags.get(_BITS_PER_SAMPLE, (16,))[0]
         if stored < 16:
             return 0, 2**stored - 1
-        if significant := image.info.get(SIGNIFICANT_BITS):
+        significant = image.info.get(SIGNIFICANT_BITS)
+        if isinstance(significant, int):
             return 0, _significant_top(values, significant)
         return 0, 2 ** (bits or 16) - 1
     if image.mode == "I":

@@ -5,7 +5,6 @@ Needs pydicom (the extra ``dicom``), which is imported where a DICOM file is met
 """
 
 import io
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overlay.errors import ErrorKind, ImageError, one_line
+from overlay.images.decoder_state import decoding
 from overlay.images.depth import scale
 
 if TYPE_CHECKING:
@@ -90,14 +90,13 @@ def decode_frame(data: bytes, frame: int | None, max_pixels: int) -> NDArray[np.
         frame = frame or 0
         if frame >= frames:
             raise ImageError(f"damaged DICOM: it has {frames} frames, none of number {frame}")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with decoding(max_pixels):
             values = pixel_array(io.BytesIO(data), index=frame)
             if dataset.PhotometricInterpretation == "PALETTE COLOR":
                 values = apply_color_lut(values, dataset)
                 return scale(values[..., :3], 0, np.iinfo(values.dtype).max)
             if int(dataset.get("SamplesPerPixel", 1)) == 3:
-                return scale(values, 0, 2 ** int(dataset.BitsStored) - 1)
+                return scale(values, 0, 2 ** _bit_depth(dataset.BitsStored) - 1)
             grey = _to_display(values, dataset, frame)
     except (ImageError, MemoryError):
         raise
@@ -113,8 +112,7 @@ def _read(file: BinaryIO, tags: list[str] | None = None) -> "Dataset":
         import pydicom
     except ImportError as error:
         raise ImageError(NEEDS_PYDICOM, ErrorKind.REFUSED) from error
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with decoding():
         try:
             return pydicom.dcmread(file, force=True, stop_before_pixels=tags is not None, specific_tags=tags)
         except (OSError, MemoryError):
@@ -127,23 +125,29 @@ def _to_display(values: NDArray[Any], dataset: "Dataset", frame: int) -> NDArray
     """Return stored grey values as values of a display, uint8 (height, width)."""
     from pydicom.pixels.processing import apply_modality_lut, apply_voi
 
-    stored = int(dataset.BitsStored)
+    stored = _bit_depth(dataset.BitsStored)
     signed = int(dataset.get("PixelRepresentation", 0)) == 1
     low, high = (-(2 ** (stored - 1)), 2 ** (stored - 1) - 1) if signed else (0, 2**stored - 1)
     if dataset.get("ModalityLUTSequence"):
-        bits = int(dataset.ModalityLUTSequence[0].LUTDescriptor[2])
+        bits = _bit_depth(dataset.ModalityLUTSequence[0].LUTDescriptor[2])
         values, low, high = apply_modality_lut(values, dataset), 0, 2**bits - 1
         slope, intercept = 1.0, 0.0
     else:
         slope = float(_find(dataset, frame, "RescaleSlope") or 1)
         intercept = float(_find(dataset, frame, "RescaleIntercept") or 0)
     if dataset.get("VOILUTSequence"):
-        bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
+        bits = _bit_depth(dataset.VOILUTSequence[0].LUTDescriptor[2])
         return scale(apply_voi((values * slope + intercept).astype(np.int64), dataset), 0, 2**bits - 1)
     center, width = _first(_find(dataset, frame, "WindowCenter")), _first(_find(dataset, frame, "WindowWidth"))
     if center is None or not width or width < 1:
         return scale(values, low, high)
     return _window(values * slope + intercept, center, width, str(dataset.get("VOILUTFunction") or "LINEAR"))
+
+
+def _bit_depth(value: Any) -> int:  # noqa: ANN401 - the value of any attribute
+    if not 1 <= (bits := int(value)) <= 32:
+        raise ImageError(f"damaged DICOM: values of {bits} bits")
+    return bits
 
 
 def _window(values: NDArray[Any], center: float, width: float, function: str) -> NDArray[np.uint8]:

@@ -129,7 +129,7 @@ def test_size_is_checked_before_pixels_are_decoded() -> None:
     bomb = png(13_000, 13_000)  # Pillow would warn here, and then find no pixels
     with pytest.raises(ImageError, match=r"^too many pixels: 13000 x 13000, more than 50000000 \(max_pixels\)$"):
         codec.decode_image(bomb)
-    with pytest.raises(ImageError, match="exceeds limit of 178956970 pixels"):
+    with pytest.raises(ImageError, match="damaged PNG: image file is truncated"):  # beyond the limit of Pillow itself
         codec.decode_image(png(20_000, 20_000), max_pixels=10**9)
     with pytest.raises(ImageError, match=r"^too many pixels: 40 x 30, more than 1199 \(max_pixels\)$"):
         codec.decode_image(encoded("PNG"), max_pixels=1199)

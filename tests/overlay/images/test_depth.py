@@ -122,3 +122,10 @@ def test_scaling_keeps_the_order_of_grey_values(values: NDArray[Any]) -> None:
     finite = np.isfinite(values)
     assert (np.diff(scaled[finite][np.argsort(values[finite])].astype(int)) >= 0).all()
     assert (scaled[~finite] == 0).all()
+
+
+def test_a_text_called_like_the_bits_is_a_text() -> None:
+    info = PngInfo()
+    info.add_text("significant_bits", "abc")
+    grey = np.array([[0, 13107, 21845, 65535]], np.uint16)
+    assert first_row(save(Image.fromarray(grey), "PNG", pnginfo=info)) == [0, 51, 85, 255]

@@ -125,6 +125,8 @@ def test_a_compressed_frame() -> None:
 
 
 def test_what_can_not_be_used_is_a_reason() -> None:
+    with pytest.raises(ImageError, match=r"damaged .*DICOM"):
+        decode_image(dicom(np.zeros((4, 4), np.uint16), BitsStored=40))
     whole = dicom(np.zeros((4, 5), np.uint8))
     assert is_dicom(whole)
     with pytest.raises(ImageError, match="too many pixels: 5 x 4, more than 19"):
