@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from cluster import session
 from overlay.config import SPLITS, Prepare
@@ -194,13 +195,13 @@ def _shares(labels: Sequence[str], splits: Sequence[str]) -> Table:
     """Return a table of the number and the share of images of each class in each split."""
     counts, sizes = Counter(zip(labels, splits, strict=True)), Counter(splits)
     names = sorted(sizes, key=lambda name: (SPLITS.index(name) if name in SPLITS else len(SPLITS), name))
-    table = Table("class", *names, "all")
+    table = Table("class", *(Column(Text(name)) for name in names), "all")  # no markup in names of data
     for column in table.columns[1:]:
         column.justify = "right"
     for label in sorted(set(labels)):
         whole = sum(counts[label, name] for name in names)
         shares = [f"{counts[label, name]} ({counts[label, name] / sizes[name]:.1%})" for name in names]
-        table.add_row(label, *shares, f"{whole} ({whole / len(labels):.1%})")
+        table.add_row(Text(label), *shares, f"{whole} ({whole / len(labels):.1%})")
     table.add_section()
     table.add_row("all", *(str(sizes[name]) for name in names), str(len(labels)))
     return table

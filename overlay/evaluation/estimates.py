@@ -3,8 +3,6 @@
 The values come from influence functions, which give the intervals too; the tests compare them with scikit-learn's.
 """
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,6 +15,7 @@ from overlay.evaluation import influence
 from overlay.evaluation.influence import Influence
 from overlay.evaluation.intervals import Estimate, estimate_metric
 from overlay.evaluation.metrics import confusion_matrix
+from overlay.storage.csv_text import format_csv
 
 SUM_TOLERANCE = 0.02
 """largest distance from 1 of the sum of an image's probabilities: a softmax in bf16, of 8 significant bits, misses it
@@ -191,18 +190,16 @@ def classification_report_csv(evaluation: Evaluation) -> str:
     counts = np.array(evaluation.confusion).ravel()
     pairs = np.repeat(true, counts), np.repeat(predicted, counts)
     options = {"labels": range(len(evaluation.classes)), "zero_division": 0}
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["class", "precision", "recall", "f1", "support"])
     columns = [column.tolist() for column in precision_recall_fscore_support(*pairs, **options)[:3]]
     # Its support is of floats where no answer is right.
     support = [scores.support for scores in evaluation.per_class]
-    writer.writerows(zip(evaluation.classes, *columns, support, strict=True))
-    writer.writerow(["accuracy", "", "", evaluation.accuracy.value, evaluation.images])
+    rows: list[Sequence[object]] = [["class", "precision", "recall", "f1", "support"]]
+    rows += zip(evaluation.classes, *columns, support, strict=True)
+    rows.append(["accuracy", "", "", evaluation.accuracy.value, evaluation.images])
     for average in ("macro", "weighted"):
         means = precision_recall_fscore_support(*pairs, average=average, **options)
-        writer.writerow([f"{average} avg", *map(float, means[:3]), evaluation.images])
-    return text.getvalue()
+        rows.append([f"{average} avg", *map(float, means[:3]), evaluation.images])
+    return format_csv(rows)
 
 
 def check_probabilities(labels: NDArray[np.int64], probabilities: NDArray[np.float64], classes: Sequence[str]) -> None:

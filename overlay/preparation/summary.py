@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from overlay.config import SPLITS
 from overlay.dataset.card import DatasetCard
@@ -38,7 +39,7 @@ def print_summary(dataset: PreparedDataset, rejected: pa.Table, duplicates: Near
     for column in table.columns[1:]:
         column.justify = "right"
     for label, counts in card.counts.items():
-        table.add_row(label, *(str(counts[name]) for name in SPLITS), str(sum(counts.values())))
+        table.add_row(Text(label), *(str(counts[name]) for name in SPLITS), str(sum(counts.values())))
     sums = [sum(counts[name] for counts in card.counts.values()) for name in SPLITS]
     table.add_section()
     table.add_row("all", *map(str, sums), str(sum(sums)))

@@ -79,7 +79,8 @@ def progress_meter(description: str, total: int | None, unit: str = "images", do
     console = Console(stderr=True)
     if console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, TextColumn("{task.fields[extra]}"), console=console, transient=True) as bar:
+        extra = TextColumn("{task.fields[extra]}", markup=False)
+        with Progress(*columns, extra, console=console, transient=True) as bar:
             meter = ProgressMeter(description, total, unit, done, bar)
             yield meter
     else:
