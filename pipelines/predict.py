@@ -28,6 +28,7 @@ from overlay.prediction.row_writer import PredictionWriter
 from overlay.prediction.schema import PredictionColumns
 from overlay.prediction.seen_inputs import count_seen_inputs
 from overlay.prediction.summary import StageTimes, summarise_predictions
+from overlay.sources.data_address import allowed_roots
 from overlay.sources.decode import DecodeLimits, GroupDecoder, sample_pixels
 from overlay.sources.manifest import Manifest, ManifestListing, write_manifest
 from overlay.sources.mask_pairing import repeated_text
@@ -118,7 +119,8 @@ def run(config: Predict) -> None:
 def _list_inputs(config: Predict, loaded: Ensemble, folder: Path, stages: StageTimes) -> ManifestListing:
     """List the inputs into a manifest in ``folder``, and show progress."""
     began = time.monotonic()
-    portions = resolve_inputs(config.inputs, loaded.card.classes, config.limits, config.masks)
+    roots = allowed_roots(config.allow_root)
+    portions = resolve_inputs(config.inputs, loaded.card.classes, config.limits, config.masks, roots)
     with progress_meter("listing", None) as meter:
         listing = write_manifest(portions, folder, config.part_rows, meter.advance_to)
     stages.seconds["listing"] = time.monotonic() - began

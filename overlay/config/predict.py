@@ -30,6 +30,9 @@ class Predict:
     'scans/**/*.png', on a disk or in a bucket (s3://, gs://); - reads a list from standard input, one path a line"""
     out: Place
     """folder of the predictions, on a disk or in a bucket; the same command resumes predictions that were stopped"""
+    allow_root: SeveralPlaces | None = None
+    """folders or buckets, separated by commas, in which tables and lists may name files, beside the table's own folder
+    or bucket, and for a list the folder of the command"""
     legacy: Legacy = field(default_factory=Legacy)
     images: Images = field(default_factory=Images)
     masks: MaskNames = field(default_factory=MaskNames)

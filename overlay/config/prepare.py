@@ -10,6 +10,7 @@ from overlay.config.common import (
     Limits,
     OverlayStyle,
     Place,
+    SeveralPlaces,
     TableColumn,
     check,
     table_column,
@@ -123,6 +124,8 @@ class Prepare:
     """folders or archives with one subfolder a class, on a disk or in a bucket (s3://, gs://)"""
     out: Place = ""
     """folder of the prepared dataset, on a disk or in a bucket"""
+    allow_root: SeveralPlaces | None = None
+    """folders or buckets, separated by commas, in which tables may name files, beside their own folder or bucket"""
     overlay: OverlayStyle = field(default_factory=OverlayStyle)
     labels: Labels = field(default_factory=Labels)
     split: Split = field(default_factory=Split)

@@ -22,7 +22,10 @@ from overlay.storage.path import StoragePath
 
 PREDICTION_FILES = {"request.json", "manifest", "predictions", ".work", "metrics.parquet", "_SUCCESS.json", "wandb"}
 """names of all files and folders in a folder of predictions"""
-ELSEWHERE = ("model", "inputs", "out", "tracking", "batch_size", "device", "actors", "retry_errors", "overwrite")
+ELSEWHERE = (
+    *("model", "inputs", "allow_root", "out", "tracking", "batch_size", "device", "actors", "retry_errors"),
+    "overwrite",
+)
 """options that don't change the rows, or are in the request by other names"""
 FolderState = Literal["new", "begun", "complete"]
 """progress of a request in its folder"""

@@ -16,6 +16,7 @@ from overlay.preparation.patients import PatientGroups
 from overlay.preparation.splits import ClassSizes
 from overlay.preparation.staging import staged_rows
 from overlay.preparation.user_columns import UserRules
+from overlay.sources.data_address import allowed_roots
 from overlay.sources.inputs import Portion
 from overlay.sources.labelled import ClassCounts, LabelledListing, ListingOptions, list_labelled
 from overlay.sources.manifest import ManifestListing, write_manifest
@@ -53,7 +54,8 @@ def list_sources(config: Prepare, folder: Path, on_progress: Callable[[int], Non
     """
     rules = UserRules.of(config)
     others = config.labels.column is not None or config.masks.colors is not None
-    options = ListingOptions(config.limits, config.masks, config.layout, class_folders=not others)
+    roots = allowed_roots(config.allow_root)
+    options = ListingOptions(config.limits, config.masks, config.layout, class_folders=not others, roots=roots)
     sources = list_labelled(config.sources, options, folder)
     given = check_given_split(config.split, sources.layout)
     patients = PatientGroups()

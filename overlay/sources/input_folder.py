@@ -70,6 +70,6 @@ def list_folder(place: StoragePath, rule: ListingRule) -> Iterator[Portion]:
             yield Portion([ImageRef(escape_name(rule.prefix + name), escape_name(str(place / name)), reason=reason)])
             continue
         if of_images:
-            yield from list_table(place / name, rule.below(name))
+            yield from list_table(place / name, rule.below(name), named=False)
         else:
             yield Portion([], passed_over={kind_of_name(name): 1})

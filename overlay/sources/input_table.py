@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from overlay.dataset.prepared import open_dataset, part_path
 from overlay.errors import ErrorKind, Reason, RequestError, one_line
 from overlay.images.ref import ImageRef
+from overlay.sources.data_address import REFUSED_VERSION, DataAddresses, RefusedAddress, shown_address
 from overlay.sources.inputs import ListingRule, Portion, size_problem
 from overlay.sources.parquet_images import (
     BYTES,
@@ -69,15 +70,19 @@ class _File:
     embedded: bool
 
 
-def list_table(place: StoragePath, rule: ListingRule) -> Iterator[Portion]:
+def list_table(place: StoragePath, rule: ListingRule, *, named: bool = True) -> Iterator[Portion]:
     """List the rows of a Parquet table; a row group of image bytes is read by one task.
+
+    ``named``: whether the user named the table, so that one all of whose files lie outside the allowed folders is no
+    request.
 
     Raises:
         RequestError: the table can't be read, has no column of images or several, two rows with equal ids, or a column
-            of ids, labels or paths that is not text.
+            of ids, labels or paths that is not text; or it is ``named`` and all its files lie outside.
     """
     file = _open_table(place)
-    table = _Table(file, place, rule, _columns(file, place))
+    addresses = DataAddresses(place.parent, rule.roots)
+    table = _Table(file, place, rule, _columns(file, place), addresses)
     read = [column.name for column in (table.columns.image, table.columns.mask) if column]
     first = 0
     for number in range(file.num_row_groups):
@@ -91,6 +96,8 @@ def list_table(place: StoragePath, rule: ListingRule) -> Iterator[Portion]:
         if in_table:
             masks = sum(len(ref.masks) for ref in in_table)
             yield Portion(in_table, in_order=True, group_rows=group_rows(file, number, read), masks=masks)
+    if named:
+        addresses.check(f"table {place}")
 
 
 def list_dataset(place: StoragePath, rule: ListingRule) -> Iterator[Portion]:
@@ -101,7 +108,7 @@ def list_dataset(place: StoragePath, rule: ListingRule) -> Iterator[Portion]:
     """
     dataset = open_dataset(place.text)
     for part in range(dataset.card.parts):
-        yield from list_table(part_path(place, part), rule)
+        yield from list_table(part_path(place, part), rule, named=False)
 
 
 def holds_images(place: StoragePath) -> bool:
@@ -122,6 +129,7 @@ class _Table:
     place: StoragePath
     rule: ListingRule
     columns: _Columns
+    addresses: DataAddresses
 
     def refs(self, rows: _Rows) -> Iterator[ImageRef]:
         """Yield the image reference of each row."""
@@ -134,8 +142,11 @@ class _Table:
         labels, overlays = texts.get("label", missing), texts.get("overlay", missing)
         for position, number in enumerate(rows.numbers):
             drawn = overlays[position] not in (None, "none")
+            id = f"{self.rule.prefix}{ids[position]}"
+            if (shown := shown_address(id)) != escape_name(id):  # rows without their credentials may be equal
+                shown = f"{shown} (row {number})"
             ref = ImageRef(
-                id=escape_name(f"{self.rule.prefix}{ids[position]}"),
+                id=shown,
                 uri=uri,
                 label=self.rule.label(self._name_label(labels[position])),
                 source=self.rule.source,
@@ -182,20 +193,31 @@ class _Table:
 
     def _with_image(self, ref: ImageRef, number: int, image: _File | None) -> ImageRef:
         if image is not None and not image.embedded:
-            return _file_of_row(ref, image.path or "", self.place, self.rule.limits.member_bytes)
+            return self._file_of_row(ref, image.path or "")
         if image is None and not self.columns.image.bytes:
             return ref._replace(reason=Reason("the row names no file", ErrorKind.REFUSED))
         empty = None if image else Reason("the row has no image", ErrorKind.REFUSED)
         return ref._replace(member=str(number), reason=empty)
+
+    def _file_of_row(self, ref: ImageRef, path: str) -> ImageRef:
+        try:
+            place = self.addresses.locate(path)
+        except RefusedAddress as error:
+            return ref._replace(
+                uri=shown_address(path), version=REFUSED_VERSION, reason=Reason(str(error), ErrorKind.REFUSED)
+            )
+        size, version = (None, None) if place.in_bucket else read_stamp(place)
+        reason = size_problem(size, self.rule.limits.member_bytes)
+        return ref._replace(uri=str(place), size=size, version=version, reason=reason)
 
     def _with_mask(self, ref: ImageRef, mask: _File) -> ImageRef:
         if mask.embedded and ref.member is None:
             said = "its mask is embedded in the table, and the image is not"
             return ref._replace(reason=Reason(said, ErrorKind.REFUSED))
         try:
-            name = EMBEDDED_MASK if mask.embedded else str(_place_of(mask.path or "", self.place))
-        except RequestError as error:
-            return ref._replace(reason=Reason(one_line(error), ErrorKind.REFUSED))
+            name = EMBEDDED_MASK if mask.embedded else str(self.addresses.locate(mask.path or ""))
+        except RefusedAddress as error:
+            return ref._replace(reason=Reason(f"{error} (its mask)", ErrorKind.REFUSED))
         return ref._replace(masks=(name,), drawn=True)
 
     def _texts(self, batch: pa.RecordBatch, name: str) -> list[str | None]:
@@ -241,19 +263,6 @@ def _are_ids(file: pq.ParquetFile, name: str) -> bool:
     column, _, field = name.partition(".")
     paths = pc.struct_field(file.read(columns=[name])[column], field)
     return bool(paths.null_count == 0 and pc.count_distinct(paths).as_py() == len(paths))
-
-
-def _file_of_row(image: ImageRef, path: str, table: StoragePath, most: int) -> ImageRef:
-    try:
-        place = _place_of(path, table)
-    except RequestError as error:
-        return image._replace(reason=Reason(one_line(error), ErrorKind.REFUSED))
-    size, version = (None, None) if place.in_bucket else read_stamp(place)
-    return image._replace(uri=str(place), size=size, version=version, reason=size_problem(size, most))
-
-
-def _place_of(path: str, table: StoragePath) -> StoragePath:
-    return StoragePath.of(path) if "://" in path or path.startswith("/") else table.parent / path
 
 
 def _check_unique(file: pq.ParquetFile, place: StoragePath, key: str) -> None:

@@ -62,6 +62,8 @@ class ListingRule:
     masks: MaskConventions = field(default_factory=MaskConventions)
     named: bool = True
     """whether the prefix is the name of an input, so that it may be a label"""
+    roots: tuple[StoragePath, ...] = ()
+    """see `overlay.sources.data_address`"""
 
     def below(self, name: str) -> "ListingRule":
         """Return the rule for an archive or a table within the source, whose name extends the prefix."""

@@ -53,6 +53,8 @@ class ListingOptions:
     layout: Layout = field(default_factory=Layout)
     class_folders: bool = True
     """whether folders are labels; without, images may lie anywhere and come without a label"""
+    roots: tuple[StoragePath, ...] = ()
+    """see `overlay.sources.data_address`"""
 
 
 @dataclass
@@ -269,7 +271,7 @@ def _division(layout: ClassLayout) -> str:
 
 def _list_place(place: StoragePath, options: ListingOptions, spool: RefSpool, listed: list[_Source]) -> None:
     """List a folder or an archive; a folder with archives and without images is replaced by its archives."""
-    rule = ListingRule("", options.limits, masks=MaskConventions.of(options.masks))
+    rule = ListingRule("", options.limits, masks=MaskConventions.of(options.masks), roots=options.roots)
     archives = [place]
     splits: dict[str, str] = {}
     if place.is_folder():
@@ -294,7 +296,9 @@ def _list_place(place: StoragePath, options: ListingOptions, spool: RefSpool, li
     with ThreadPoolExecutor(_ARCHIVES_AT_ONCE) as threads:
         for start in range(0, len(archives), _ARCHIVES_AT_ONCE):
             some = sorted(archives)[start : start + _ARCHIVES_AT_ONCE]
-            for archive, portions in zip(some, threads.map(lambda each: _list_file(each, rule), some), strict=True):
+            for archive, portions in zip(
+                some, threads.map(lambda each: _list_file(each, rule, named=each == place), some), strict=True
+            ):
                 source = _Source(archive, splits=splits)
                 for portion in portions:
                     source.count(portion)
@@ -302,9 +306,9 @@ def _list_place(place: StoragePath, options: ListingOptions, spool: RefSpool, li
                 listed.append(source)
 
 
-def _list_file(place: StoragePath, rule: ListingRule) -> list[Portion]:
-    """List an archive, or a table of images."""
-    return list(list_table(place, rule)) if is_table(place.name) else list_members(place, rule)
+def _list_file(place: StoragePath, rule: ListingRule, *, named: bool) -> list[Portion]:
+    """List an archive, or a table of images; see `list_table`."""
+    return list(list_table(place, rule, named=named)) if is_table(place.name) else list_members(place, rule)
 
 
 def _path(ref: ImageRef) -> str:

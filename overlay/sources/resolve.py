@@ -17,6 +17,7 @@ from overlay.dataset.prepared import is_dataset
 from overlay.errors import RequestError, one_line
 from overlay.sources.conventions import MaskConventions
 from overlay.sources.input_folder import list_folder
+from overlay.sources.input_list import InputList, read_list
 from overlay.sources.input_table import list_dataset, list_table
 from overlay.sources.inputs import ListingRule, Portion, list_files, list_members
 from overlay.sources.own_output import is_own_output
@@ -30,22 +31,30 @@ _Source = tuple[StoragePath, Callable[[ListingRule], Iterator[Portion]]]
 
 
 def resolve_inputs(
-    inputs: Sequence[str], classes: Sequence[str], limits: Limits, masks: MaskNames = RECOGNISED
+    inputs: Sequence[str],
+    classes: Sequence[str],
+    limits: Limits,
+    masks: MaskNames = RECOGNISED,
+    roots: tuple[StoragePath, ...] = (),
 ) -> Iterator[Portion]:
     """List all inputs in portions, in a fixed order; ``classes`` are the labels that folders and tables may name.
 
+    ``roots``: where lists and tables may name files, beside their own folder; see `overlay.sources.data_address`.
+
     Raises:
-        RequestError: an input does not exist or can't be read, a pattern matches nothing, or no input holds an image.
+        RequestError: an input does not exist or can't be read, a pattern matches nothing, no input holds an image, or
+            all files of a list or a table lie outside the folders that it may name.
     """
-    found = False
     skipped: list[str] = []
-    sources = _sources(inputs, skipped)
-    if skipped:
-        yield Portion([], skipped=tuple(skipped))
+    lines = read_list(sys.stdin, roots) if "-" in inputs else InputList()
+    sources = _sources(inputs, lines.places, skipped)
+    found = bool(lines.refused)
+    if skipped or found:
+        yield Portion(lines.refused, skipped=tuple(skipped))
     prefixes = name_places([place for place, _ in sources])
     for (place, listed), name in zip(sources, prefixes, strict=True):
         prefix = f"{name or 'files'}/" if len(sources) > 1 else ""
-        rule = ListingRule(prefix, limits, classes, masks=MaskConventions.of(masks))
+        rule = ListingRule(prefix, limits, classes, masks=MaskConventions.of(masks), roots=roots)
         try:
             for portion in listed(rule):
                 found = found or bool(portion.images)
@@ -87,11 +96,14 @@ def name_places(places: Sequence[StoragePath]) -> list[str]:
     return names
 
 
-def _sources(inputs: Sequence[str], skipped: list[str]) -> list[_Source]:
-    """Return the sources of inputs; the folders that Overlay wrote and a pattern matches are added to ``skipped``."""
+def _sources(inputs: Sequence[str], listed: Sequence[StoragePath], skipped: list[str]) -> list[_Source]:
+    """Return the sources of inputs; ``listed`` are the paths of the list, where one is named.
+
+    The folders that Overlay wrote and a pattern matches are added to ``skipped``.
+    """
     sources: dict[StoragePath, Callable[[ListingRule], Iterator[Portion]]] = {}
     files: list[StoragePath] = []
-    for place in _places(inputs, skipped):
+    for place in _places(inputs, listed, skipped):
         if is_archive(place.name):
             sources[place] = partial(_list_archive, place)
         elif is_table(place.name):
@@ -125,11 +137,10 @@ def _list_archive(place: StoragePath, rule: ListingRule) -> Iterator[Portion]:
     return iter(list_members(place, rule))
 
 
-def _places(inputs: Sequence[str], skipped: list[str]) -> Iterator[StoragePath]:
+def _places(inputs: Sequence[str], listed: Sequence[StoragePath], skipped: list[str]) -> Iterator[StoragePath]:
     for given in inputs:
         if given == "-":
-            # A missing file in a list becomes a row with a reason.
-            yield from (StoragePath.of(line.rstrip("\r\n")) for line in sys.stdin if line.strip())
+            yield from listed
         elif _PATTERN.search(_path(given)) and not (_is_local(given) and Path(given).expanduser().exists()):
             yield from _matches(given, skipped)
         else:

@@ -168,7 +168,7 @@ def test_what_could_not_be_read_is_tried_again(
     for name in names[:2]:
         shutil.copy(phantoms / "benign" / name, tmp_path)
     listed = "".join(f"{tmp_path}/{name}\n" for name in names)
-    config = Predict(model=str(random_model), inputs=["-"], out=str(tmp_path / "out"), part_rows=2)
+    config = Predict(str(random_model), ["-"], str(tmp_path / "out"), allow_root=str(tmp_path), part_rows=2)
 
     def run(config: Predict) -> str:
         with pytest.MonkeyPatch.context() as patch:

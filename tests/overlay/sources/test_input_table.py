@@ -10,6 +10,7 @@ from PIL import Image
 
 from overlay.config import Limits
 from overlay.errors import RequestError
+from overlay.sources.data_address import NOT_ALLOWED
 from overlay.sources.input_table import holds_images, list_table
 from overlay.sources.inputs import ListingRule
 from overlay.sources.parquet_images import group_rows, read_images
@@ -63,11 +64,13 @@ def test_paths(tmp_path: Path) -> None:
     *found, strange, vast_one = [image for portion in list_table(place, RULE) for image in portion.images]
     assert [(image.id, image.uri, image.size, image.reason) for image in found] == [
         ("t/1", str(tmp_path / "a.png"), 4, None),
-        ("t/2", "/elsewhere/b.png", None, None),
+        ("t/2", "/elsewhere/b.png", None, f"{NOT_ALLOWED}: outside {tmp_path}; --allow_root /elsewhere would allow it"),
         ("t/3", str(place), None, "the row names no file"),
     ]
-    assert strange.reason is not None
-    assert "ftp://host/c.png" in strange.reason
+    assert (strange.uri, strange.reason) == (
+        "ftp://host/c.png",
+        f"{NOT_ALLOWED}: the scheme ftp:// is not read from data",
+    )
     assert vast_one.reason == "file too large: 1099511627776 bytes, more than 268435456 (limits.member_bytes)"
     assert not holds_images(place)
 
