@@ -19,7 +19,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_setti
 
 from overlay.cli.verbs import POSITIONAL, USAGE, VERBS, Config
 from overlay.config.credentials import check_file, check_no_credentials, check_words
-from overlay.config.options import describe_type, explain_parse_error, nearest, option_types
+from overlay.config.options import check_local_places, describe_type, explain_parse_error, nearest, option_types
 from overlay.errors import RequestError
 
 _OPTIONS = " [--config FILE.yaml] [--section.key VALUE ...]"
@@ -30,7 +30,7 @@ def parse_arguments(verb: str, words: Sequence[str]) -> Config:
 
     Raises:
         RequestError: an option is unknown, a value has the wrong type, an argument is missing, the --config file can't
-            be read, or there are credentials in an address.
+            be read, there are credentials in an address, or an option names a bucket that takes a path on a disk only.
         SystemExit: after --help or --print_config.
     """
     check_words(words)
@@ -47,6 +47,7 @@ def parse_arguments(verb: str, words: Sequence[str]) -> Config:
         raise RequestError(_one_line(verb, error, kinds)) from None
     request = VERBS[verb](**{field.name: config[field.name] for field in fields(VERBS[verb])})
     check_no_credentials("", request)
+    check_local_places(request)
     return request
 
 
@@ -70,7 +71,7 @@ class _Help(DefaultHelpFormatter):
     """Help without jsonargparse's options that load a file into one section, and with plain names of types."""
 
     def format_help(self) -> str:
-        return re.sub(r"Annotated\[str,\s+'([\w:,]+)'\]", r"\1", super().format_help())
+        return re.sub(r"Annotated\[str,\s+'(?:local\s+)?([\w:,]+)'\]", r"\1", super().format_help())
 
     def add_argument(self, action: argparse.Action) -> None:
         if action.metavar != "CONFIG" or action.dest == "config":

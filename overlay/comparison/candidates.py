@@ -11,7 +11,7 @@ import yaml
 
 from overlay.config import Compare, Train, TrainingOptions, dotted
 from overlay.config.credentials import check_file, check_no_credentials
-from overlay.config.options import explain_parse_error, nearest, option_types
+from overlay.config.options import check_local_places, explain_parse_error, nearest, option_types
 from overlay.errors import RequestError
 
 SET_BY_COMPARE = ("out", "fold", "train.seed", "train.dry_run")
@@ -129,8 +129,9 @@ def _parse_options(name: str, overrides: Mapping[str, Any], base: Train) -> Trai
         parsed = parser.instantiate(parser.parse_object(merged))
         options = Train(**{each.name: parsed[each.name] for each in fields(Train)})
         check_no_credentials("", options)
-        return options
+        check_local_places(options)
     except RequestError as error:
         raise RequestError(f"candidate {name}: {error}") from None
     except (argparse.ArgumentError, ValueError, TypeError) as error:
         raise RequestError(f"candidate {name}: {explain_parse_error(error, kinds)}") from None
+    return options

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from overlay.config.common import Place, check
+from overlay.config.common import LocalPlace, check
 
 
 @dataclass(frozen=True)
 class Demo:
     """Generate a small phantom dataset, then prepare, train, evaluate and predict on it."""
 
-    out: Place = "overlay-demo"
+    out: LocalPlace = "overlay-demo"
     """folder of the demo: phantoms, dataset, run and predictions"""
     seed: int = 0
     """random seed of the phantoms and of the training"""

@@ -7,6 +7,7 @@ from overlay.config.common import (
     Device,
     EngineKind,
     Legacy,
+    LocalPlace,
     Place,
     Precision,
     TableColumn,
@@ -20,11 +21,11 @@ from overlay.config.common import (
 class Evaluate:
     """Evaluate a model on one split of a prepared dataset: metrics, figures, report."""
 
-    model: Place
+    model: LocalPlace
     """folder of a run, or a model file"""
     dataset: Place
     """a prepared dataset"""
-    out: Place
+    out: LocalPlace
     """folder of the evaluation"""
     legacy: Legacy = field(default_factory=Legacy)
     split: Literal["train", "val", "test"] = "test"

@@ -6,6 +6,7 @@ from dataclasses import is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from overlay.config.common import table_column
+from overlay.errors import RequestError
 
 
 def option_types(config: type, prefix: str = "") -> dict[str, Any]:
@@ -19,16 +20,35 @@ def option_types(config: type, prefix: str = "") -> dict[str, Any]:
     return kinds
 
 
-def named_places(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:  # noqa: ANN401 - a section of any class
+def named_places(config: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401 - a configuration of any class
     """Yield the options of a configuration that name a file, folder or address, with that of each value."""
+    for name, value, kind in _texts(config):
+        if place := _place_in(value, kind):
+            yield name, place
+
+
+def check_local_places(config: Any) -> None:  # noqa: ANN401 - a configuration of any class
+    """Check that options for paths on a disk name no bucket, by their types.
+
+    Raises:
+        RequestError: one does; it names the option.
+    """
+    for name, value, kind in _texts(config):
+        downloaded = "weights" in kind and value.startswith(("http://", "https://"))
+        if "'local " in kind and "://" in value and not downloaded:
+            raise RequestError(f"{name} is {value!r}, but it can't be in a bucket; give a path on a disk")
+
+
+def _texts(config: Any, prefix: str = "") -> Iterator[tuple[str, str, str]]:  # noqa: ANN401 - a section of any class
+    """Yield the options of a configuration: name, each text in its value, and its type with the marker."""
     for name, kind in get_type_hints(type(config), include_extras=True).items():
         value = getattr(config, name)
         if is_dataclass(value):
-            yield from named_places(value, f"{prefix}{name}.")
-        several = value.split(",") if "'path,path'" in str(kind) and value else value
+            yield from _texts(value, f"{prefix}{name}.")
+        several = value.split(",") if "path,path'" in str(kind) and value else value
         for each in several if isinstance(several, list) else [several]:
-            if isinstance(each, str) and each and (place := _place_in(each, str(kind))):
-                yield prefix + name, place
+            if isinstance(each, str) and each:
+                yield prefix + name, each, str(kind)
 
 
 def _place_in(value: str, kind: str) -> str | None:
@@ -36,7 +56,7 @@ def _place_in(value: str, kind: str) -> str | None:
     if "'file:column'" in kind:
         table = table_column(value)
         return table and table[0]
-    is_place = "'path'" in kind or "'path,path'" in kind or ("'weights'" in kind and value not in ("imagenet", "none"))
+    is_place = "path'" in kind or ("weights'" in kind and value not in ("imagenet", "none"))
     return value if is_place else None
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from overlay.config.calibration import Calibration
-from overlay.config.common import Device, Place, ResizeRule, Tracking, WeightsSource, check
+from overlay.config.common import Device, LocalPlace, Place, ResizeRule, Tracking, WeightsSource, check
 from overlay.config.optimization import EarlyStopping, Loss, Optimizer
 
 TrainingPrecision = Literal["auto", "bf16", "fp16", "fp32"]
@@ -183,7 +183,7 @@ class TrainingOptions:
 
     dataset: Place
     """a prepared dataset; for train also a folder that `overlay prepare` would take"""
-    out: Place
+    out: LocalPlace
     """folder of the run, or of the comparison; one that is there is resumed"""
     input: Input = field(default_factory=Input)
     augment: Augment = field(default_factory=Augment)
