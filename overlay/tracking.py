@@ -19,6 +19,7 @@ from overlay.config import Predict, Tracking, Train
 from overlay.errors import RequestError, WorkError
 from overlay.evaluation.estimates import Evaluation
 from overlay.storage.path import StoragePath
+from overlay.storage.transfer import local_copy
 from overlay.training.history import Epoch
 
 TrackingMode = Literal["online", "offline", "disabled"]
@@ -54,10 +55,11 @@ class WandbRun:
         WorkError: W&B can't be reached, or refuses the key.
     """
 
-    def __init__(self, config: Train, mode: TrackingMode, run_id: str, folder: Path) -> None:
+    def __init__(self, config: Train, mode: TrackingMode, run_id: str, folder: StoragePath) -> None:
         import wandb
 
-        logged = _epochs_on_disk(folder, run_id) if mode == "offline" else set[int]()
+        own = Path() if folder.in_bucket else Path(folder.text)
+        logged = _epochs_on_disk(own, run_id) if mode == "offline" else set[int]()
         try:
             self._run = wandb.init(
                 project=config.tracking.project,
@@ -66,7 +68,7 @@ class WandbRun:
                 id=run_id,
                 resume="allow",
                 mode=mode,
-                dir=folder,
+                dir=own,
                 config=asdict(config),
                 settings=wandb.Settings(
                     silent=True,
@@ -91,7 +93,9 @@ class WandbRun:
                 self._run.log(asdict(epoch), step=epoch.epoch, commit=True)
                 self._logged.add(epoch.epoch)
 
-    def finish(self, evaluation: Evaluation, labels: Sequence[int], predicted: Sequence[int], model: Path) -> None:
+    def finish(
+        self, evaluation: Evaluation, labels: Sequence[int], predicted: Sequence[int], model: StoragePath
+    ) -> None:
         """Log the test metrics and confusion matrix, and the model as an artifact.
 
         ``labels`` and ``predicted``, (n,) each, are positions in the classes.
@@ -106,7 +110,9 @@ class WandbRun:
             {f"test/{name}": found.value for name, found in evaluation.overall() if found is not None}
         )
         artifact = wandb.Artifact(name=f"model-{self._run.id}", type="model")
-        artifact.add_file(str(model), policy="immutable")  # else W&B keeps a copy of its own in the home folder
+        with local_copy(model) as file:
+            # "mutable" makes a copy in the home folder, from which W&B uploads; the one of an object is gone by then.
+            artifact.add_file(str(file), policy="mutable" if model.in_bucket else "immutable")
         self._run.log_artifact(artifact)
 
     def close(self, *, failed: bool) -> None:

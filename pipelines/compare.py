@@ -8,11 +8,9 @@ Each training is an ordinary run of `overlay train --fold`, so the same command 
 """
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Literal
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from cluster import session
 from overlay import tracking
@@ -30,6 +28,8 @@ from overlay.evaluation.subject import EvaluationSubject, cautions, count_seen
 from overlay.models import network
 from overlay.models.model_file import ModelFile, load_model_file
 from overlay.models.pretrained import load_pretrained
+from overlay.storage.parquet import open_parquet
+from overlay.storage.path import StoragePath
 from pipelines import evaluate, train
 from pipelines.runtime.placement import place_workers
 from pipelines.training.run_pool import PooledRun, count_slots, train_runs
@@ -198,7 +198,7 @@ def _evaluate_models(plan: ComparisonPlan) -> list[ComparedModel]:
     for name, file in plan.models.items():
         out = plan.folder.evaluation(name)
         subject = EvaluationSubject(file, plan.dataset, "test")
-        if not (out / "metrics.json").exists():
+        if not (out / "metrics.json").is_file():
             print(f"evaluating {name}", flush=True)
             scores = evaluate.score_split(subject, InferenceOptions(plan.device, "auto", 64))
             write_evaluation(subject, scores, out, Extras(count_seen(subject)))
@@ -207,7 +207,7 @@ def _evaluate_models(plan: ComparisonPlan) -> list[ComparedModel]:
                 candidate=name,
                 seed=None,
                 fold=None,
-                path=Path(file.path),
+                path=StoragePath.of(file.path),
                 dataset=plan.dataset,
                 predictions=out / "predictions.parquet",
                 cautions=cautions(subject, count_seen(subject)),
@@ -262,7 +262,8 @@ def _train_candidates(plan: ComparisonPlan) -> list[ComparedModel]:
 
 def _accuracy_line(run: PooledRun) -> str:
     """Return the test accuracy of a finished run in words."""
-    table = pq.read_table(run.folder.evaluation / "predictions.parquet", columns=["label", "true_label"])
+    with open_parquet(run.folder.evaluation / "predictions.parquet") as file:
+        table = file.read(columns=["label", "true_label"])
     right = pc.sum(pc.equal(table["label"], table["true_label"])).as_py()
     return f"accuracy {right / len(table):.3f} on {len(table)} test images"
 

@@ -4,7 +4,6 @@ overlay evaluate run dataset --out evaluation
 overlay evaluate run/Resnet_fineTuning.pth dataset --out evaluation --split val
 """
 
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -31,6 +30,7 @@ from overlay.models.model_file import load_model_file
 from overlay.prediction.schema import evaluation_schema
 from overlay.preparation.metadata_table import MetadataColumn
 from overlay.sources.split_reading import stored_images
+from overlay.storage.path import StoragePath
 from pipelines.inference.small_jobs import choose_local_device, has_device, is_small_job
 from pipelines.inference.split_scores import score_in_process, score_on_ray
 from pipelines.runtime.placement import choose_device
@@ -49,7 +49,7 @@ def run(config: Evaluate) -> None:
         print(f"the model is that of fold {model.card.fold}: evaluating on the {config.split} split of that fold")
         dataset = select_fold(dataset, model.card.fold)
     subject = EvaluationSubject(model, dataset, config.split)
-    out = Path(config.out).expanduser().absolute()
+    out = StoragePath.of(config.out)
     check_evaluation_folder(out, config.out)
     seen = count_seen(subject)
     check_split(subject, seen, allow_seen=config.allow_seen)

@@ -4,7 +4,7 @@ overlay export run --format safetensors
 overlay export run/Resnet_fineTuning.pth --format onnx --out model.onnx
 """
 
-from pathlib import Path
+from pathlib import PurePosixPath
 
 from overlay.config import Export
 from overlay.engines import export
@@ -12,6 +12,7 @@ from overlay.errors import RequestError, faults_end_the_work
 from overlay.models import model_file
 from overlay.models.training_hashes import write_beside
 from overlay.storage.atomic import write_atomically
+from overlay.storage.path import StoragePath
 
 _WRITERS = {"safetensors": export.export_safetensors, "onnx": export.export_onnx}
 
@@ -25,8 +26,9 @@ def run(config: Export) -> None:
         WorkError: the export failed, or its probabilities differ from the model's; nothing was written.
     """
     loaded = model_file.load_model_file(config.model, config.legacy)
-    out = Path(config.out or Path(loaded.path).with_suffix(f".{config.format}"))
-    if out.suffix != f".{config.format}":
+    model = StoragePath.of(loaded.path)
+    out = StoragePath.of(config.out or model.parent / f"{PurePosixPath(model.name).stem}.{config.format}")
+    if not out.name.endswith(f".{config.format}"):
         raise RequestError(f"--out {out} doesn't end in .{config.format}, by which others know the format; name it so")
     if out.exists():
         raise RequestError(f"--out {out} is there already; name another file, or delete it")

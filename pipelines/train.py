@@ -11,7 +11,6 @@ at the end writes and evaluates the model.
 """
 
 import math
-from pathlib import Path
 
 import numpy as np
 
@@ -31,6 +30,7 @@ from overlay.models.calibrated_model import calibrate_model
 from overlay.models.network import StateDict
 from overlay.models.pretrained import load_pretrained
 from overlay.models.training_hashes import TrainingHashes
+from overlay.storage.path import StoragePath
 from overlay.training import checkpoint, history
 from overlay.training.checkpoint import TrainingProgress
 from overlay.training.run_folder import RunFolder, open_run
@@ -152,7 +152,7 @@ def _train(
 
 def _write_model(
     setup: TrainingSetup, folder: RunFolder, progress: TrainingProgress, options: InferenceOptions
-) -> Path:
+) -> StoragePath:
     """Calibrate the best epoch of a complete training on the validation split, write its model file, return the path.
 
     The file also holds the perceptual hashes of the training and validation images.

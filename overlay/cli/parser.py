@@ -71,7 +71,7 @@ class _Help(DefaultHelpFormatter):
     """Help without jsonargparse's options that load a file into one section, and with plain names of types."""
 
     def format_help(self) -> str:
-        return re.sub(r"Annotated\[str,\s+'(?:local\s+)?([\w:,]+)'\]", r"\1", super().format_help())
+        return re.sub(r"Annotated\[str,\s+'(?:local )?([\w:,]+)'\]", r"\1", super().format_help())
 
     def add_argument(self, action: argparse.Action) -> None:
         if action.metavar != "CONFIG" or action.dest == "config":

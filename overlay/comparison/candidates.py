@@ -4,15 +4,16 @@ import argparse
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 import yaml
 
 from overlay.config import Compare, Train, TrainingOptions, dotted
 from overlay.config.credentials import check_file, check_no_credentials
-from overlay.config.options import check_local_places, explain_parse_error, nearest, option_types
+from overlay.config.options import explain_parse_error, nearest, option_types
 from overlay.errors import RequestError
+from overlay.storage.path import StoragePath
 
 SET_BY_COMPARE = ("out", "fold", "train.seed", "train.dry_run")
 
@@ -25,7 +26,7 @@ class Candidate:
     options: Train
     """of its trainings, but for fold, seed and folder of the run"""
 
-    def training(self, folder: Path, seed: int, fold: int) -> Train:
+    def training(self, folder: StoragePath, seed: int, fold: int) -> Train:
         """Return the request of one training, whose run is ``folder``."""
         loop = replace(self.options.train, seed=seed)
         return replace(self.options, out=str(folder), fold=fold, train=loop)
@@ -83,14 +84,14 @@ def name_models(paths: list[str]) -> list[str]:
 
 
 def _name_parts(path: str) -> tuple[str, ...]:
-    place = Path(path).expanduser().absolute()
+    place = PurePosixPath(StoragePath.of(path).path)
     return (*place.parent.parts[1:], place.stem if place.suffix in (".pth", ".pt", ".safetensors") else place.name)
 
 
 def _read_file(path: str) -> dict[str, Mapping[str, Any]]:
     check_file(path)
     try:
-        content = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
+        content = yaml.safe_load(StoragePath.of(path).read_bytes().decode())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RequestError(f"candidates is {path}, which can't be read: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
@@ -129,7 +130,6 @@ def _parse_options(name: str, overrides: Mapping[str, Any], base: Train) -> Trai
         parsed = parser.instantiate(parser.parse_object(merged))
         options = Train(**{each.name: parsed[each.name] for each in fields(Train)})
         check_no_credentials("", options)
-        check_local_places(options)
     except RequestError as error:
         raise RequestError(f"candidate {name}: {error}") from None
     except (argparse.ArgumentError, ValueError, TypeError) as error:

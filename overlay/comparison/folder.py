@@ -3,13 +3,13 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from overlay import __version__
 from overlay.config import Compare, dotted
 from overlay.errors import RequestError
-from overlay.storage.atomic import write_atomically
+from overlay.storage.atomic import write_text_atomically
+from overlay.storage.path import StoragePath
 from overlay.version import code_fingerprint
 
 COMPARISON_FORMAT = 1
@@ -47,33 +47,33 @@ class ComparisonRequest:
 class ComparisonFolder:
     """Paths of a comparison. Nothing is written before `begin`, and the folder need not exist until then."""
 
-    path: Path
+    path: StoragePath
 
     @property
-    def record_file(self) -> Path:
+    def record_file(self) -> StoragePath:
         """Request and state of the comparison, and its findings once it is finished."""
         return self.path / "compare.json"
 
-    def run(self, candidate: str, seed: int, fold: int) -> Path:
+    def run(self, candidate: str, seed: int, fold: int) -> StoragePath:
         """Return the folder of one training's run."""
         return self.path / "runs" / candidate / f"seed-{seed}" / f"fold-{fold}"
 
-    def log(self, candidate: str, seed: int, fold: int) -> Path:
+    def log(self, candidate: str, seed: int, fold: int) -> StoragePath:
         """Return the file that takes the output of one training."""
         return self.path / "logs" / f"{candidate}-seed-{seed}-fold-{fold}.log"
 
-    def evaluation(self, candidate: str) -> Path:
+    def evaluation(self, candidate: str) -> StoragePath:
         """Return the folder of a finished model's evaluation."""
         return self.path / "evaluations" / candidate
 
     @property
     def finished(self) -> bool:
         """Whether the comparison is complete."""
-        return self.record_file.exists() and bool(_read_record(self.record_file)["finished"])
+        return self.record_file.is_file() and bool(_read_record(self.record_file)["finished"])
 
     def begin(self, request: ComparisonRequest) -> None:
         """Write the record of a comparison that is not finished."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.path.make_folder()
         self._write(request, finished=False, findings={})
 
     def finish(self, request: ComparisonRequest, findings: Mapping[str, Any]) -> None:
@@ -89,8 +89,7 @@ class ComparisonFolder:
             "request": asdict(request),
             **findings,
         }
-        with write_atomically(self.record_file) as temporary:
-            temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_text_atomically(self.record_file, json.dumps(record, indent=2) + "\n")
 
 
 def open_comparison(config: Compare, request: ComparisonRequest) -> ComparisonFolder:
@@ -99,27 +98,27 @@ def open_comparison(config: Compare, request: ComparisonRequest) -> ComparisonFo
     Raises:
         RequestError: the path is a file, or the folder holds something else, or another comparison.
     """
-    folder = ComparisonFolder(Path(config.out).expanduser().absolute())
+    folder = ComparisonFolder(StoragePath.of(config.out))
     if folder.path.is_file():
         raise RequestError(f"--out {config.out} is a file; name a folder")
-    if folder.record_file.exists():
+    if folder.record_file.is_file():
         if difference := request.difference(_read_record(folder.record_file)["request"]):
             raise RequestError(
                 f"{config.out} was begun with {difference}; give the same options to resume it, or another --out"
             )
-    elif folder.path.exists() and (others := sorted(entry.name for entry in folder.path.iterdir())):
+    elif others := folder.path.children():
         raise RequestError(f"--out {config.out} holds something else ({others[0]}); choose an empty folder")
     return folder
 
 
-def _read_record(file: Path) -> dict[str, Any]:
+def _read_record(file: StoragePath) -> dict[str, Any]:
     """Read compare.json.
 
     Raises:
         RequestError: it is damaged, or no record of a comparison.
     """
     try:
-        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        record: dict[str, Any] = json.loads(file.read_bytes())
         if isinstance(record["request"], dict) and isinstance(record["finished"], bool):
             return record
     except (ValueError, KeyError, TypeError):

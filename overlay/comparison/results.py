@@ -2,12 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import yaml
 
 from overlay.comparison.answers import Answers, ComparedImages, align_answers, metric_influence
@@ -16,8 +14,8 @@ from overlay.dataset.prepared import PreparedDataset
 from overlay.evaluation.label_doubts import label_doubts
 from overlay.models.model_file import ModelFile, build_network, load_model_file
 from overlay.storage.parquet import open_parquet
+from overlay.storage.path import StoragePath
 from overlay.training import history
-from overlay.training.history import Epoch
 from overlay.training.run_folder import RunFolder
 
 RESULTS_SCHEMA = pa.schema(
@@ -53,11 +51,11 @@ class ComparedModel:
     candidate: str
     seed: int | None
     fold: int | None
-    path: Path
+    path: StoragePath
     """run folder or model file"""
     dataset: PreparedDataset
     """divided as for this model"""
-    predictions: Path
+    predictions: StoragePath
     """predictions.parquet of its evaluation"""
     error: str | None = None
     """why its training failed"""
@@ -94,7 +92,8 @@ def result_row(model: ComparedModel, classes: tuple[str, ...], positive: str | N
 def read_predictions(model: ComparedModel, classes: tuple[str, ...]) -> pa.Table:
     """Read a model's test predictions: id, seed, fold, true_label, label, and prob_CLASS for each class."""
     names = ["id", "true_label", "label", *(f"prob_{name}" for name in classes)]
-    table = pq.read_table(model.predictions, columns=names)
+    with open_parquet(model.predictions) as file:
+        table = file.read(columns=names)
     seeds = pa.array([model.seed or 0] * len(table), pa.int64())
     folds = pa.array([model.fold] * len(table), pa.int32())
     return table.append_column("seed", seeds).append_column("fold", folds)
@@ -161,10 +160,10 @@ def _count_parameters(file: ModelFile) -> int:
 def _training_facts(model: ComparedModel) -> dict[str, object]:
     """Return the columns that only a model with a run folder has."""
     folder = RunFolder(model.path)
-    if not folder.history_file.exists():
+    epochs = history.read_history(folder.history_file)
+    if not epochs:
         return {}
-    epochs = [Epoch(**row) for row in pq.read_table(folder.history_file).to_pylist()]
-    stored = yaml.safe_load(folder.config_file.read_text(encoding="utf-8"))
+    stored = yaml.safe_load(folder.config_file.read_bytes())
     best = epochs[history.best_epoch(epochs, EarlyStopping(**stored["early_stopping"]))]
     return {
         "epoch": best.epoch,

@@ -7,17 +7,15 @@ from typing import Annotated, Any, Literal
 from overlay.errors import RequestError
 
 Place = Annotated[str, "path"]
-"""a file, folder or address; `overlay submit` refuses a relative one"""
+"""a file or folder on a disk or in a bucket; `overlay submit` refuses a relative one"""
 LocalPlace = Annotated[str, "local path"]
 """a file or folder on a disk; the command line refuses an address such as s3://bucket/..."""
 SeveralPlaces = Annotated[str, "path,path"]
 """one `Place`, or several, separated by commas"""
-SeveralLocalPlaces = Annotated[str, "local path,path"]
-"""one `LocalPlace`, or several, separated by commas"""
 TableColumn = Annotated[str, "file:column"]
 """a column of a table, FILE:column, or another text where the option takes one"""
-WeightsSource = Annotated[str, "local weights"]
-"""a name of weights, a `LocalPlace`, or a URL (http, https)"""
+WeightsSource = Annotated[str, "weights"]
+"""a name of weights, a `Place`, or a URL (http, https)"""
 ResizeRule = Literal["squash", "pad", "crop"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "bf16", "fp16", "fp32", "int8"]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, fields
 from typing import Literal, get_args
 
-from overlay.config.common import LocalPlace, check
+from overlay.config.common import Place, check
 from overlay.config.train import TrainingOptions
 
 ComparisonMetric = Literal["accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss", "sensitivity"]
@@ -14,9 +14,9 @@ COMPARISON_METRICS: tuple[ComparisonMetric, ...] = get_args(ComparisonMetric)
 class Compare(TrainingOptions):
     """Compare finished models on a test split, or candidates trained in every fold of a dataset; resumes if stopped."""
 
-    models: list[LocalPlace] = field(default_factory=list)
+    models: list[Place] = field(default_factory=list)
     """finished models: runs, or model files; at least two, evaluated on the same test split"""
-    candidates: LocalPlace | None = None
+    candidates: Place | None = None
     """YAML file, name of a candidate -> its options where they differ from this command's; each is trained in every
     fold"""
     archs: str | None = None

@@ -10,7 +10,7 @@ class Demo:
     """Generate a small phantom dataset, then prepare, train, evaluate and predict on it."""
 
     out: LocalPlace = "overlay-demo"
-    """folder of the demo: phantoms, dataset, run and predictions"""
+    """folder of the demo, on a disk: phantoms, dataset, run and predictions"""
     seed: int = 0
     """random seed of the phantoms and of the training"""
 

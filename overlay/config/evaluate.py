@@ -7,7 +7,6 @@ from overlay.config.common import (
     Device,
     EngineKind,
     Legacy,
-    LocalPlace,
     Place,
     Precision,
     TableColumn,
@@ -21,12 +20,12 @@ from overlay.config.common import (
 class Evaluate:
     """Evaluate a model on one split of a prepared dataset: metrics, figures, report."""
 
-    model: LocalPlace
-    """folder of a run, or a model file"""
+    model: Place
+    """folder of a run, or a model file, on a disk or in a bucket (s3://, gs://)"""
     dataset: Place
     """a prepared dataset"""
-    out: LocalPlace
-    """folder of the evaluation"""
+    out: Place
+    """folder of the evaluation, on a disk or in a bucket"""
     legacy: Legacy = field(default_factory=Legacy)
     split: Literal["train", "val", "test"] = "test"
     """split that is evaluated"""

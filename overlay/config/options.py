@@ -34,8 +34,7 @@ def check_local_places(config: Any) -> None:  # noqa: ANN401 - a configuration o
         RequestError: one does; it names the option.
     """
     for name, value, kind in _texts(config):
-        downloaded = "weights" in kind and value.startswith(("http://", "https://"))
-        if "'local " in kind and "://" in value and not downloaded:
+        if "'local path'" in kind and "://" in value:
             raise RequestError(f"{name} is {value!r}, but it can't be in a bucket; give a path on a disk")
 
 
@@ -45,7 +44,7 @@ def _texts(config: Any, prefix: str = "") -> Iterator[tuple[str, str, str]]:  # 
         value = getattr(config, name)
         if is_dataclass(value):
             yield from _texts(value, f"{prefix}{name}.")
-        several = value.split(",") if "path,path'" in str(kind) and value else value
+        several = value.split(",") if "'path,path'" in str(kind) and value else value
         for each in several if isinstance(several, list) else [several]:
             if isinstance(each, str) and each:
                 yield prefix + name, each, str(kind)
@@ -56,7 +55,7 @@ def _place_in(value: str, kind: str) -> str | None:
     if "'file:column'" in kind:
         table = table_column(value)
         return table and table[0]
-    is_place = "path'" in kind or ("weights'" in kind and value not in ("imagenet", "none"))
+    is_place = "path'" in kind or ("'weights'" in kind and value not in ("imagenet", "none"))
     return value if is_place else None
 
 

@@ -10,7 +10,7 @@ from overlay.config.common import (
     Limits,
     Place,
     Precision,
-    SeveralLocalPlaces,
+    SeveralPlaces,
     Tracking,
     check,
     check_engine,
@@ -22,7 +22,7 @@ from overlay.config.masks import MaskNames
 class Predict:
     """Batch inference: one row of Parquet for each input image, with its prediction or its error."""
 
-    model: SeveralLocalPlaces
+    model: SeveralPlaces
     """a model file, or the folder of a run; several, separated by commas, such as those of a cross-validation's folds:
     the mean of their probabilities"""
     inputs: list[Place]

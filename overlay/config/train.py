@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from overlay.config.calibration import Calibration
-from overlay.config.common import Device, LocalPlace, Place, ResizeRule, Tracking, WeightsSource, check
+from overlay.config.common import Device, Place, ResizeRule, Tracking, WeightsSource, check
 from overlay.config.optimization import EarlyStopping, Loss, Optimizer
 
 TrainingPrecision = Literal["auto", "bf16", "fp16", "fp32"]
@@ -69,7 +69,7 @@ class Model:
     arch: str = "resnet101"
     """name of a ResNet in torchvision, or of another of its classification networks with a linear head"""
     weights: WeightsSource = "imagenet"
-    """pretrained weights: imagenet, none, or the path or URL of a state_dict"""
+    """pretrained weights: imagenet, none, or the path or URL (http, https, s3, gs) of a state_dict"""
     dropout: float = 0.0
     """dropout probability of the head's inputs, besides any dropout of the network's own"""
     freeze: Literal["none", "stem", "layer1", "layer2", "layer3", "backbone"] = "none"
@@ -183,8 +183,8 @@ class TrainingOptions:
 
     dataset: Place
     """a prepared dataset; for train also a folder that `overlay prepare` would take"""
-    out: LocalPlace
-    """folder of the run, or of the comparison; one that is there is resumed"""
+    out: Place
+    """folder of the run, or of the comparison, on a disk or in a bucket; one that is there is resumed"""
     input: Input = field(default_factory=Input)
     augment: Augment = field(default_factory=Augment)
     model: Model = field(default_factory=Model)

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePosixPath
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -40,6 +40,7 @@ from overlay.evaluation.report_facts import (
 from overlay.evaluation.subgroups import SubgroupColumn
 from overlay.evaluation.subject import EvaluationSubject, cautions
 from overlay.storage.atomic import write_atomically
+from overlay.storage.path import StoragePath
 
 EVALUATION_FILES = (
     "predictions.parquet",
@@ -100,18 +101,21 @@ class EvaluationResult:
         return lines
 
 
-def check_evaluation_folder(out: Path, given: str) -> None:
+def check_evaluation_folder(out: StoragePath, given: str) -> None:
     """Check that a folder can take an evaluation: it is new, empty, or holds another evaluation, perhaps a partial one.
 
     Raises:
-        RequestError: it holds a file that no evaluation writes; ``given`` is how the user named it.
+        RequestError: it is a file, or holds a file that no evaluation writes; ``given`` is how the user named it.
     """
-    strange = sorted(file.name for file in out.iterdir() if not _is_own(file)) if out.exists() else []
-    if strange:
+    if out.is_file():
+        raise RequestError(f"--out {given} is a file; name a folder")
+    if strange := [name for name in out.children() if not _is_own(name)]:
         raise RequestError(f"--out {given} holds something else ({strange[0]}); choose an empty folder")
 
 
-def write_evaluation(subject: EvaluationSubject, scored: ScoredSplit, out: Path, extras: Extras) -> EvaluationResult:
+def write_evaluation(
+    subject: EvaluationSubject, scored: ScoredSplit, out: StoragePath, extras: Extras
+) -> EvaluationResult:
     """Compute the metrics of a scored split, and write all files of its evaluation into the folder ``out``.
 
     Args:
@@ -129,9 +133,10 @@ def write_evaluation(subject: EvaluationSubject, scored: ScoredSplit, out: Path,
     ids = scored.predictions["id"].to_pylist()
     worst = metrics.worst_mistakes(probable.labels, probable.probabilities)
     train_counts = [dataset.card.counts.get(name, {}).get("train", 0) for name in card.classes]
-    run = Path(subject.model.path).parent
+    file = StoragePath.of(subject.model.path)
+    run = file.parent
     report = ReportData(
-        title=run.absolute().name if (run / "config.yaml").is_file() else Path(subject.model.path).stem,
+        title=run.name if (run / "config.yaml").is_file() else PurePosixPath(file.name).stem,
         evaluation=compute_evaluation(
             probable.labels, probable.probabilities, card.classes, probable.groups, dataset.card.classes
         ),
@@ -156,17 +161,17 @@ def write_evaluation(subject: EvaluationSubject, scored: ScoredSplit, out: Path,
     return EvaluationResult(report, answers.labels.tolist(), answers.predicted.tolist())
 
 
-def _write(out: Path, predictions: pa.Table, report: ReportData) -> None:
+def _write(out: StoragePath, predictions: pa.Table, report: ReportData) -> None:
     texts = {
         "classification_report.csv": classification_report_csv(report.evaluation).encode(),
         "confusion_matrix.png": figures.draw_confusion_matrix(report.evaluation),
         "report.html": render_report(report).encode(),
         "metrics.json": (json.dumps(metrics_json(report), indent=2) + "\n").encode(),
     }
-    out.mkdir(parents=True, exist_ok=True)
-    for file in out.iterdir():  # metrics.json of an earlier evaluation, and what a killed one left
-        if file.name == "metrics.json" or (file.name not in EVALUATION_FILES and _is_own(file)):
-            file.unlink()
+    out.make_folder()
+    for name in out.children():  # metrics.json of an earlier evaluation, and what a killed one left
+        if name == "metrics.json" or (name not in EVALUATION_FILES and _is_own(name)):
+            (out / name).remove()
     with write_atomically(out / "predictions.parquet") as temporary:
         pq.write_table(predictions, temporary)
     for name, content in texts.items():
@@ -174,7 +179,7 @@ def _write(out: Path, predictions: pa.Table, report: ReportData) -> None:
             temporary.write_bytes(content)
 
 
-def _is_own(file: Path) -> bool:
+def _is_own(name: str) -> bool:
     """Whether a file is one of an evaluation, or the temporary file of one that was killed while it wrote."""
-    unfinished = file.suffix == ".tmp" and any(file.name.startswith(f".{name}.") for name in EVALUATION_FILES)
-    return file.name in EVALUATION_FILES or unfinished
+    unfinished = name.endswith(".tmp") and any(name.startswith(f".{file}.") for file in EVALUATION_FILES)
+    return name in EVALUATION_FILES or unfinished

@@ -2,11 +2,9 @@
 
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 from numpy.typing import NDArray
 
@@ -32,7 +30,8 @@ from overlay.evaluation.report_data import (
 )
 from overlay.evaluation.subgroups import SubgroupColumn, SubgroupTable, measure_subgroups, own_columns
 from overlay.evaluation.subject import EvaluationSubject, describe_style
-from overlay.training.history import Epoch, best_epoch
+from overlay.storage.path import StoragePath
+from overlay.training.history import best_epoch, history_table, read_history
 
 MASK_NUMBERS = {
     "mask_area_share": "share of the image",
@@ -47,7 +46,7 @@ def create_protocol(subject: EvaluationSubject, inference: Inference) -> Protoco
     """Describe the model, the dataset and its division into splits, and the computation."""
     card, dataset = subject.model.card, subject.dataset.card
     return Protocol(
-        model_file=Path(subject.model.path).name,
+        model_file=StoragePath.of(subject.model.path).name,
         model_sha256=subject.model.sha256,
         arch=card.arch,
         image_size=card.size,
@@ -68,7 +67,7 @@ def create_protocol(subject: EvaluationSubject, inference: Inference) -> Protoco
         missing_classes=subject.missing_classes,
         inference=inference,
         versions={"overlay": __version__} | {name: version(name) for name in ("torch", "torchvision", "ray")},
-        configuration=_configuration(Path(subject.model.path).parent / "config.yaml"),
+        configuration=_configuration(StoragePath.of(subject.model.path).parent / "config.yaml"),
     )
 
 
@@ -140,15 +139,13 @@ def measure_all_subgroups(
     return tuple(table for table in measured if table is not None)
 
 
-def read_training(run: Path) -> TrainingCurves | None:
+def read_training(run: StoragePath) -> TrainingCurves | None:
     """Read the history and the best epoch of the run whose folder a model lies in; None where it is no run."""
-    history, config = run / "history.parquet", run / "config.yaml"
-    if not history.is_file() or not config.is_file():
+    epochs, configuration = read_history(run / "history.parquet"), _configuration(run / "config.yaml")
+    if not epochs or not configuration:
         return None
-    columns = pq.read_table(history).to_pydict()
-    epochs = [Epoch(**dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
-    stopping = EarlyStopping(**yaml.safe_load(config.read_text(encoding="utf-8"))["early_stopping"])
-    return TrainingCurves(columns, epochs[best_epoch(epochs, stopping)].epoch)
+    stopping = EarlyStopping(**yaml.safe_load(configuration)["early_stopping"])
+    return TrainingCurves(history_table(epochs).to_pydict(), epochs[best_epoch(epochs, stopping)].epoch)
 
 
 def _split_rule(dataset: DatasetCard) -> str:
@@ -180,5 +177,5 @@ def _mask_numbers(table: pa.Table) -> NDArray[np.float64]:
     return np.stack([table[name].to_numpy() for name in MASK_NUMBERS], axis=1)
 
 
-def _configuration(file: Path) -> str:
-    return file.read_text(encoding="utf-8") if file.is_file() else ""
+def _configuration(file: StoragePath) -> str:
+    return file.read_bytes().decode() if file.is_file() else ""

@@ -5,7 +5,6 @@ new images. `check_test_images` refuses the first on a test split; `cautions` sa
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from overlay.errors import RequestError
 from overlay.evaluation.report_data import SeenImages
 from overlay.models.model_file import ModelFile
 from overlay.models.training_hashes import SEEN_IN_TRAINING, SEEN_IN_VALIDATION, hashes_file
+from overlay.storage.path import StoragePath
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def cautions(subject: EvaluationSubject, seen: SeenImages | None) -> tuple[str, 
     if seen is not None and seen.total:
         said.append(f"The model has seen {seen.total} of these {seen.images} images ({_seen_counts(seen)}).")
     if card.hashes is not None and seen is None:
-        file = hashes_file(Path(subject.model.path))
+        file = hashes_file(StoragePath.of(subject.model.path))
         said.append(f"Whether the model has seen these images is not known: {file.name} is not beside the model file.")
     if card.overlay is not None and describe_style(card.overlay) != describe_style(style):
         said.append(

@@ -42,12 +42,12 @@ class Ensemble:
 
 
 def load_ensemble(text: str, options: Legacy | None = None) -> Ensemble:
-    """Load a model file or the folder of a run; or several, separated by commas.
+    """Load a model file or the folder of a run; or several, separated by commas, which no address of a bucket has.
 
     Raises:
         RequestError: a model can't be read, is named twice, or differs from the first in classes, input or overlay.
     """
-    paths = [text] if Path(text).exists() else text.split(",")
+    paths = [text] if "://" not in text and Path(text).exists() else text.split(",")
     members = tuple(load_model_file(path, options) for path in paths)
     _check_alike(paths, members)
     return Ensemble(members)

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import torch
 from torch import nn
@@ -26,11 +25,20 @@ from overlay.models.card_fields import read_fields
 from overlay.models.legacy_content import find_weights
 from overlay.models.legacy_module import module_tensors
 from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, StateDict, architectures, check_input_size
-from overlay.models.safe_load import Weight, download_weights, is_state_dict, no_weights, read_tensors, read_weights
+from overlay.models.safe_load import (
+    Weight,
+    is_state_dict,
+    is_url,
+    local_weights,
+    no_weights,
+    read_tensors,
+    read_weights,
+)
 from overlay.models.stored_tensor import StoredTensor
 from overlay.models.torchvision_weights import empty_network, fill_network
 from overlay.models.training_hashes import HashRecord, TrainingHashes, read_training_hashes, write_beside
 from overlay.storage.atomic import write_atomically
+from overlay.storage.path import StoragePath
 
 MODEL_FILE = "Resnet_fineTuning.pth"
 """the file's name in the folder of a run"""
@@ -120,7 +128,9 @@ class ModelFile:
     """of the training and validation images; None where they are not known, or their file is not there"""
 
 
-def save_model_file(path: Path, state: StateDict, card: ModelCard, hashes: TrainingHashes | None = None) -> None:
+def save_model_file(
+    path: Path | StoragePath, state: StateDict, card: ModelCard, hashes: TrainingHashes | None = None
+) -> None:
     """Write a model file atomically, with the hashes of its images, or with a file of these beside it."""
     if hashes is not None:
         card = replace(card, hashes=hashes.record)
@@ -131,13 +141,13 @@ def save_model_file(path: Path, state: StateDict, card: ModelCard, hashes: Train
     if hashes is not None and hashes.record.inside:
         plain.overlay_hashes = torch.from_numpy(hashes.to_array())  # type: ignore[attr-defined]
     elif hashes is not None:
-        write_beside(path, hashes)
+        write_beside(StoragePath.of(path), hashes)
     with write_atomically(path) as temporary:
         torch.save(plain, temporary)
 
 
-def load_model_file(path: str | Path, options: Legacy | None = None) -> ModelFile:
-    """Read a model file, given as itself or as the folder of the run that made it.
+def load_model_file(path: str | Path | StoragePath, options: Legacy | None = None) -> ModelFile:
+    """Read a model file on a disk or in a bucket, given as itself or as the folder of the run that made it.
 
     A file of another program is read by the rules of ``overlay/models/legacy.py``; what it lacks comes from
     ``options``, or is set as usual, which is then printed.
@@ -145,17 +155,29 @@ def load_model_file(path: str | Path, options: Legacy | None = None) -> ModelFil
     Raises:
         RequestError: the file does not exist, holds no model that can be read, was written by a newer version, or is
             damaged; or it has a card, and ``options`` are given, too.
+        OSError: the bucket can't be reached.
     """
-    file = Path(path) / MODEL_FILE if Path(path).is_dir() else Path(path)
-    content = read_weights(file, str(file))
+    place = StoragePath.of(path)
+    file = place / MODEL_FILE if place.is_folder() else place
+    with local_weights(file) as local:
+        return _read_model(local, file, options or Legacy())
+
+
+def _read_model(local: Path, file: StoragePath, options: Legacy) -> ModelFile:
+    """Read a model file, whose path on this machine's disk is ``local``, into memory.
+
+    Raises:
+        RequestError: as `load_model_file` says.
+    """
+    content = read_weights(local, str(file))
     stored: object = getattr(content, "overlay", None)
     if stored is not None and is_state_dict(content):
-        if given := [field.name for field in fields(Legacy) if getattr(options or Legacy(), field.name) is not None]:
+        if given := [field.name for field in fields(Legacy) if getattr(options, field.name) is not None]:
             raise RequestError(f"{file} has a card that says its {given[0]}; leave --legacy.{given[0]} away")
         state, card = _read_own(content, stored, str(file))
     else:
-        state, card = _legacy(content, options or Legacy(), str(file))
-    with file.open("rb") as opened:
+        state, card = _legacy(content, options, str(file))
+    with local.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     kept: Weight | None = getattr(content, "overlay_hashes", None)
     hashes = kept.read() if isinstance(kept, StoredTensor) else kept
@@ -198,17 +220,14 @@ def checksum(state: StateDict, card: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def read_state(where: str) -> Mapping[str, Weight]:
-    """Find the state_dict in a file or at a URL: bare, inside a dictionary, or of a whole model.
+def read_state(file: Path, where: str) -> Mapping[str, Weight]:
+    """Find the state_dict in a file: bare, inside a dictionary, or of a whole model; ``where`` names it in messages.
 
     A model file of Overlay keeps its card, as the attribute ``overlay``.
 
     Raises:
-        RequestError: the download fails, the file does not exist, holds no state_dict, or is a damaged or newer model
-            file.
+        RequestError: the file does not exist, holds no state_dict, or is a damaged or newer model file.
     """
-    remote = urlparse(where).scheme in ("http", "https")
-    file = download_weights(where) if remote else Path(where)
     try:
         content = read_weights(file, where)
         stored: object = getattr(content, "overlay", None)
@@ -222,7 +241,7 @@ def read_state(where: str) -> Mapping[str, Weight]:
         assert found.module is not None  # one of the two is there
         return OrderedDict(module_tensors(found.module))
     except RequestError:
-        if remote:
+        if is_url(where):
             file.unlink()  # else a page that says "not found" would stay in the cache
         raise
 

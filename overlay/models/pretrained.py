@@ -11,7 +11,7 @@ from torch import nn
 from overlay.errors import RequestError, UnsupportedModel, one_line
 from overlay.models.model_file import read_state
 from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, StateDict, create_network, head_name, without_memory
-from overlay.models.safe_load import Weight, download_failure, read_tensors
+from overlay.models.safe_load import Weight, download_failure, local_weights, read_tensors
 from overlay.models.torchvision_weights import rename_old_keys, skeleton
 from overlay.models.weight_matching import difference, match_backbone
 
@@ -51,8 +51,9 @@ def load_pretrained(arch: str, weights: str) -> Weights:
             ) from error
         preset = chosen.transforms()
         return Weights(_fit(arch, state, weights), tuple(preset.mean), tuple(preset.std))
-    state = read_state(weights)
-    fitted = _fit(arch, state, weights)
+    with local_weights(weights) as file:
+        state = read_state(file, weights)
+        fitted = _fit(arch, state, weights)
     card: dict[str, Any] = getattr(state, "overlay", {})
     return Weights(fitted, tuple(card.get("mean", IMAGENET_MEAN)), tuple(card.get("std", IMAGENET_STD)))
 

@@ -4,10 +4,12 @@ import base64
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeGuard
 from urllib.error import HTTPError
+from urllib.parse import urlparse
 from zipfile import BadZipFile
 
 import numpy as np
@@ -20,6 +22,8 @@ from overlay.models.inert_pickle import RefusedName
 from overlay.models.network import StateDict
 from overlay.models.stored_tensor import StoredTensor
 from overlay.models.torch_file import read_torch_pickles, read_torch_zip
+from overlay.storage.path import StoragePath
+from overlay.storage.transfer import local_copy
 
 Weight = Tensor | StoredTensor
 """tensor in memory, or in a file"""
@@ -115,6 +119,31 @@ def no_weights(where: str) -> RequestError:
     return RequestError(
         f"{where} holds no state_dict, or a damaged one; give a file that torch.save made of model.state_dict()"
     )
+
+
+def is_url(where: str) -> bool:
+    """Whether weights are to be downloaded (http, https)."""
+    return urlparse(where).scheme in ("http", "https")
+
+
+@contextmanager
+def local_weights(where: str | StoragePath) -> Iterator[Path]:
+    """Yield a local path of a file of weights on a disk, in a bucket or at a URL (http, https).
+
+    A download stays in torch's cache; the copy of an object is deleted when the block ends.
+
+    Raises:
+        RequestError: the download fails, there is no such object, or it is no address that can be used.
+        OSError: the bucket can't be reached.
+    """
+    if isinstance(where, str) and is_url(where):
+        yield download_weights(where)
+        return
+    place = StoragePath.of(where)
+    if place.in_bucket and not place.is_file():
+        raise RequestError(f"no weights at {place}; check the path")
+    with local_copy(place) as file:
+        yield file
 
 
 def download_weights(url: str) -> Path:

@@ -7,7 +7,6 @@ Hashes of constant images are left out, since all of these are alike.
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from overlay.duplicates.hamming import WORDS
 from overlay.duplicates.multi_index import Hashes
 from overlay.errors import RequestError
 from overlay.storage.atomic import write_atomically
+from overlay.storage.path import StoragePath
 
 MOST_INSIDE = 200_000
 """most hashes that are stored in the model file itself, in 6 MB"""
@@ -103,18 +103,18 @@ def hashes_from_bytes(data: bytes, record: HashRecord, where: str) -> TrainingHa
     return TrainingHashes(words[: record.train], words[record.train :], record.distance)
 
 
-def hashes_file(model: Path) -> Path:
+def hashes_file(model: StoragePath) -> StoragePath:
     """Return the path of the file of hashes beside a model file."""
-    return model.with_name(f"{model.name}.hashes")
+    return model.parent / f"{model.name}.hashes"
 
 
-def write_beside(model: Path, hashes: TrainingHashes) -> None:
+def write_beside(model: StoragePath, hashes: TrainingHashes) -> None:
     """Write the file of hashes beside a model file, atomically."""
     with write_atomically(hashes_file(model)) as temporary:
         temporary.write_bytes(hashes.to_bytes())
 
 
-def read_training_hashes(model: Path, record: HashRecord | None, stored: bytes | None) -> TrainingHashes | None:
+def read_training_hashes(model: StoragePath, record: HashRecord | None, stored: bytes | None) -> TrainingHashes | None:
     """Return the hashes of a model file, ``stored`` in it or in the file beside it.
 
     None where its card has no record of them, or the file beside it is not there.

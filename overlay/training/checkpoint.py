@@ -2,8 +2,9 @@
 
 A checkpoint is a folder ``step-NNNNNNNNN`` with two files: ``last.pt``, the state from which the run resumes after so
 many steps, and ``best.pt``, the state_dict of the best epoch so far. It is written under another name and renamed once
-it is complete and on the disk, so whichever process dies at whichever moment, the newest folder is complete. Ray
-Train's own index of checkpoints is rewritten in place, where a kill can leave it incomplete, and so is not used.
+it is complete and on the disk, so whichever process dies at whichever moment, the newest folder is complete. In a
+bucket, where nothing can be renamed, a marker object comes last (`overlay.training.bucket_checkpoint`). Ray Train's own
+index of checkpoints is rewritten in place, where a kill can leave it incomplete, and so is not used.
 """
 
 import mmap
@@ -11,10 +12,11 @@ import os
 import shutil
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.serialization import config
@@ -22,6 +24,9 @@ from torch.utils.serialization import config
 from overlay.config import EarlyStopping
 from overlay.models.network import StateDict
 from overlay.storage.atomic import sync
+from overlay.storage.path import StoragePath
+from overlay.storage.transfer import DOWNLOAD_BYTES
+from overlay.training.bucket_checkpoint import complete_in_bucket, publish_checkpoint, read_marker, remove_others
 from overlay.training.epoch_metrics import EpochTotals
 from overlay.training.history import Epoch, should_stop
 from overlay.training.learner import LearnerState
@@ -61,17 +66,24 @@ class TrainingProgress:
         return self.step >= plan.steps or should_stop(self.history, config)
 
 
-def newest_checkpoint(checkpoints: Path) -> Path | None:
+def newest_checkpoint(checkpoints: StoragePath) -> StoragePath | None:
     """Return the folder of the newest complete checkpoint; None where there is none."""
-    return max(checkpoints.glob("step-*"), key=lambda folder: folder.name, default=None)
+    if checkpoints.in_bucket:
+        complete = complete_in_bucket(checkpoints)
+    else:
+        complete = [name for name in checkpoints.children() if name.startswith("step-")]
+    return checkpoints / complete[-1] if complete else None
 
 
-def remove_partial_checkpoints(checkpoints: Path) -> None:
+def remove_partial_checkpoints(checkpoints: StoragePath) -> None:
     """Remove all but the newest complete checkpoint; for the driver, while no worker runs."""
     keep = newest_checkpoint(checkpoints)
-    for folder in checkpoints.iterdir():
-        if folder != keep:
-            shutil.rmtree(folder)
+    if checkpoints.in_bucket:
+        remove_others(checkpoints, keep)
+        return
+    for name in checkpoints.children():
+        if keep is None or name != keep.name:
+            (checkpoints / name).remove()
 
 
 def checkpoint_name(step: int) -> str:
@@ -79,40 +91,50 @@ def checkpoint_name(step: int) -> str:
     return f"step-{step:09d}"
 
 
-def checkpoint_step(folder: Path | None) -> int:
+def checkpoint_step(folder: StoragePath | None) -> int:
     """Return after how many steps a checkpoint was written; 0 without one."""
-    return 0 if folder is None else int(folder.name.removeprefix("step-"))
+    return 0 if folder is None else int(folder.name.split("-")[1])
 
 
-def read_progress(checkpoints: Path) -> TrainingProgress:
+def read_progress(checkpoints: StoragePath) -> TrainingProgress:
     """Return the progress that the newest checkpoint holds."""
     newest = newest_checkpoint(checkpoints)
-    history = [] if newest is None else load_checkpoint(newest).history
+    if newest is None:
+        return TrainingProgress(0, [])
+    history = read_marker(newest) if newest.in_bucket else load_checkpoint(newest).history
     return TrainingProgress(checkpoint_step(newest), history)
 
 
-def load_checkpoint(folder: Path, *, mmap: bool = True) -> CheckpointState:
+def load_checkpoint(folder: StoragePath, *, mmap: bool = True) -> CheckpointState:
     """Read a checkpoint's training state, tensors on the CPU.
 
-    With ``mmap``, tensors are read once they are used, so the file stays open for as long as one of them lives.
+    With ``mmap``, tensors on a disk are read once they are used, so the file stays open for as long as one of them
+    lives.
     """
-    content = torch.load(folder / _LAST, map_location="cpu", weights_only=True, mmap=mmap)
+    content = _load(folder / _LAST, mmap=mmap)
     return CheckpointState(**content | {"history": [Epoch(**row) for row in content["history"]]})
 
 
-def load_best_weights(folder: Path) -> StateDict:
-    """Memory-map a checkpoint's state_dict of the best epoch, tensors on the CPU.
+def load_best_weights(folder: StoragePath) -> StateDict:
+    """Read a checkpoint's state_dict of the best epoch, tensors on the CPU; from a disk it is memory-mapped.
 
     Raises:
         FileNotFoundError: the checkpoint was written in the first epoch.
     """
-    return OrderedDict(torch.load(folder / _BEST, map_location="cpu", weights_only=True, mmap=True))
+    return OrderedDict(_load(folder / _BEST, mmap=True))
+
+
+def _load(file: StoragePath, *, mmap: bool) -> dict[str, Any]:
+    if not file.in_bucket:
+        return dict(torch.load(file.text, map_location="cpu", weights_only=True, mmap=mmap))
+    with file.open(DOWNLOAD_BYTES) as opened:
+        return dict(torch.load(opened, map_location="cpu", weights_only=True))
 
 
 class CheckpointWriter:
     """Asynchronous writer of checkpoints, in a thread of its own; the training waits for copies in memory only."""
 
-    def __init__(self, checkpoints: Path) -> None:
+    def __init__(self, checkpoints: StoragePath) -> None:
         self._checkpoints = checkpoints
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._pending: Future[None] | None = None
@@ -122,7 +144,7 @@ class CheckpointWriter:
     def submit(
         self, state: CheckpointState, best: StateDict | None, on_written: Callable[[], None] | None = None
     ) -> None:
-        """Copy a checkpoint's content and queue its writing; ``on_written`` is called in the thread once it is on disk.
+        """Copy a checkpoint's content and queue its writing; ``on_written`` is called in the thread once it is stored.
 
         ``best`` is the state_dict of the best epoch, or None where that is still the one of the checkpoint before.
 
@@ -134,7 +156,8 @@ class CheckpointWriter:
         self._last.hold(fields | {"history": [asdict(epoch) for epoch in state.history]})
         if best is not None:
             self._best.hold(best)
-        self._pending = self._thread.submit(self._write, state.step, best is not None, on_written)
+        write = self._write_to_bucket if self._checkpoints.in_bucket else self._write_to_disk
+        self._pending = self._thread.submit(write, state, best is not None, on_written)
 
     def wait(self) -> None:
         """Wait until all submitted checkpoints are on the disk.
@@ -145,18 +168,26 @@ class CheckpointWriter:
         if self._pending is not None:
             self._pending.result()
 
-    def _write(self, step: int, improved: bool, on_written: Callable[[], None] | None) -> None:
-        previous = newest_checkpoint(self._checkpoints)
-        folder = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=self._checkpoints))
+    def _write_to_disk(self, state: CheckpointState, improved: bool, on_written: Callable[[], None] | None) -> None:
+        checkpoints = Path(self._checkpoints.text)
+        newest = newest_checkpoint(self._checkpoints)
+        previous = None if newest is None else Path(newest.text)
+        folder = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=checkpoints))
         self._last.save(folder / _LAST)
         if improved:
             self._best.save(folder / _BEST)
         elif previous is not None and (previous / _BEST).exists():
             _link(previous / _BEST, folder / _BEST)
-        folder.replace(self._checkpoints / checkpoint_name(step))
-        sync(self._checkpoints)
+        folder.replace(checkpoints / checkpoint_name(state.step))
+        sync(checkpoints)
         if previous is not None:
             shutil.rmtree(previous, ignore_errors=True)  # over NFS, what somebody has open stays until it is closed
+        if on_written is not None:
+            on_written()
+
+    def _write_to_bucket(self, state: CheckpointState, improved: bool, on_written: Callable[[], None] | None) -> None:
+        files = {_LAST: self._last.parts, _BEST: self._best.parts if improved else None}
+        publish_checkpoint(self._checkpoints, checkpoint_name(state.step), files, state.history)
         if on_written is not None:
             on_written()
 
@@ -189,6 +220,11 @@ class _Content:
 
     def flush(self) -> None:
         """Do nothing; `torch.save` calls it."""
+
+    def parts(self) -> Iterator[memoryview]:
+        """Yield the content in parts of at most `BLOCK_BYTES`."""
+        for start, block in zip(range(0, self._length, BLOCK_BYTES), self._blocks, strict=False):
+            yield memoryview(block)[: self._length - start]
 
     def save(self, file: Path) -> None:
         """Write the file, and wait until it is on the disk (fsync).

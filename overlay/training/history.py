@@ -3,13 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from overlay.config import EarlyStopping
 from overlay.storage.atomic import write_atomically
+from overlay.storage.parquet import open_parquet
+from overlay.storage.path import StoragePath
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,18 @@ def history_table(history: Sequence[Epoch]) -> pa.Table:
     return pa.Table.from_pylist([asdict(epoch) for epoch in history])
 
 
-def write_history(history: Sequence[Epoch], path: Path) -> None:
+def write_history(history: Sequence[Epoch], path: StoragePath) -> None:
     """Write history.parquet atomically."""
     with write_atomically(path) as temporary:
         pq.write_table(history_table(history), temporary)
+
+
+def read_history(path: StoragePath) -> list[Epoch]:
+    """Read history.parquet; empty where it is not there."""
+    if not path.is_file():
+        return []
+    with open_parquet(path) as file:
+        return [Epoch(**row) for row in file.read().to_pylist()]
 
 
 def best_epoch(history: Sequence[Epoch], config: EarlyStopping) -> int:

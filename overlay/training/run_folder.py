@@ -3,13 +3,13 @@
 import json
 import secrets
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import yaml
 
 from overlay.config import Train, dotted
 from overlay.errors import RequestError
-from overlay.storage.atomic import write_atomically
+from overlay.storage.atomic import write_text_atomically
+from overlay.storage.path import StoragePath
 
 # Options that may differ between the command that began a run and one that resumes it: where it runs, not what it is.
 _MAY_DIFFER = (
@@ -40,42 +40,42 @@ class RunRecord:
 class RunFolder:
     """Paths and record of a run. Nothing is written before `begin`, and the folder need not exist until then."""
 
-    path: Path
+    path: StoragePath
 
     @property
-    def config_file(self) -> Path:
+    def config_file(self) -> StoragePath:
         """Whole configuration of the run, as --config reads it."""
         return self.path / "config.yaml"
 
     @property
-    def dataset(self) -> Path:
+    def dataset(self) -> StoragePath:
         """Dataset that is prepared for this run, where it is started on a folder of images directly."""
         return self.path / "dataset"
 
     @property
-    def checkpoints(self) -> Path:
+    def checkpoints(self) -> StoragePath:
         """Folder of the checkpoints."""
         return self.path / "checkpoints"
 
     @property
-    def history_file(self) -> Path:
+    def history_file(self) -> StoragePath:
         """Training history, a row an epoch."""
         return self.path / "history.parquet"
 
     @property
-    def curves_file(self) -> Path:
+    def curves_file(self) -> StoragePath:
         """Picture of loss and accuracy over the epochs."""
         return self.path / "curves.png"
 
     @property
-    def evaluation(self) -> Path:
+    def evaluation(self) -> StoragePath:
         """Folder of the evaluation on the test split."""
         return self.path / "evaluation"
 
     @property
     def finished(self) -> bool:
         """Whether the run is complete."""
-        return self._record_file.exists() and self._read_record().finished
+        return self._record_file.is_file() and self._read_record().finished
 
     @property
     def tracking_id(self) -> str:
@@ -85,7 +85,7 @@ class RunFolder:
     @property
     def batch_size(self) -> int | None:
         """Images in a step; None where the run has not begun."""
-        return self._read_record().batch_size if self._record_file.exists() else None
+        return self._read_record().batch_size if self._record_file.is_file() else None
 
     def begin(self, config: Train, fingerprint: str, batch_size: int) -> None:
         """Write a run's configuration and record; where a record exists, check that the dataset is the same.
@@ -93,33 +93,31 @@ class RunFolder:
         Raises:
             RequestError: the run was begun on another dataset.
         """
-        resumed = self._record_file.exists()
+        resumed = self._record_file.is_file()
         if resumed and self._read_record().dataset != fingerprint:
             raise RequestError(
                 f"{self.path} holds a run on another dataset than {config.dataset}; choose another --out"
             )
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.path.make_folder()
         # First of all, since a folder without it is not recognised as a run's, should this process be killed now.
-        with write_atomically(self.config_file) as temporary:
-            temporary.write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
+        write_text_atomically(self.config_file, yaml.safe_dump(asdict(config), sort_keys=False))
         if not resumed:
             self._write_record(RunRecord(fingerprint, batch_size, tracking_id=secrets.token_hex(4), finished=False))
-        self.checkpoints.mkdir(exist_ok=True)
+        self.checkpoints.make_folder()
 
     def finish(self) -> None:
         """Mark the run as complete."""
         self._write_record(replace(self._read_record(), finished=True))
 
     @property
-    def _record_file(self) -> Path:
+    def _record_file(self) -> StoragePath:
         return self.path / "run.json"
 
     def _read_record(self) -> RunRecord:
-        return RunRecord(**json.loads(self._record_file.read_text()))
+        return RunRecord(**json.loads(self._record_file.read_bytes()))
 
     def _write_record(self, record: RunRecord) -> None:
-        with write_atomically(self._record_file) as temporary:
-            temporary.write_text(json.dumps(asdict(record), indent=2) + "\n")
+        write_text_atomically(self._record_file, json.dumps(asdict(record), indent=2) + "\n")
 
 
 def open_run(config: Train) -> RunFolder:
@@ -128,12 +126,11 @@ def open_run(config: Train) -> RunFolder:
     Raises:
         RequestError: the path is a file, or the folder holds something else, or a run with other options.
     """
-    folder = RunFolder(Path(config.out).expanduser().absolute())
+    folder = RunFolder(StoragePath.of(config.out))
     if folder.path.is_file():
         raise RequestError(f"--out {config.out} is a file; name a folder")
-    there = {entry.name for entry in folder.path.iterdir()} if folder.path.exists() else set()
-    others = {name for name in there if not _is_temporary(name)} - {folder.dataset.name}
-    stored = _read_yaml(folder.config_file) if folder.config_file.exists() else None
+    others = {name for name in folder.path.children() if not _is_temporary(name)} - {folder.dataset.name}
+    stored = _read_yaml(folder.config_file) if folder.config_file.is_file() else None
     if not isinstance(stored, dict) or not {"dataset", "out", "train"} <= stored.keys():
         if others:
             raise RequestError(f"--out {config.out} holds something else ({min(others)}); choose an empty folder")
@@ -153,8 +150,8 @@ def _is_temporary(name: str) -> bool:
     return name.startswith(".") and name.endswith(".tmp")
 
 
-def _read_yaml(file: Path) -> object:
+def _read_yaml(file: StoragePath) -> object:
     try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
+        return yaml.safe_load(file.read_bytes().decode())
     except (yaml.YAMLError, UnicodeDecodeError):
         return None

@@ -1,9 +1,7 @@
 """Dry run of a training, and the search for the largest batch size that fits into a GPU's memory."""
 
-import tempfile
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import ray
 import torch
@@ -12,6 +10,8 @@ from ray.exceptions import RayTaskError
 from overlay.config import Tracking, Train
 from overlay.errors import RequestError, WorkError, one_line
 from overlay.models.pretrained import Weights
+from overlay.storage.path import StoragePath
+from overlay.storage.transfer import scratch_folder
 from overlay.training.learner import Learner, LearningTask
 from overlay.training.run_folder import RunFolder
 from overlay.training.sampler import SamplePlan
@@ -84,7 +84,7 @@ def find_largest_batch(config: Train, classes: int, samples: int, weights: Weigh
     return fitting
 
 
-def run_dry_run(setup: TrainingSetup, batch_size: int, parent: Path) -> None:
+def run_dry_run(setup: TrainingSetup, batch_size: int, parent: StoragePath) -> None:
     """Train for a few steps, with a validation and a checkpoint, and print the time and the memory they took.
 
     Files go to a temporary folder in ``parent``, which is made if it does not exist.
@@ -96,9 +96,8 @@ def run_dry_run(setup: TrainingSetup, batch_size: int, parent: Path) -> None:
     setup = replace(setup, config=config)
     source = image_source.decode_split(setup.dataset, "train", config.input, limit=config.train.dry_run * batch_size)
     plan = SamplePlan(len(source.labels), batch_size, epochs=1, seed=config.train.seed)
-    parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=parent) as scratch:
-        folder = RunFolder(Path(scratch))
+    with scratch_folder(parent) as scratch:
+        folder = RunFolder(scratch)
         folder.begin(config, setup.dataset.card.fingerprint, batch_size)
         with TrainingMonitor(setup, folder, plan, begin=0) as monitor:
             validation = image_source.decode_split(setup.dataset, "val", config.input, limit=VALIDATION_BATCH)

@@ -11,11 +11,9 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import pyarrow.parquet as pq
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
@@ -27,6 +25,7 @@ from overlay.errors import one_line
 from overlay.evaluation import figures
 from overlay.evaluation.estimates import Evaluation
 from overlay.storage.atomic import write_atomically
+from overlay.storage.path import StoragePath
 from overlay.training import history
 from overlay.training.history import Epoch
 from overlay.training.run_folder import RunFolder
@@ -60,8 +59,7 @@ class TrainingMonitor:
         self._stop_requested = threading.Event()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
-        file = folder.history_file
-        self._written = self._printed = pq.read_metadata(file).num_rows if file.exists() else 0
+        self._written = self._printed = len(history.read_history(folder.history_file))
         self._reported_error, self._reported_workers, self._reported_save = "", setup.placement.most_workers, 0
         self._run: tracking.WandbRun | None = None
 
@@ -116,7 +114,7 @@ class TrainingMonitor:
             with write_atomically(self._folder.curves_file) as temporary:
                 temporary.write_bytes(draw_history_curves(epochs, best))
 
-    def finish(self, evaluation: Evaluation, labels: list[int], predicted: list[int], model: Path) -> None:
+    def finish(self, evaluation: Evaluation, labels: list[int], predicted: list[int], model: StoragePath) -> None:
         """Log the test metrics and the model to W&B."""
         if self._run is not None:
             self._run.finish(evaluation, labels, predicted, model)

@@ -1,11 +1,11 @@
 """Several trainings at a time: each an ordinary run in a Ray task of its own, which is the driver of its workers."""
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -13,6 +13,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster.session import Resources
 from overlay.config import Train
 from overlay.errors import RequestError, WorkError, one_line
+from overlay.storage.atomic import write_text_atomically
+from overlay.storage.path import StoragePath
+from overlay.training import history
 from overlay.training.run_folder import RunFolder
 from pipelines.runtime.placement import choose_device
 from pipelines.runtime.progress import progress_meter
@@ -25,13 +28,13 @@ class PooledRun:
     """A training of the pool."""
 
     request: Train
-    log: Path
+    log: StoragePath
     """file that takes what the training prints"""
 
     @property
     def folder(self) -> RunFolder:
         """Folder of the run."""
-        return RunFolder(Path(self.request.out))
+        return RunFolder(StoragePath.of(self.request.out))
 
 
 def count_slots(requests: Sequence[Train], parallel: int | str, cluster: Resources) -> int:
@@ -87,8 +90,25 @@ def _train_one(run: PooledRun, train: Callable[[Train], None]) -> str | None:
 
 
 @contextmanager
-def _output_to(file: Path) -> Iterator[None]:
-    file.parent.mkdir(parents=True, exist_ok=True)
+def _output_to(file: StoragePath) -> Iterator[None]:
+    """Append the output of a block to a file, to one in a bucket when the block ends."""
+    file.parent.make_folder()
+    if not file.in_bucket:
+        with _redirected(Path(file.text)):
+            yield
+        return
+    with tempfile.TemporaryDirectory(prefix="overlay-") as folder:
+        local = Path(folder, file.name)
+        local.write_bytes(file.read_bytes() if file.is_file() else b"")
+        try:
+            with _redirected(local):
+                yield
+        finally:
+            write_text_atomically(file, local.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def _redirected(file: Path) -> Iterator[None]:
     with file.open("a", encoding="utf-8", buffering=1) as log, redirect_stdout(log), redirect_stderr(log):
         yield
 
@@ -103,5 +123,4 @@ def _outcome(reference: "ray.ObjectRef[str | None]") -> str | None:
 
 def _count_epochs(run: PooledRun) -> int:
     """Return how many epochs a training has written down."""
-    file = run.folder.history_file
-    return pq.read_metadata(file).num_rows if file.exists() else 0
+    return len(history.read_history(run.folder.history_file))

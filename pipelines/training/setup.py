@@ -1,7 +1,6 @@
 """Typed data of a training run: the setup from a request, the training images with their plan, and the workers' job."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import ray
 from ray.actor import ActorHandle
@@ -16,6 +15,7 @@ from overlay.errors import RequestError
 from overlay.images.depth import GREY_SCALING
 from overlay.models.model_file import ModelCard
 from overlay.models.pretrained import Weights
+from overlay.storage.path import StoragePath
 from overlay.training.losses import class_weights
 from overlay.training.sampler import SamplePlan, WindowedSamplePlan
 from overlay.version import code_fingerprint
@@ -106,7 +106,7 @@ class TrainingJob:
     data: TrainingData
     validation: DecodedImages
     placement: Placement
-    checkpoints: Path
+    checkpoints: StoragePath
     board: ActorHandle[StatusBoard]
 
     @classmethod
@@ -115,7 +115,7 @@ class TrainingJob:
         setup: TrainingSetup,
         data: TrainingData,
         validation: DecodedImages,
-        checkpoints: Path,
+        checkpoints: StoragePath,
         board: ActorHandle[StatusBoard],
     ) -> "TrainingJob":
         """Make the job of a setup; puts the weights into the object store.

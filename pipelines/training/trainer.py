@@ -42,7 +42,8 @@ def run_trainer(job: TrainingJob) -> None:
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         run_config=RunConfig(
             name=RAY_FOLDER,
-            storage_path=str(job.checkpoints),
+            storage_path=job.checkpoints.path,
+            storage_filesystem=job.checkpoints.filesystem,
             worker_runtime_env={"env_vars": KEEP_FREED_MEMORY},
             failure_config=FailureConfig(max_failures=10, controller_failure_limit=MISSING_MINUTES),  # type: ignore[call-arg]
         ),

@@ -16,6 +16,7 @@ import wandb
 from overlay.config import Tracking, Train
 from overlay.errors import RequestError, WorkError
 from overlay.evaluation import estimates
+from overlay.storage.path import StoragePath
 from overlay.tracking import WandbRun, describe_mode, resolve_mode
 from overlay.training.history import Epoch
 
@@ -103,13 +104,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     model = folder / "Resnet_fineTuning.pth"
     model.write_bytes(b"weights")
     run = WandbRun(
-        Train(dataset="ds", out=str(folder), tracking=Tracking(mode="offline")), "offline", "ab12cd34", folder
+        Train(dataset="ds", out=str(folder), tracking=Tracking(mode="offline")),
+        "offline",
+        "ab12cd34",
+        StoragePath.of(folder),
     )
     run.log(EPOCHS[:1])
     run.log(EPOCHS)
     probabilities = np.array([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.25, 0.25, 0.5], [0.25, 0.25, 0.5]])
     evaluation = estimates.compute_evaluation(np.array([0, 1, 2, 1]), probabilities, ("benign", "malignant", "normal"))
-    run.finish(evaluation, [0, 1, 2, 1], [0, 1, 2, 2], model)
+    run.finish(evaluation, [0, 1, 2, 1], [0, 1, 2, 2], StoragePath.of(model))
     run.close(failed=False)
     yield folder
     wandb.teardown()
@@ -172,10 +176,11 @@ _KILLED = """
 import os, signal, sys, time
 from pathlib import Path
 from overlay.config import Tracking, Train
+from overlay.storage.path import StoragePath
 from overlay.tracking import WandbRun
 from tests.overlay.test_tracking import EPOCHS
 
-folder = Path(sys.argv[1])
+folder = StoragePath.of(sys.argv[1])
 run = WandbRun(Train(dataset="ds", out=str(folder), tracking=Tracking(mode="offline")), "offline", "ab12cd34", folder)
 run.log(EPOCHS[:1])
 time.sleep(3)
@@ -197,7 +202,9 @@ def test_what_was_logged_just_before_a_kill_is_logged_again_where_it_was_lost(tm
     assert before in ([1], [1, 2])
 
     later = Tracking(mode="offline")
-    run = WandbRun(Train(dataset="ds", out=str(tmp_path), tracking=later), "offline", "ab12cd34", tmp_path)
+    run = WandbRun(
+        Train(dataset="ds", out=str(tmp_path), tracking=later), "offline", "ab12cd34", StoragePath.of(tmp_path)
+    )
     run.log(EPOCHS)
     run.close(failed=False)
     wandb.teardown()
@@ -217,4 +224,4 @@ def test_what_wandb_refuses_is_said_in_one_line(tmp_path: Path, monkeypatch: pyt
         "--tracking.mode offline or disabled$"
     )
     with pytest.raises(WorkError, match=message):
-        WandbRun(Train(dataset="ds", out=str(tmp_path)), "online", "ab12cd34", tmp_path)
+        WandbRun(Train(dataset="ds", out=str(tmp_path)), "online", "ab12cd34", StoragePath.of(tmp_path))

@@ -20,6 +20,7 @@ import torchvision
 from overlay.cli.parser import to_words
 from overlay.config import Augment, EarlyStopping, Input, Loop, Model, Optimizer, Train
 from overlay.dataset.prepared import PreparedDataset
+from overlay.storage.path import StoragePath
 from overlay.training import checkpoint
 from pipelines.training.preemption import ASK_EVERY
 
@@ -86,7 +87,9 @@ def test_a_node_is_lost_in_mid_epoch(
         lost = nodes.add_node(num_cpus=3)
         driver = begin(config, nodes.address, log)
         wait_until(
-            lambda: checkpoint.checkpoint_step(checkpoint.newest_checkpoint(run / "checkpoints")) >= 5, driver, log
+            lambda: checkpoint.checkpoint_step(checkpoint.newest_checkpoint(StoragePath.of(run / "checkpoints"))) >= 5,
+            driver,
+            log,
         )
         nodes.remove_node(lost, allow_graceful=False)
         if workers == 2:
@@ -107,7 +110,7 @@ def test_what_is_missing_is_named_and_waited_for(
     with cluster(head_cpus=1) as nodes:
         lost = nodes.add_node(num_cpus=3)
         driver = begin(config, nodes.address, log)
-        wait_until(lambda: checkpoint.newest_checkpoint(run / "checkpoints") is not None, driver, log)
+        wait_until(lambda: checkpoint.newest_checkpoint(StoragePath.of(run / "checkpoints")) is not None, driver, log)
         nodes.remove_node(lost, allow_graceful=False)
         named = "waiting: training needs 2 CPUs, and the cluster has 1; training goes on as soon as it is there"
         wait_until(lambda: named in log.read_text(), driver, log)

@@ -21,6 +21,7 @@ from overlay.dataset.prepared import PreparedDataset
 from overlay.errors import RequestError
 from overlay.models import model_file
 from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD
+from overlay.storage.path import StoragePath
 from overlay.training import checkpoint
 from overlay.training.history import Epoch
 from overlay.training.sampler import SINGLE_WORKER
@@ -67,7 +68,7 @@ def test_the_model_file_says_all_that_using_it_needs(trained: Trained) -> None:
 
 def test_the_reported_validation_is_that_of_the_checkpoint(trained: Trained) -> None:
     validation = image_source.decode_split(trained.dataset, "val", trained.config.input)
-    last = checkpoint.newest_checkpoint(trained.folder / "checkpoints")
+    last = checkpoint.newest_checkpoint(StoragePath.of(trained.folder / "checkpoints"))
     assert last is not None
     file = model_file.load_model_file(trained.folder)
     network = model_file.build_network(
@@ -173,7 +174,7 @@ def test_asked_to_stop_it_saves_and_leaves_and_killed_it_goes_on(dataset: Prepar
     wait_for_step(1, out, first)
     first.send_signal(signal.SIGTERM)
     _, told = first.communicate(timeout=120)
-    step = checkpoint.checkpoint_step(checkpoint.newest_checkpoint(out / "checkpoints"))
+    step = checkpoint.checkpoint_step(checkpoint.newest_checkpoint(StoragePath.of(out / "checkpoints")))
     assert f"overlay train: stopped after step {step} of 72, as asked; the same command goes on from there" in told
     assert first.returncode == 1
 
@@ -181,7 +182,7 @@ def test_asked_to_stop_it_saves_and_leaves_and_killed_it_goes_on(dataset: Prepar
     wait_for_step(step + 2, out, second)
     kill_session(second.pid)
     second.wait()
-    progress = checkpoint.read_progress(out / "checkpoints")
+    progress = checkpoint.read_progress(StoragePath.of(out / "checkpoints"))
     begun = progress.history
 
     third = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
@@ -197,7 +198,7 @@ def test_asked_to_stop_it_saves_and_leaves_and_killed_it_goes_on(dataset: Prepar
 
 
 def wait_for_step(step: int, out: Path, driver: "subprocess.Popen[Any]") -> None:
-    while checkpoint.checkpoint_step(checkpoint.newest_checkpoint(out / "checkpoints")) < step:
+    while checkpoint.checkpoint_step(checkpoint.newest_checkpoint(StoragePath.of(out / "checkpoints"))) < step:
         assert driver.poll() is None
         time.sleep(0.02)
 

@@ -18,6 +18,7 @@ from overlay.duplicates.near_duplicates import DUPLICATES_SCHEMA
 from overlay.errors import RequestError, WorkError
 from overlay.models.model_file import ModelCard, save_model_file
 from overlay.models.network import create_network
+from overlay.storage.path import StoragePath
 from tests.overlay.evaluation.conftest import CLASSES, new_dataset, png
 
 __all__ = ["new_dataset"]
@@ -62,11 +63,13 @@ def compared(name: str, wrong: set[int], folder: Path, model: Path, dataset: Pre
     }
     folder.mkdir(parents=True)
     pq.write_table(pa.table(table), folder / "predictions.parquet")
-    return ComparedModel(name, None, None, model, dataset, folder / "predictions.parquet")
+    return ComparedModel(
+        name, None, None, StoragePath.of(model), dataset, StoragePath.of(folder / "predictions.parquet")
+    )
 
 
 def test_the_files_say_the_same(dataset: PreparedDataset, model_file: Path, tmp_path: Path) -> None:
-    folder = ComparisonFolder(tmp_path / "out")
+    folder = ComparisonFolder(StoragePath.of(tmp_path / "out"))
     folder.begin(REQUEST)
     assert not folder.finished
     models = [
@@ -75,7 +78,7 @@ def test_the_files_say_the_same(dataset: PreparedDataset, model_file: Path, tmp_
     ]
     outcome = write_comparison(folder, REQUEST, dataset, models)
 
-    results = pq.read_table(folder.path / "results.parquet")
+    results = pq.read_table(tmp_path / "out" / "results.parquet")
     assert results.schema.equals(RESULTS_SCHEMA)
     assert results["candidate"].to_pylist() == ["a", "b"]
     assert results["accuracy"].to_pylist() == pytest.approx([5 / 12, 11 / 12])
@@ -85,7 +88,7 @@ def test_the_files_say_the_same(dataset: PreparedDataset, model_file: Path, tmp_
     )
     assert results["status"].to_pylist() == ["done", "done"]
 
-    differences = pq.read_table(folder.path / "comparison.parquet")
+    differences = pq.read_table(tmp_path / "out" / "comparison.parquet")
     assert differences.schema.equals(COMPARISON_SCHEMA)
     accuracy = differences.filter(pa.compute.equal(differences["metric"], "accuracy")).to_pylist()
     assert len(accuracy) == 1
@@ -93,19 +96,19 @@ def test_the_files_say_the_same(dataset: PreparedDataset, model_file: Path, tmp_
     assert accuracy[0]["p_models"] == pytest.approx(1 / 32)  # 6 images that b alone answers right, 0 that a does
     assert (accuracy[0]["only_candidate_right"], accuracy[0]["only_reference_right"]) == (6, 0)
 
-    predictions = pq.read_table(folder.path / "predictions.parquet")
+    predictions = pq.read_table(tmp_path / "out" / "predictions.parquet")
     assert len(predictions) == 2 * IMAGES
     assert predictions.column_names == [
         *("id", "group", "fold", "true_label", "candidate", "seed", "label"),
         *("prob_benign", "prob_normal"),
     ]
 
-    doubts = pq.read_table(folder.path / "label_doubts.parquet").to_pylist()
+    doubts = pq.read_table(tmp_path / "out" / "label_doubts.parquet").to_pylist()
     assert [(row["id"], row["suggested"], row["near_duplicate_label"]) for row in doubts] == [
         ("i00", "normal", "normal")
     ]
 
-    record = json.loads(folder.record_file.read_text())
+    record = json.loads(folder.record_file.read_bytes())
     assert record["finished"]
     assert record["candidates"]["b"]["accuracy"]["value"] == pytest.approx(11 / 12)
     assert record["verdict"] == outcome.verdict
@@ -113,7 +116,7 @@ def test_the_files_say_the_same(dataset: PreparedDataset, model_file: Path, tmp_
     assert folder.finished
     assert (folder.path / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
-    page = (folder.path / "report.html").read_text()
+    page = (folder.path / "report.html").read_bytes().decode()
     assert outcome.verdict in page
     assert "Images that every candidate misses: 1" in page
     assert "near-duplicate is normal" in page
@@ -122,28 +125,28 @@ def test_the_files_say_the_same(dataset: PreparedDataset, model_file: Path, tmp_
 def test_a_failed_training_is_a_row_and_its_candidate_in_no_test(
     dataset: PreparedDataset, model_file: Path, tmp_path: Path
 ) -> None:
-    folder = ComparisonFolder(tmp_path / "out")
+    folder = ComparisonFolder(StoragePath.of(tmp_path / "out"))
     folder.begin(REQUEST)
     models = [compared(name, {0}, tmp_path / name, model_file, dataset) for name in "ab"]
     failed = replace(models[0], candidate="<c>", seed=0, fold=2, error="the loss is no number")
     outcome = write_comparison(folder, REQUEST, dataset, [*models, failed])
     assert outcome.failed == ["<c>, seed 0, fold 2: the loss is no number"]
-    rows = pq.read_table(folder.path / "results.parquet").to_pylist()
+    rows = pq.read_table(tmp_path / "out" / "results.parquet").to_pylist()
     assert (rows[2]["status"], rows[2]["error"], rows[2]["accuracy"]) == ("failed", "the loss is no number", None)
-    assert set(pq.read_table(folder.path / "comparison.parquet")["candidate"].to_pylist()) == {"b"}
-    assert "&lt;c&gt;, seed 0, fold 2" in (folder.path / "report.html").read_text()
+    assert set(pq.read_table(tmp_path / "out" / "comparison.parquet")["candidate"].to_pylist()) == {"b"}
+    assert "&lt;c&gt;, seed 0, fold 2" in (folder.path / "report.html").read_bytes().decode()
     assert not folder.finished
 
 
 def test_without_the_reference_nothing_is_compared(dataset: PreparedDataset, model_file: Path, tmp_path: Path) -> None:
-    folder = ComparisonFolder(tmp_path / "out")
+    folder = ComparisonFolder(StoragePath.of(tmp_path / "out"))
     folder.begin(REQUEST)
     models = [compared(name, {0}, tmp_path / name, model_file, dataset) for name in "ab"]
     with pytest.raises(
         WorkError, match="nothing can be compared, since trainings failed: a, seed None, fold None: died"
     ):
         write_comparison(folder, REQUEST, dataset, [replace(models[0], error="died"), models[1]])
-    assert len(pq.read_table(folder.path / "results.parquet")) == 2
+    assert len(pq.read_table(tmp_path / "out" / "results.parquet")) == 2
 
 
 def test_a_folder_is_resumed_by_the_same_request_only(tmp_path: Path) -> None:

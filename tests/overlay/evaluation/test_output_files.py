@@ -21,6 +21,7 @@ from overlay.evaluation.output_files import (
 from overlay.evaluation.report_data import Inference, SeenImages
 from overlay.evaluation.subgroups import SubgroupColumn
 from overlay.evaluation.subject import EvaluationSubject
+from overlay.storage.path import StoragePath
 from overlay.training.history import Epoch, write_history
 
 
@@ -43,7 +44,10 @@ def predictions(benign: float = 0.25) -> ScoredSplit:
 def test_all_files_say_the_same(subject: EvaluationSubject, tmp_path: Path) -> None:
     out = tmp_path / "new" / "evaluation"
     result = write_evaluation(
-        subject, predictions(), out, Extras(SeenImages(4, 1, 0, 40), (SubgroupColumn("age", ["a", "a", "b", "b"]),))
+        subject,
+        predictions(),
+        StoragePath.of(out),
+        Extras(SeenImages(4, 1, 0, 40), (SubgroupColumn("age", ["a", "a", "b", "b"]),)),
     )
     assert (result.labels, result.predicted) == ([0, 1, 0, 1], [0, 1, 1, 1])
     assert {file.name for file in out.iterdir()} == set(EVALUATION_FILES)
@@ -75,9 +79,9 @@ def test_the_page_of_a_run_has_its_name_and_its_training(subject: EvaluationSubj
     run = tmp_path / "my-run"
     run.mkdir()
     (run / "config.yaml").write_text("early_stopping:\n  metric: val_loss\n")
-    write_history([Epoch(1, 0.5, 0.5, 0.5, 0.5, 0.5, 1e-3, 10, 1, 1)], run / "history.parquet")
+    write_history([Epoch(1, 0.5, 0.5, 0.5, 0.5, 0.5, 1e-3, 10, 1, 1)], StoragePath.of(run / "history.parquet"))
     in_run = replace(subject, model=replace(subject.model, path=str(run / "m.pth")))
-    result = write_evaluation(in_run, predictions(), run / "evaluation", Extras(None))
+    result = write_evaluation(in_run, predictions(), StoragePath.of(run / "evaluation"), Extras(None))
     assert (result.report.title, result.report.training is None) == ("my-run", False)
     page = (run / "evaluation" / "report.html").read_text(encoding="utf-8")
     assert "<h1>my-run</h1>" in page
@@ -94,47 +98,47 @@ def test_files_are_written_atomically_and_metrics_last(
     monkeypatch.setattr(output_files, "read_gallery", lambda *_: ())
 
     @contextmanager
-    def stopping(place: Path) -> Iterator[Path]:
+    def stopping(place: StoragePath) -> Iterator[Path]:
         assert not (tmp_path / "metrics.json").exists()
         if len(written) == stop:
             raise OSError("no space left on device")
         written.append(place.name)
-        yield place
+        yield Path(place.text)
 
     monkeypatch.setattr(output_files, "write_atomically", stopping)
     for stop in range(len(EVALUATION_FILES)):
         written.clear()
         (tmp_path / "metrics.json").write_text("{}")
         with pytest.raises(OSError, match="no space left"):
-            write_evaluation(subject, predictions(), tmp_path, Extras(None))
+            write_evaluation(subject, predictions(), StoragePath.of(tmp_path), Extras(None))
         assert tuple(written) == EVALUATION_FILES[:stop]
     stop = -1
     written.clear()
-    write_evaluation(subject, predictions(), tmp_path, Extras(None))
+    write_evaluation(subject, predictions(), StoragePath.of(tmp_path), Extras(None))
     assert tuple(written) == EVALUATION_FILES
 
 
 def test_probabilities_that_are_no_numbers_write_nothing(subject: EvaluationSubject, tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text("{}")
     with pytest.raises(WorkError, match="not numbers for 1 of 4 images"):
-        write_evaluation(subject, predictions(float("nan")), tmp_path, Extras(None))
+        write_evaluation(subject, predictions(float("nan")), StoragePath.of(tmp_path), Extras(None))
     assert (tmp_path / "metrics.json").read_text() == "{}"
 
 
 def test_a_folder_of_an_evaluation_can_be_used_again(subject: EvaluationSubject, tmp_path: Path) -> None:
-    check_evaluation_folder(tmp_path / "new", "new")
+    check_evaluation_folder(StoragePath.of(tmp_path / "new"), "new")
     out = tmp_path / "out"
     out.mkdir()
     (out / ".report.html.0123.tmp").touch()  # as a process leaves it that was killed
-    check_evaluation_folder(out, "out")
-    write_evaluation(subject, predictions(), out, Extras(None))
+    check_evaluation_folder(StoragePath.of(out), "out")
+    write_evaluation(subject, predictions(), StoragePath.of(out), Extras(None))
     assert {file.name for file in out.iterdir()} == set(EVALUATION_FILES)
-    check_evaluation_folder(out, "out")
+    check_evaluation_folder(StoragePath.of(out), "out")
 
 
 @pytest.mark.parametrize("name", ["thesis.pdf", ".thesis.pdf.0123.tmp", ".report.html"])
 def test_a_folder_with_other_files_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
     with pytest.raises(RequestError) as refused:
-        check_evaluation_folder(tmp_path, "../out")
+        check_evaluation_folder(StoragePath.of(tmp_path), "../out")
     assert str(refused.value) == f"--out ../out holds something else ({name}); choose an empty folder"

@@ -18,6 +18,7 @@ from overlay.evaluation.report_facts import (
     read_training,
 )
 from overlay.evaluation.subject import EvaluationSubject
+from overlay.storage.path import StoragePath
 from overlay.training.history import Epoch, write_history
 from tests.overlay.evaluation.conftest import CLASSES, png
 
@@ -120,10 +121,11 @@ def test_doubted_labels() -> None:
 
 
 def test_the_training_of_a_run(tmp_path: Path) -> None:
-    assert read_training(tmp_path) is None
+    run = StoragePath.of(tmp_path)
+    assert read_training(run) is None
     epochs = [Epoch(i + 1, 0.5, 0.5, loss, 0.5, 0.5, 1e-3, 10, 1, 1) for i, loss in enumerate((0.9, 0.4, 0.6))]
-    write_history(epochs, tmp_path / "history.parquet")
+    write_history(epochs, run / "history.parquet")
     (tmp_path / "config.yaml").write_text("early_stopping:\n  metric: val_loss\n  patience: 5\n")
-    found = read_training(tmp_path)
+    found = read_training(run)
     assert found is not None
     assert (found.best_epoch, found.history["val_loss"]) == (2, [0.9, 0.4, 0.6])

@@ -19,6 +19,7 @@ from overlay.models.training_hashes import (
     read_training_hashes,
     write_beside,
 )
+from overlay.storage.path import StoragePath
 
 
 def random_hashes(n: int, seed: int = 0) -> Hashes:
@@ -83,7 +84,7 @@ def test_hashes_are_read_back_and_equal_ones_are_kept_once() -> None:
 def test_many_hashes_lie_beside_the_model_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_hashes, "MOST_INSIDE", 6)
     known = TrainingHashes.create(random_hashes(5), random_hashes(2, seed=1), 40)
-    model = tmp_path / "m.pth"
+    model = StoragePath.of(tmp_path / "m.pth")
     assert not known.record.inside
     assert read_training_hashes(model, known.record, None) is None
     write_beside(model, known)

@@ -4,7 +4,7 @@ import resource
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +15,8 @@ from torch import Tensor
 
 from overlay.config import EarlyStopping
 from overlay.models.network import StateDict
+from overlay.storage.atomic import write_text_atomically
+from overlay.storage.path import StoragePath
 from overlay.training import checkpoint
 from overlay.training.checkpoint import CheckpointState, CheckpointWriter, TrainingProgress
 from overlay.training.history import Epoch
@@ -34,20 +36,29 @@ def best(value: float | Tensor) -> StateDict:
     return OrderedDict(weight=value if isinstance(value, Tensor) else torch.tensor([value]))
 
 
-def write(checkpoints: Path, step: int, *, improved: bool = True) -> Path:
+def write(checkpoints: StoragePath, step: int, *, improved: bool = True) -> StoragePath:
     writer = CheckpointWriter(checkpoints)
     writer.submit(last(step), best(float(step)) if improved else None)
     writer.wait()
-    return checkpoints / checkpoint.checkpoint_name(step)
+    newest = checkpoint.newest_checkpoint(checkpoints)
+    assert newest is not None
+    return newest
 
 
-def test_only_the_newest_stays(tmp_path: Path) -> None:
-    assert checkpoint.newest_checkpoint(tmp_path) is None
+@pytest.fixture(params=["disk", "bucket"])
+def checkpoints(request: pytest.FixtureRequest, tmp_path: Path) -> StoragePath:
+    if request.param == "disk":
+        return StoragePath.of(tmp_path)
+    return StoragePath.of(request.getfixturevalue("new_bucket")()) / "run/checkpoints"
+
+
+def test_only_the_newest_stays(checkpoints: StoragePath) -> None:
+    assert checkpoint.newest_checkpoint(checkpoints) is None
     for step in (9, 10, 1000):
-        folder = write(tmp_path, step)
-        assert checkpoint.newest_checkpoint(tmp_path) == folder
+        folder = write(checkpoints, step)
         assert checkpoint.checkpoint_step(folder) == step
-    assert list(tmp_path.iterdir()) == [folder]
+    marker = [f"{folder.name}.json"] if checkpoints.in_bucket else []
+    assert checkpoints.children() == [folder.name, *marker]
 
 
 def test_names_sort_as_steps_do() -> None:
@@ -56,9 +67,9 @@ def test_names_sort_as_steps_do() -> None:
     assert checkpoint.checkpoint_step(None) == 0
 
 
-def test_what_was_written_is_read_back(tmp_path: Path) -> None:
-    folder = write(tmp_path, 5)
-    assert sorted(file.name for file in folder.iterdir()) == ["best.pt", "last.pt"]
+def test_what_was_written_is_read_back(checkpoints: StoragePath) -> None:
+    folder = write(checkpoints, 5)
+    assert folder.children() == ["best.pt", "last.pt"]
     state = checkpoint.load_checkpoint(folder)
     assert state.learner["network"]["weight"].tolist() == [5, 5]
     assert (state.step, state.seconds, state.history) == (5, 2.5, [EPOCH])
@@ -66,10 +77,10 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     assert checkpoint.load_best_weights(folder)["weight"].tolist() == [5]
 
 
-def test_the_progress_is_that_of_the_newest_checkpoint(tmp_path: Path) -> None:
-    assert checkpoint.read_progress(tmp_path) == TrainingProgress(0, [])
-    write(tmp_path, 5)
-    assert checkpoint.read_progress(tmp_path) == TrainingProgress(5, [EPOCH])
+def test_the_progress_is_that_of_the_newest_checkpoint(checkpoints: StoragePath) -> None:
+    assert checkpoint.read_progress(checkpoints) == TrainingProgress(0, [])
+    write(checkpoints, 5)
+    assert checkpoint.read_progress(checkpoints) == TrainingProgress(5, [EPOCH])
 
 
 def test_a_training_is_complete_after_its_last_step_or_an_early_stop() -> None:
@@ -79,17 +90,24 @@ def test_a_training_is_complete_after_its_last_step_or_an_early_stop() -> None:
     assert TrainingProgress(6, [EPOCH, worse]).is_complete(plan, EarlyStopping(patience=2))
 
 
-def test_the_best_weights_outlive_their_checkpoint(tmp_path: Path) -> None:
-    first = write(tmp_path, 1)
-    inode = (first / "best.pt").stat().st_ino
-    second = write(tmp_path, 2, improved=False)
+def test_the_best_weights_outlive_their_checkpoint(checkpoints: StoragePath) -> None:
+    write(checkpoints, 1)
+    second = write(checkpoints, 2, improved=False)
     assert checkpoint.load_best_weights(second)["weight"].tolist() == [1]
-    assert (second / "best.pt").stat().st_ino == inode  # linked, not copied
 
 
-def test_before_the_first_epoch_there_are_no_best_weights(tmp_path: Path) -> None:
-    folder = write(tmp_path, 1, improved=False)
-    assert [file.name for file in folder.iterdir()] == ["last.pt"]
+def test_the_best_weights_are_linked_on_a_disk(tmp_path: Path) -> None:
+    first = write(StoragePath.of(tmp_path), 1)
+    inode = Path(first.text, "best.pt").stat().st_ino
+    second = write(StoragePath.of(tmp_path), 2, improved=False)
+    assert Path(second.text, "best.pt").stat().st_ino == inode
+
+
+def test_before_the_first_epoch_there_are_no_best_weights(checkpoints: StoragePath) -> None:
+    folder = write(checkpoints, 1, improved=False)
+    assert folder.children() == ["last.pt"]
+    with pytest.raises(FileNotFoundError):
+        checkpoint.load_best_weights(folder)
 
 
 def test_what_is_written_is_the_state_of_the_moment_it_was_given(
@@ -106,16 +124,17 @@ def test_what_is_written_is_the_state_of_the_moment_it_was_given(
     monkeypatch.setattr(tempfile, "mkdtemp", late)
     weight = torch.zeros(3)
     written: list[int] = []
-    writer = CheckpointWriter(tmp_path)
+    checkpoints = StoragePath.of(tmp_path)
+    writer = CheckpointWriter(checkpoints)
     writer.submit(last(1, weight), best(weight), on_written=lambda: written.append(1))
     began.wait(timeout=60)
     weight += 1  # the training continues
-    assert checkpoint.newest_checkpoint(tmp_path) is None
+    assert checkpoint.newest_checkpoint(checkpoints) is None
     assert written == []
     may_write.set()
     writer.wait()
     assert written == [1]
-    folder = tmp_path / checkpoint.checkpoint_name(1)
+    folder = checkpoints / checkpoint.checkpoint_name(1)
     assert checkpoint.load_checkpoint(folder).learner["network"]["weight"].tolist() == [0, 0, 0]
     assert checkpoint.load_best_weights(folder)["weight"].tolist() == [0, 0, 0]
 
@@ -131,9 +150,10 @@ def small_disk() -> Iterator[int]:
 
 @pytest.mark.parametrize("incomplete", ["last.pt", "best.pt"])
 def test_an_incomplete_write_is_never_found(incomplete: str, tmp_path: Path, small_disk: int) -> None:
-    kept = write(tmp_path, 1)
+    checkpoints = StoragePath.of(tmp_path)
+    kept = write(checkpoints, 1)
     small, large = torch.zeros(2), torch.zeros(small_disk)
-    writer = CheckpointWriter(tmp_path)
+    writer = CheckpointWriter(checkpoints)
     writer.submit(
         last(2, large if incomplete == "last.pt" else small), best(large if incomplete == "best.pt" else small)
     )
@@ -141,9 +161,9 @@ def test_an_incomplete_write_is_never_found(incomplete: str, tmp_path: Path, sma
         writer.submit(last(3), best(3.0))
     partial = list(tmp_path.glob("partial-*"))
     assert [(folder / incomplete).stat().st_size for folder in partial] == [small_disk]
-    assert checkpoint.newest_checkpoint(tmp_path) == kept
-    checkpoint.remove_partial_checkpoints(tmp_path)
-    assert list(tmp_path.iterdir()) == [kept]
+    assert checkpoint.newest_checkpoint(checkpoints) == kept
+    checkpoint.remove_partial_checkpoints(checkpoints)
+    assert checkpoints.children() == [kept.name]
 
 
 @pytest.mark.parametrize("direct", [True, False])
@@ -160,20 +180,32 @@ def test_contents_of_any_length_are_written_whole(
 
     if not direct:
         monkeypatch.setattr(os, "open", without)
-    writer = CheckpointWriter(tmp_path)
-    for step, elements in enumerate([0, 1, 1000, 10**6, 3 * 10**6, 10**5], start=1):  # the memory is used again
-        values = torch.rand(elements)
-        writer.submit(last(step, values), best(values + 1))
-        writer.wait()
-        folder = tmp_path / checkpoint.checkpoint_name(step)
-        assert torch.equal(checkpoint.load_checkpoint(folder).learner["network"]["weight"], values)
-        assert torch.equal(checkpoint.load_best_weights(folder)["weight"], values + 1)
+    write_contents_of_many_lengths(StoragePath.of(tmp_path), [0, 1, 1000, 10**6, 3 * 10**6, 10**5])
     assert bool(refused) != direct
 
 
-def test_clearing_leaves_the_newest_alone(tmp_path: Path) -> None:
-    kept = write(tmp_path, 3)
+def test_contents_of_any_length_are_uploaded_whole(new_bucket: Callable[[], str]) -> None:
+    write_contents_of_many_lengths(StoragePath.of(new_bucket()), [0, 1, 2 * 10**6, 1000])
+
+
+def write_contents_of_many_lengths(checkpoints: StoragePath, lengths: list[int]) -> None:
+    writer = CheckpointWriter(checkpoints)
+    for step, elements in enumerate(lengths, start=1):  # the memory is used again
+        values = torch.rand(elements)
+        writer.submit(last(step, values), best(values + 1))
+        writer.wait()
+        folder = checkpoint.newest_checkpoint(checkpoints)
+        assert folder is not None
+        assert torch.equal(checkpoint.load_checkpoint(folder).learner["network"]["weight"], values)
+        assert torch.equal(checkpoint.load_best_weights(folder)["weight"], values + 1)
+
+
+def test_clearing_leaves_the_newest_alone(checkpoints: StoragePath) -> None:
+    kept = write(checkpoints, 3)
+    there = checkpoints.children()
     for other in ("step-000000001", "step-000000002", "ray"):
-        os.makedirs(tmp_path / other / "inside")  # noqa: PTH103
-    checkpoint.remove_partial_checkpoints(tmp_path)
-    assert list(tmp_path.iterdir()) == [kept]
+        (checkpoints / other).make_folder()
+        write_text_atomically(checkpoints / other / "inside", "")
+    checkpoint.remove_partial_checkpoints(checkpoints)
+    assert checkpoints.children() == there
+    assert checkpoint.newest_checkpoint(checkpoints) == kept

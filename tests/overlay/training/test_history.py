@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from overlay.config import EarlyStopping
+from overlay.storage.path import StoragePath
 from overlay.training.history import Epoch, best_epoch, should_stop, write_history
 
 NAN = math.nan
@@ -71,7 +72,7 @@ def test_stops_at_once_where_the_training_diverged() -> None:
 
 def test_history_is_a_row_an_epoch(tmp_path: Path) -> None:
     history = epochs("val_loss", [0.5, 0.25])
-    write_history(history, tmp_path / "history.parquet")
+    write_history(history, StoragePath.of(tmp_path / "history.parquet"))
     table = pq.read_table(tmp_path / "history.parquet")
     assert table.column_names == [
         "epoch",

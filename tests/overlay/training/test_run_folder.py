@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 from overlay.cli import parser
 from overlay.config import Augment, Input, Loop, Model, Optimizer, Tracking, Train
 from overlay.errors import RequestError
+from overlay.storage.path import StoragePath
 from overlay.training.run_folder import RunFolder, open_run
 
 
@@ -35,7 +37,7 @@ def test_a_run_begins_goes_on_and_finishes(config: Train) -> None:
     assert not folder.path.exists()
     assert not folder.finished
     folder.begin(config, "f1", batch_size=32)
-    assert sorted(entry.name for entry in folder.path.iterdir()) == ["checkpoints", "config.yaml", "run.json"]
+    assert folder.path.children() == ["checkpoints", "config.yaml", "run.json"]
     again = begun(config)
     assert again.tracking_id == folder.tracking_id
     assert len(folder.tracking_id) == 8
@@ -43,6 +45,20 @@ def test_a_run_begins_goes_on_and_finishes(config: Train) -> None:
     again.finish()
     assert open_run(config).finished
     assert open_run(config).tracking_id == folder.tracking_id
+
+
+def test_a_run_in_a_bucket(config: Train, new_bucket: Callable[[], str]) -> None:
+    there = replace(config, out=str(StoragePath.of(new_bucket()) / "run"))
+    folder = open_run(there)
+    assert folder.path.children() == []
+    begun(there)
+    assert begun(there).tracking_id == folder.tracking_id
+    assert folder.path.children() == ["config.yaml", "run.json"]
+    changed = replace(there, input=Input(size=64))
+    assert refused(changed).endswith("with input.size 224, not 64; give the same options to go on, or another --out")
+    assert "is a file; name a folder" in refused(replace(there, out=str(folder.config_file)))
+    folder.finish()
+    assert open_run(there).finished
 
 
 def test_two_runs_are_tracked_apart(tmp_path: Path) -> None:
@@ -70,7 +86,7 @@ def test_other_files_are_refused(config: Train, tmp_path: Path) -> None:
 
 def test_a_folder_with_only_the_dataset_prepared_for_the_run_will_do(config: Train, tmp_path: Path) -> None:
     (tmp_path / "run" / "dataset").mkdir(parents=True)
-    assert begun(config).dataset == tmp_path / "run" / "dataset"
+    assert begun(config).dataset == StoragePath.of(tmp_path / "run" / "dataset")
 
 
 @pytest.mark.parametrize(
@@ -119,10 +135,10 @@ def test_where_it_runs_and_where_the_dataset_lies_may_change(config: Train) -> N
 
 def test_another_dataset_is_refused_and_nothing_is_changed(config: Train) -> None:
     folder = begun(config)
-    before = {file: file.read_bytes() for file in folder.path.rglob("*") if file.is_file()}
+    before = {name: (folder.path / name).read_bytes() for name in folder.path.files()}
     with pytest.raises(RequestError, match=r"run holds a run on another dataset than dataset; choose another --out$"):
         folder.begin(replace(config, train=Loop(workers=2)), "f2", batch_size=32)
-    assert {file: file.read_bytes() for file in folder.path.rglob("*") if file.is_file()} == before
+    assert {name: (folder.path / name).read_bytes() for name in folder.path.files()} == before
 
 
 @pytest.mark.parametrize("word", ["12", "yes", "ünder: #1", "  ", "- a"])
@@ -138,12 +154,12 @@ def test_the_configuration_is_read_back_as_it_was(config: Train, word: str) -> N
 
 def test_the_home_folder_may_be_written_as_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert begun(Train(dataset="d", out="~/run")).path == tmp_path / "run"
+    assert begun(Train(dataset="d", out="~/run")).path == StoragePath.of(tmp_path / "run")
 
 
 def test_the_run_s_own_record(config: Train) -> None:
     folder = begun(config)
-    assert json.loads((folder.path / "run.json").read_text()) == {
+    assert json.loads((folder.path / "run.json").read_bytes()) == {
         "dataset": "f1",
         "batch_size": 32,
         "tracking_id": folder.tracking_id,
