@@ -70,8 +70,7 @@ def copy_object(source: StoragePath, target: StoragePath) -> None:
     """Copy an object within its bucket, which the bucket's server does.
 
     Raises:
-        FileNotFoundError: there is no such object.
-        OSError: the bucket can't be reached, or refuses.
+        OSError: there is no such object, or the bucket can't be reached.
     """
     filesystem = source.filesystem
     assert filesystem is not None

@@ -66,9 +66,8 @@ def publish_checkpoint(
     for file, blocks in files.items():
         if blocks is not None:
             upload_blocks(folder / file, blocks)
-        elif complete:
-            with suppress(FileNotFoundError):
-                copy_object(checkpoints / complete[-1] / file, folder / file)
+        elif complete and (before := checkpoints / complete[-1] / file).is_file():
+            copy_object(before, folder / file)
     marker = {"history": [asdict(epoch) for epoch in history]}
     write_text_atomically(checkpoints / (folder.name + _MARKER), json.dumps(marker))
     for older in complete:

@@ -2,6 +2,7 @@
 
 import json
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from overlay.errors import RequestError, WorkError
 from overlay.models import model_file
 from overlay.models.calibrated_model import calibrate_model, divide_head, temper_probabilities
 from overlay.models.network import normalise
+from overlay.storage.atomic import write_atomically
+from overlay.storage.path import StoragePath
 from pipelines import predict
 from pipelines.export import run
 
@@ -47,6 +50,18 @@ def test_safetensors_is_a_model_file_again(folder: Path, capsys: pytest.CaptureF
     image = np.random.default_rng(0).integers(0, 256, (80, 70, 3), np.uint8)
     before, after = (load_model(path, engine="torch").predict([image]) for path in (folder, out))
     assert before == after
+
+
+def test_an_export_in_a_bucket(folder: Path, new_bucket: Callable[[], str]) -> None:
+    there = StoragePath.of(new_bucket()) / "run"
+    with write_atomically(there / model_file.MODEL_FILE) as temporary:
+        temporary.write_bytes((folder / model_file.MODEL_FILE).read_bytes())
+    run(Export(str(there), "safetensors"))
+    assert model_file.load_model_file(there / "Resnet_fineTuning.safetensors").card == CARD
+    with pytest.raises(RequestError, match="is there already; name another file, or delete it"):
+        run(Export(str(there), "safetensors"))
+    with pytest.raises(RequestError, match=r"doesn't end in \.onnx"):
+        run(Export(str(there), "onnx", str(there / "m.pb")))
 
 
 def test_onnx_takes_pixels_and_gives_probabilities(folder: Path, tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -5,6 +6,8 @@ import pytest
 from overlay.comparison.candidates import choose_reference, name_models, read_candidates
 from overlay.config import Compare, Input, Loop, Model
 from overlay.errors import RequestError
+from overlay.storage.atomic import write_text_atomically
+from overlay.storage.path import StoragePath
 
 
 def compare(**options: object) -> Compare:
@@ -24,7 +27,7 @@ def test_architectures_differ_in_nothing_else(tmp_path: Path) -> None:
         Model(arch="resnet18", weights="none"),
         Model(arch="resnet50", weights="none"),
     )
-    run = large.training(tmp_path / "run", seed=7, fold=2)
+    run = large.training(StoragePath.of(tmp_path / "run"), seed=7, fold=2)
     assert (run.out, run.train.seed, run.fold, run.model.arch) == (str(tmp_path / "run"), 7, 2, "resnet50")
 
 
@@ -99,3 +102,12 @@ def test_models_are_named_by_the_shortest_paths_that_tell_them_apart() -> None:
     assert name_models(["/x/a/model.pth", "/x/b/model.pth"]) == ["a-model", "b-model"]
     with pytest.raises(RequestError, match="the model /x/a is given twice"):
         name_models(["/x/a", "/x/a"])
+
+
+def test_candidates_in_a_bucket(new_bucket: Callable[[], str]) -> None:
+    place = StoragePath.of(new_bucket()) / "candidates.yaml"
+    write_text_atomically(place, "a: {}\nb: {model.dropout: 0.5}\n")
+    assert [each.name for each in read_candidates(compare(candidates=str(place)))] == ["a", "b"]
+    with pytest.raises(RequestError, match=r"candidates is s3://.*, which can't be read: "):
+        read_candidates(compare(candidates=str(place.parent / "other.yaml")))
+    assert name_models([str(place.parent / "a"), str(place.parent / "runs/b"), "/c/m.pth"]) == ["a", "b", "m"]

@@ -18,6 +18,8 @@ from overlay.duplicates.near_duplicates import DUPLICATES_SCHEMA
 from overlay.errors import RequestError, WorkError
 from overlay.models.model_file import ModelCard, save_model_file
 from overlay.models.network import create_network
+from overlay.storage.atomic import write_atomically
+from overlay.storage.parquet import open_parquet
 from overlay.storage.path import StoragePath
 from tests.overlay.evaluation.conftest import CLASSES, new_dataset, png
 
@@ -152,7 +154,7 @@ def test_without_the_reference_nothing_is_compared(dataset: PreparedDataset, mod
 def test_a_folder_is_resumed_by_the_same_request_only(tmp_path: Path) -> None:
     config = Compare("data", str(tmp_path / "out"), models=["a", "b"])
     open_comparison(config, REQUEST).begin(REQUEST)
-    assert open_comparison(config, REQUEST).path == tmp_path / "out"
+    assert open_comparison(config, REQUEST).path == StoragePath.of(tmp_path / "out")
     with pytest.raises(RequestError, match="was begun with metric accuracy, not macro_f1; give the same options"):
         open_comparison(config, replace(REQUEST, metric="macro_f1"))
     (tmp_path / "out" / "compare.json").write_text("{}")
@@ -176,3 +178,31 @@ def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
         open_comparison(config, REQUEST)
     with pytest.raises(RequestError, match="is a file; name a folder"):
         open_comparison(replace(config, out=str(tmp_path / "note.txt")), REQUEST)
+
+
+def test_a_comparison_in_a_bucket(
+    dataset: PreparedDataset, model_file: Path, tmp_path: Path, new_bucket: Callable[[], str]
+) -> None:
+    bucket = StoragePath.of(new_bucket())
+    config = Compare("data", str(bucket / "out"), models=["a", "b"])
+    folder = open_comparison(config, REQUEST)
+    folder.begin(REQUEST)
+    models = []
+    for name, wrong in (("a", {0, 1, 2, 3, 4, 5, 6}), ("b", {0})):
+        local = compared(name, wrong, tmp_path / name, model_file, dataset)
+        path, predictions = bucket / name / "m.pth", folder.evaluation(name) / "predictions.parquet"
+        for place, source in ((path, local.path), (predictions, local.predictions)):
+            with write_atomically(place) as temporary:
+                temporary.write_bytes(source.read_bytes())
+        models.append(replace(local, path=path, predictions=predictions))
+    outcome = write_comparison(folder, REQUEST, dataset, models)
+    assert "b is better than a in accuracy as trained models, by 0.500" in outcome.verdict
+    assert open_comparison(config, REQUEST).finished
+    names = ["compare.json", "comparison.parquet", "comparison.png", "evaluations", "label_doubts.parquet"]
+    assert folder.path.children() == [*names, "predictions.parquet", "report.html", "results.parquet"]
+    with open_parquet(folder.path / "results.parquet") as file:
+        assert file.read()["run"].to_pylist() == [str(model.path) for model in models]
+    with pytest.raises(RequestError, match="was begun with metric accuracy, not macro_f1; give the same options"):
+        open_comparison(config, replace(REQUEST, metric="macro_f1"))
+    with pytest.raises(RequestError, match=r"holds something else \(predictions.parquet\)"):
+        open_comparison(replace(config, out=str(folder.evaluation("a"))), REQUEST)

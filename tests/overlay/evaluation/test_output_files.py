@@ -1,6 +1,6 @@
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from overlay.evaluation.output_files import (
 from overlay.evaluation.report_data import Inference, SeenImages
 from overlay.evaluation.subgroups import SubgroupColumn
 from overlay.evaluation.subject import EvaluationSubject
+from overlay.storage.atomic import write_text_atomically
 from overlay.storage.path import StoragePath
 from overlay.training.history import Epoch, write_history
 
@@ -142,3 +143,23 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path, name: str) -> None
     with pytest.raises(RequestError) as refused:
         check_evaluation_folder(StoragePath.of(tmp_path), "../out")
     assert str(refused.value) == f"--out ../out holds something else ({name}); choose an empty folder"
+
+
+def test_an_evaluation_in_a_bucket(subject: EvaluationSubject, tmp_path: Path, new_bucket: Callable[[], str]) -> None:
+    run = StoragePath.of(new_bucket()) / "my-run"
+    write_text_atomically(run / "config.yaml", "early_stopping:\n  metric: val_loss\n")
+    write_history([Epoch(1, 0.5, 0.5, 0.5, 0.5, 0.5, 1e-3, 10, 1, 1)], run / "history.parquet")
+    in_run = replace(subject, model=replace(subject.model, path=str(run / "m.pth")))
+    out = run / "evaluation"
+    write_text_atomically(out / "thesis.pdf", "")
+    with pytest.raises(RequestError, match=r"holds something else \(thesis.pdf\)"):
+        check_evaluation_folder(out, str(out))
+    (out / "thesis.pdf").remove()
+    for _ in range(2):
+        check_evaluation_folder(out, str(out))
+        result = write_evaluation(in_run, predictions(), out, Extras(None))
+        assert (result.report.title, result.report.training is None) == ("my-run", False)
+        assert set(out.children()) == set(EVALUATION_FILES)
+    write_evaluation(in_run, predictions(), StoragePath.of(tmp_path / "local"), Extras(None))
+    for name in ("metrics.json", "classification_report.csv", "confusion_matrix.png"):
+        assert (out / name).read_bytes() == (tmp_path / "local" / name).read_bytes()

@@ -1,4 +1,5 @@
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from overlay.errors import RequestError
 from overlay.models.ensemble import load_ensemble
 from overlay.models.model_file import ModelCard, load_model_file, save_model_file
 from overlay.models.training_hashes import TrainingHashes
+from overlay.storage.atomic import write_atomically
+from overlay.storage.path import StoragePath
 
 
 def write(path: Path, seed: int, hashes: TrainingHashes | None = None, **changes: object) -> Path:
@@ -55,3 +58,14 @@ def test_models_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
         load_ensemble(f"{first},{first}")
     with pytest.raises(RequestError, match=r"no weights at .*none\.pth; check the path"):
         load_ensemble(f"{first},{tmp_path}/none.pth")
+
+
+def test_models_of_folds_in_a_bucket(tmp_path: Path, new_bucket: Callable[[], str]) -> None:
+    local = write(tmp_path / "m.pth", 0)
+    first, second = (StoragePath.of(new_bucket()) / name for name in ("first.pth", "run"))
+    for seed, place in enumerate((first, second / "Resnet_fineTuning.pth")):
+        with write_atomically(place) as temporary:
+            temporary.write_bytes(write(tmp_path / "m.pth", seed).read_bytes())
+    found = load_ensemble(f"{first},{second}")
+    assert [member.path for member in found.members] == [str(first), str(second / "Resnet_fineTuning.pth")]
+    assert load_ensemble(f"{first},{local}").sha256 == found.sha256

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,12 +19,15 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from overlay import load_model
 from overlay.config import Input, Legacy, OverlayStyle
 from overlay.errors import RequestError
 from overlay.models import model_file, training_hashes
 from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, create_network
 from overlay.models.pretrained import Weights, initialise_backbone, load_pretrained
 from overlay.models.training_hashes import TrainingHashes
+from overlay.storage.atomic import write_atomically
+from overlay.storage.path import StoragePath
 
 CARD = model_file.ModelCard(
     arch="resnet18",
@@ -395,3 +398,41 @@ def test_imagenet_without_a_network_is_refused(tmp_path: Path, monkeypatch: pyte
         "the imagenet weights of resnet18 can't be downloaded (<urlopen error no route to host>); connect to the "
         "network, give a file with --model.weights PATH, or start from random weights with --model.weights none"
     )
+
+
+def test_a_model_file_in_a_bucket(
+    tmp_path: Path, new_bucket: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = StoragePath.of(new_bucket()) / "run"
+    monkeypatch.setattr(training_hashes, "MOST_INSIDE", 1)  # so that the hashes lie beside it
+    random = np.random.default_rng(0)
+    train, val = (random.integers(0, 2**64, (n, 4), np.uint64) for n in (3, 2))
+    hashes, state = TrainingHashes.create(train, val, 40), state_of("shufflenet_v2_x0_5")
+    card = replace(CARD, arch="shufflenet_v2_x0_5", overlay=None)
+    for place in (run / model_file.MODEL_FILE, StoragePath.of(tmp_path / model_file.MODEL_FILE)):
+        model_file.save_model_file(place, OrderedDict(state), card, hashes)
+    local = model_file.load_model_file(tmp_path)
+    for place in (run, run / model_file.MODEL_FILE):
+        found = model_file.load_model_file(str(place))
+        assert found.path == str(run / model_file.MODEL_FILE)
+        assert (found.sha256, found.card) == (local.sha256, local.card)
+        assert found.hashes is not None
+        np.testing.assert_array_equal(found.hashes.train, hashes.train)
+        assert_equal(found.state, state)
+    image = np.zeros((64, 64, 3), np.uint8)
+    there, here = (load_model(path, engine="torch", precision="fp32") for path in (str(run), tmp_path))
+    assert there.predict([image]) == here.predict([image])
+    with pytest.raises(RequestError, match=r"no weights at s3://.*/nothing\?.*; check the path"):
+        model_file.load_model_file(str(run.parent / "nothing"))
+
+
+def test_pretrained_weights_in_a_bucket(new_bucket: Callable[[], str]) -> None:
+    place = StoragePath.of(new_bucket()) / "weights.pth"
+    state = state_of("shufflenet_v2_x0_5", 1000)
+    with write_atomically(place) as temporary:
+        torch.save(state, temporary)
+    found = load_pretrained("shufflenet_v2_x0_5", str(place)).state
+    assert found is not None
+    assert_equal(found, {name: state[name] for name in found})
+    with pytest.raises(RequestError, match=r"no weights at s3://.*; check the path"):
+        load_pretrained("shufflenet_v2_x0_5", str(place.parent / "other.pth"))

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import openpyxl
@@ -6,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from overlay.errors import RequestError
+from overlay.storage.atomic import write_atomically, write_text_atomically
 from overlay.storage.path import StoragePath
 from overlay.storage.text_table import TextTable, read_text_table
 
@@ -64,3 +66,14 @@ def test_a_parquet_table_has_texts_and_names_of_classes(tmp_path: Path) -> None:
         "age": ["3", None, "4"],
         "kind": ["a", "b", None],
     }
+
+
+def test_a_table_in_a_bucket(new_bucket: Callable[[], str]) -> None:
+    bucket = StoragePath.of(new_bucket())
+    write_text_atomically(bucket / "t.csv", "id,age\n1,50\n")
+    with write_atomically(bucket / "t.parquet") as temporary:
+        pq.write_table(pa.table({"id": ["1"], "age": [50]}), temporary)
+    for name in ("t.csv", "t.parquet"):
+        assert read_text_table(bucket / name).columns == {"id": ["1"], "age": ["50"]}
+    with pytest.raises(RequestError, match="can't be read: "):
+        read_text_table(bucket / "u.csv")

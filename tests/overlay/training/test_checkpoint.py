@@ -108,6 +108,7 @@ def test_before_the_first_epoch_there_are_no_best_weights(checkpoints: StoragePa
     assert folder.children() == ["last.pt"]
     with pytest.raises(FileNotFoundError):
         checkpoint.load_best_weights(folder)
+    assert write(checkpoints, 2, improved=False).children() == ["last.pt"]
 
 
 def test_what_is_written_is_the_state_of_the_moment_it_was_given(
