@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cluster import session
 from overlay.config import Evaluate, InferenceOptions, table_column
+from overlay.dataset.card import CARD_FILE
 from overlay.dataset.folds import select_fold
 from overlay.dataset.prepared import open_dataset
 from overlay.dataset.rows import read_rows
@@ -88,11 +89,14 @@ def connect_for(subject: EvaluationSubject, audit: AuditPlan | None, device: str
     """Join a Ray session where an evaluation needs one; return the device that computes.
 
     Raises:
-        RequestError: ``device`` is cuda and there is no GPU, or the cluster can't be joined.
+        RequestError: ``device`` is cuda and there is no GPU, the cluster can't be joined, or a node lacks the dataset.
     """
     if is_small_job(count_views(subject, audit)):
         return choose_local_device(device)
     session.connect()
+    from pipelines.runtime.shared_disk import check_shared_disk  # Ray takes seconds to import
+
+    check_shared_disk(read=[("dataset", subject.dataset.place / CARD_FILE)], written=[])
     return choose_device(device, session.resources())
 
 

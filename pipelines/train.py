@@ -17,6 +17,7 @@ import numpy as np
 from cluster import session
 from overlay import tracking
 from overlay.config import SPLITS, InferenceOptions, Prepare, Train
+from overlay.dataset.card import CARD_FILE
 from overlay.dataset.folds import select_fold
 from overlay.dataset.prepared import PreparedDataset, is_dataset, open_dataset
 from overlay.dataset.rows import read_hashes
@@ -36,6 +37,7 @@ from overlay.training.checkpoint import TrainingProgress
 from overlay.training.run_folder import RunFolder, open_run
 from pipelines import evaluate, prepare
 from pipelines.runtime.placement import Placement, place_workers
+from pipelines.runtime.shared_disk import check_shared_disk
 from pipelines.training import dry_run, image_source
 from pipelines.training.image_source import TrainingData
 from pipelines.training.monitor import TrainingMonitor
@@ -93,6 +95,8 @@ def _check_request(config: Train, folder: RunFolder) -> TrainingSetup:
             raise RequestError(f"fold is {config.fold}, but {config.dataset} is no prepared dataset; prepare it first")
         dataset = select_fold(dataset, config.fold)
     session.connect()
+    images = StoragePath.of(config.dataset) if dataset is None else dataset.place / CARD_FILE
+    check_shared_disk(read=[("dataset", images)], written=[("out", folder.path)])
     placement = place_workers(config.train, session.resources())
     _check_device(config, placement)
     if dataset is None:

@@ -73,9 +73,14 @@ class RunFolder:
         return self.path / "evaluation"
 
     @property
+    def has_begun(self) -> bool:
+        """Whether the run's record is there."""
+        return self._record_file.is_file()
+
+    @property
     def finished(self) -> bool:
         """Whether the run is complete."""
-        return self._record_file.is_file() and self._read_record().finished
+        return self.has_begun and self._read_record().finished
 
     @property
     def tracking_id(self) -> str:
@@ -85,7 +90,7 @@ class RunFolder:
     @property
     def batch_size(self) -> int | None:
         """Images in a step; None where the run has not begun."""
-        return self._read_record().batch_size if self._record_file.is_file() else None
+        return self._read_record().batch_size if self.has_begun else None
 
     def begin(self, config: Train, fingerprint: str, batch_size: int) -> None:
         """Write a run's configuration and record; where a record exists, check that the dataset is the same.
@@ -93,7 +98,7 @@ class RunFolder:
         Raises:
             RequestError: the run was begun on another dataset.
         """
-        resumed = self._record_file.is_file()
+        resumed = self.has_begun
         if resumed and self._read_record().dataset != fingerprint:
             raise RequestError(
                 f"{self.path} holds a run on another dataset than {config.dataset}; choose another --out"

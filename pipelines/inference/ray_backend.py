@@ -15,9 +15,11 @@ from overlay.errors import WorkError
 from overlay.models.model_file import ModelFile
 from overlay.sources.decode import DecodedBatch, GroupDecoder
 from overlay.sources.read_plan import ReadUnit, join_units
+from overlay.storage.path import StoragePath
 from pipelines.inference.model_actors import actor_count, create_engine_plan, score_with_plan
 from pipelines.inference.read_groups import read_groups, request_from_row
 from pipelines.runtime.placement import choose_device
+from pipelines.runtime.shared_disk import check_shared_disk
 
 _JOINED_GROUPS = 8
 
@@ -32,6 +34,8 @@ class RayBackend:
 
     def __init__(self, config: Predict, models: Sequence[ModelFile], calibration: Pixels | None) -> None:
         session.connect()
+        inputs = [("inputs", StoragePath.of(each)) for each in config.inputs if each != "-"]
+        check_shared_disk(read=inputs, written=[("out", StoragePath.of(config.out))])
         self._cluster = session.resources()
         self._engine = InferenceOptions(
             choose_device(config.device, self._cluster),

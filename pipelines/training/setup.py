@@ -17,6 +17,7 @@ from overlay.models.model_file import ModelCard
 from overlay.models.pretrained import Weights
 from overlay.storage.path import StoragePath
 from overlay.training.losses import class_weights
+from overlay.training.run_folder import RunFolder
 from overlay.training.sampler import SamplePlan, WindowedSamplePlan
 from overlay.version import code_fingerprint
 from pipelines.runtime.placement import Placement
@@ -107,6 +108,8 @@ class TrainingJob:
     validation: DecodedImages
     placement: Placement
     checkpoints: StoragePath
+    tracking_id: str
+    """of the run, by which a worker recognises its folder"""
     board: ActorHandle[StatusBoard]
 
     @classmethod
@@ -132,5 +135,11 @@ class TrainingJob:
             validation=validation,
             placement=setup.placement,
             checkpoints=checkpoints,
+            tracking_id=RunFolder(checkpoints.parent).tracking_id,
             board=board,
         )
+
+    def sees_run(self) -> bool:
+        """Whether this node sees the run's folder; one that joined later may have a disk of its own there."""
+        folder = RunFolder(self.checkpoints.parent)
+        return folder.path.in_bucket or (folder.has_begun and folder.tracking_id == self.tracking_id)

@@ -16,6 +16,7 @@ import ray.train.torch
 import torch
 
 from cluster import session
+from overlay.errors import WorkError
 from overlay.evaluation import metrics
 from overlay.models.device import autocast, use_all_cores
 from overlay.models.network import StateDict
@@ -25,6 +26,7 @@ from overlay.training.epoch_metrics import EpochMetrics
 from overlay.training.history import Epoch, best_epoch
 from overlay.training.learner import Learner, LearningTask
 from overlay.training.sampler import Worker
+from pipelines.runtime.shared_disk import SHARED_DISK_ADVICE
 from pipelines.training.batch_stream import StreamBudget, TrainingBatch, stream_batches
 from pipelines.training.preemption import Decision, Interruptions
 from pipelines.training.setup import TrainingJob
@@ -42,6 +44,10 @@ def train_worker(config: dict[str, TrainingJob]) -> None:
     status: TrainingStatus = ray.get(job.board.read.remote())  # type: ignore[assignment]
     if status.fatal_error:
         return
+    if not job.sees_run():
+        place, node = job.checkpoints.parent, ray.util.get_node_ip_address()
+        ray.get(job.board.abort.remote(f"out {place} is not shared with the node {node}; {SHARED_DISK_ADVICE}"))
+        raise WorkError("the node has a disk of its own")  # ends the others, too
     context = ray.train.get_context()
     use_all_cores(share=context.get_local_world_size())
     worker = TrainingWorker(job, Worker(context.get_world_rank(), context.get_world_size()))
