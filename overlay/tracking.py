@@ -23,6 +23,8 @@ from overlay.storage.transfer import local_copy
 from overlay.training.history import Epoch
 
 TrackingMode = Literal["online", "offline", "disabled"]
+KEY_ELSEWHERE = "OVERLAY_KEY_ELSEWHERE"
+"""environment variable of a submitted job: set where the computer that sent it has an API key; never the key itself"""
 
 
 def resolve_mode(config: Tracking) -> TrackingMode:
@@ -32,8 +34,8 @@ def resolve_mode(config: Tracking) -> TrackingMode:
         RequestError: the mode is online and there is no key.
     """
     if config.mode == "auto":
-        return "online" if _has_key() else "disabled"
-    if config.mode == "online" and not _has_key():
+        return "online" if has_key() else "disabled"
+    if config.mode == "online" and not has_key():
         raise RequestError("tracking.mode is online, but there is no key; set WANDB_API_KEY or run `wandb login`")
     return config.mode
 
@@ -41,7 +43,14 @@ def resolve_mode(config: Tracking) -> TrackingMode:
 def describe_mode(config: Tracking, mode: TrackingMode) -> str:
     """Return one line for the terminal: the tracking mode and the reason for it."""
     if mode == "disabled":
-        return "tracking: disabled" + (", since there is no key of Weights & Biases" if config.mode == "auto" else "")
+        if config.mode != "auto":
+            return "tracking: disabled"
+        if os.environ.get(KEY_ELSEWHERE):
+            return (
+                "tracking: disabled, since the cluster has no key of Weights & Biases, though the computer that sent "
+                "the job has one; set WANDB_API_KEY on the cluster, on Kubernetes by a secret"
+            )
+        return "tracking: disabled, since there is no key of Weights & Biases"
     return f"tracking: Weights & Biases, {mode}, project {config.project}"
 
 
@@ -159,7 +168,7 @@ def _epochs_on_disk(folder: Path, run_id: str) -> set[int]:
     return found
 
 
-def _has_key() -> bool:
+def has_key() -> bool:
     """Whether W&B would find an API key, in the environment or in a netrc file."""
     if os.environ.get("WANDB_API_KEY"):
         return True

@@ -37,7 +37,7 @@ def parse_line(line: str) -> Config:
     """
     _, verb, *words = shlex.split(line)
     config = parse(verb, words)
-    return parse_line(shlex.join(["overlay", *config.job])) if isinstance(config, Submit) else config
+    return parse_line(shlex.join(["overlay", *config.job])) if isinstance(config, Submit) and config.job else config
 
 
 def _commands(lines: list[str]) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from overlay import __version__
 from overlay.cli.verbs import USAGE, VERBS, Config
-from overlay.config import Prepare, Submit
+from overlay.config import JOB_ACTIONS, Compare, Predict, Prepare, Submit, Train
 from overlay.config.options import named_places, nearest
 from overlay.errors import RequestError, WorkError
 
@@ -60,23 +60,50 @@ def _run(verb: str, config: Config) -> int:
     import cluster.session  # noqa: F401
 
     if isinstance(config, Submit):
-        from cluster.submit import submit
-
-        return submit(config.address, _job(config.job))
+        return _submit(config)
     job = "check" if isinstance(config, Prepare) and config.check else verb
     importlib.import_module(f"pipelines.{job}").run(config)
     return 0
 
 
-def _job(words: Sequence[str]) -> list[str]:
-    """Validate the request of a job as if it ran here, and write it out in full, since a --config file stays here.
+def _submit(config: Submit) -> int:
+    """Send a job, or act on one that was sent."""
+    from cluster import job_client, submit
+    from overlay.cli.parser import to_words
+
+    for action in JOB_ACTIONS:
+        if (name := getattr(config, action)) is not None:
+            return job_client.act_on_job(config.address, action, name)
+    job = _job(config.job)
+    reserved = {
+        "entrypoint_num_cpus": config.driver.cpus,
+        "entrypoint_num_gpus": config.driver.gpus,
+        "entrypoint_memory": int(config.driver.memory * 2**30),
+    }
+    resources = {name: number for name, number in reserved.items() if number}
+    return submit.submit(
+        config.address, submit.Submission(to_words(job), config.name, config.detach, resources, _variables(job))
+    )
+
+
+def _variables(job: Config) -> dict[str, str]:
+    """Return what the job can't know on the cluster: that this computer has a key of Weights & Biases, not the key."""
+    if not isinstance(job, Train | Compare | Predict) or job.tracking.mode != "auto":
+        return {}
+    from overlay import tracking
+
+    return {tracking.KEY_ELSEWHERE: "1"} if tracking.has_key() else {}
+
+
+def _job(words: Sequence[str]) -> Config:
+    """Parse and validate the request of a job as if it ran here; a --config file stays here.
 
     Raises:
         RequestError: the request is wrong, or names a relative path, which would mean nothing on the cluster.
     """
     from pathlib import PurePosixPath
 
-    from overlay.cli.parser import parse_arguments, to_words
+    from overlay.cli.parser import parse_arguments
 
     verb = words[0]
     if verb not in VERBS or verb == "submit":
@@ -86,9 +113,9 @@ def _job(words: Sequence[str]) -> list[str]:
         if "://" not in path and not PurePosixPath(path).is_absolute():
             raise RequestError(
                 f"{name} is {path!r}, a relative path, but the job runs in another folder, on the cluster; give an "
-                "absolute path that the cluster's nodes share"
+                "absolute path that the cluster's nodes share, or an address in a bucket"
             )
-    return to_words(config)
+    return config
 
 
 def _explain(verb: str, error: Exception) -> int:

@@ -25,7 +25,7 @@ USAGE = {
     "compare": "DATASET [MODEL...] --out DIR",
     "export": "MODEL.pth --format safetensors|onnx [--out FILE]",
     "demo": "[--out DIR]",
-    "submit": "--address URL -- VERB ...",
+    "submit": "--address URL [--detach] -- VERB ... | --address URL --attach|--status|--logs|--stop JOB",
 }
 POSITIONAL = {
     "prepare": ("sources",),

@@ -32,11 +32,12 @@ from overlay.config.masks import MaskNames, Masks
 from overlay.config.optimization import EarlyStopping, Loss, Optimizer
 from overlay.config.predict import Predict
 from overlay.config.prepare import Duplicates, Labels, Layout, Prepare, Split
-from overlay.config.submit import Submit
+from overlay.config.submit import JOB_ACTIONS, Driver, Submit
 from overlay.config.train import Augment, Input, Loop, Model, Train, TrainingOptions
 
 __all__ = [
     "COMPARISON_METRICS",
+    "JOB_ACTIONS",
     "MAX_PIXELS",
     "SPLITS",
     "Augment",
@@ -45,6 +46,7 @@ __all__ = [
     "ComparisonMetric",
     "Demo",
     "Device",
+    "Driver",
     "Duplicates",
     "EarlyStopping",
     "EngineKind",

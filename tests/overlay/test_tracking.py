@@ -92,6 +92,12 @@ def test_a_netrc_without_a_key_is_none(home: Path, content: str) -> None:
 def test_says_in_one_line_what_it_does() -> None:
     assert describe_mode(Tracking(), "disabled") == "tracking: disabled, since there is no key of Weights & Biases"
     assert describe_mode(Tracking(mode="disabled"), "disabled") == "tracking: disabled"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OVERLAY_KEY_ELSEWHERE", "1")
+        assert "the cluster has no key of Weights & Biases, though the computer that sent" in describe_mode(
+            Tracking(), "disabled"
+        )
+        assert describe_mode(Tracking(mode="disabled"), "disabled") == "tracking: disabled"
     assert describe_mode(Tracking(project="p"), "online") == "tracking: Weights & Biases, online, project p"
 
 

@@ -1,5 +1,6 @@
 """Command-line entry point: exit statuses, one line for a wrong request, nothing heavy imported before it is needed."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from cluster.submit import Submission
 from overlay.cli import main
 from overlay.cli.verbs import VERBS
 from overlay.config import Demo
@@ -118,6 +120,8 @@ def test_an_unknown_failure_shows_its_traceback(demo: Mock, capsys: pytest.Captu
 @pytest.fixture
 def submitted(monkeypatch: pytest.MonkeyPatch) -> Mock:
     """Stands for the cluster that a job is sent to; its job ends with status 7."""
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", os.devnull)
     submit = Mock(return_value=7)
     monkeypatch.setattr("cluster.submit.submit", submit)
     return submit
@@ -136,7 +140,50 @@ def test_a_job_is_sent_whole_and_its_status_returned(submitted: Mock, tmp_path: 
         "--train.seed=1",
         "--tracking.mode=offline",
     ]
-    submitted.assert_called_once_with("http://h:8265", expected)
+    submitted.assert_called_once_with("http://h:8265", Submission(expected))
+
+
+def test_the_options_of_a_submission_reach_the_cluster(submitted: Mock) -> None:
+    words = ["--name", "n", "--detach", "--driver.cpus", "1", "--driver.memory", "0.5", "--", "demo", "--out", "/o"]
+    assert main.main(["submit", "--address", "h", *words]) == 7
+    resources = {"entrypoint_num_cpus": 1.0, "entrypoint_memory": 2**29}
+    submitted.assert_called_once_with("h", Submission(["demo", "--out=/o"], "n", True, resources))
+
+
+@pytest.mark.parametrize("mode", ["auto", "disabled"])
+def test_the_job_learns_of_a_key_and_not_the_key(submitted: Mock, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    assert main.main(["submit", "--address", "h", "--", "train", "/d", "--out=/r", "--tracking.mode", mode]) == 7
+    (_, submission), _ = submitted.call_args
+    assert submission.variables == ({"OVERLAY_KEY_ELSEWHERE": "1"} if mode == "auto" else {})
+
+
+@pytest.mark.parametrize("action", ["attach", "status", "logs", "stop"])
+def test_a_job_that_was_sent_is_acted_on(monkeypatch: pytest.MonkeyPatch, action: str) -> None:
+    act = Mock(return_value=3)
+    monkeypatch.setattr("cluster.job_client.act_on_job", act)
+    assert main.main(["submit", "--address", "h:8265", f"--{action}", "job-1"]) == 3
+    act.assert_called_once_with("h:8265", action, "job-1")
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ([], "no job given"),
+        (["--stop", "a", "--logs", "b"], "logs and stop are given; do one of them at a time"),
+        (["--stop", "a", "--", "demo"], "stop is given and a verb too"),
+        (["--attach", "a", "--detach"], "attach is given; name, detach and driver are for a new job"),
+        (["--status="], "status is empty; give the name of a job"),
+        (["--name", "a b", "--", "demo"], "name is 'a b'; use letters, digits"),
+        (["--driver.cpus", "-1", "--", "demo"], "driver.cpus is -1.0; it must be at least 0"),
+    ],
+)
+def test_a_wrong_submission_is_refused(
+    submitted: Mock, capsys: pytest.CaptureFixture[str], words: list[str], reason: str
+) -> None:
+    assert main.main(["submit", "--address", "h:8265", *words]) == 2
+    assert lines(capsys)[0].startswith(f"overlay submit: {reason}")
+    submitted.assert_not_called()
 
 
 @pytest.mark.parametrize(
