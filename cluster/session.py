@@ -89,6 +89,19 @@ def resources() -> Resources:
     )
 
 
+def may_grow() -> bool:
+    """Whether the session is that of a cluster (RAY_ADDRESS), whose nodes may come and go; a local one can't grow."""
+    return os.environ.get("RAY_ADDRESS", "local") not in ("", "local")
+
+
+def node_resources() -> tuple[list[dict[str, float]], dict[str, float]]:
+    """Return the resources of each node of the joined cluster, and those of all nodes that are free."""
+    import ray
+
+    nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return nodes, dict(ray.available_resources())  # type: ignore[no-untyped-call]
+
+
 def is_queued(bundle: dict[str, float]) -> bool:
     """Whether placement groups with bundles of these resources are pending in the joined cluster."""
     from ray.util import placement_group_table

@@ -35,6 +35,7 @@ from overlay.sources.resolve import locate_source
 from overlay.storage.parquet import open_parquet
 from overlay.storage.path import StoragePath
 from pipelines.runtime.progress import progress_meter
+from pipelines.runtime.room import await_tasks
 from pipelines.runtime.tasks import run_in_parallel
 
 DESCRIBED_SCHEMA = pa.schema(
@@ -63,6 +64,7 @@ def run(config: Prepare) -> None:
     ours = folder.is_folder() and is_dataset(folder)
     files = _files(folder)
     session.connect()
+    await_tasks(config.cluster)
     table = _hash_files(files, config.max_pixels, ours)
     broken = table.filter(pc.is_valid(table["reason"]))["reason"].to_pylist()
     table = table.filter(pc.is_null(table["reason"])).sort_by("id").combine_chunks()

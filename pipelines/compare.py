@@ -8,7 +8,7 @@ Each training is an ordinary run of `overlay train --fold`, so the same command 
 """
 
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow.compute as pc
 
@@ -18,7 +18,7 @@ from overlay.comparison.candidates import Candidate, choose_reference, name_mode
 from overlay.comparison.folder import ComparisonFolder, ComparisonRequest, open_comparison
 from overlay.comparison.outputs import ComparisonOutcome, write_comparison
 from overlay.comparison.results import ComparedModel
-from overlay.config import Compare, InferenceOptions, dotted
+from overlay.config import Compare, InferenceOptions, Train, dotted
 from overlay.dataset.folds import count_folds, select_fold
 from overlay.dataset.prepared import PreparedDataset, open_dataset
 from overlay.dataset.same_images import check_same_images
@@ -32,6 +32,7 @@ from overlay.storage.parquet import open_parquet
 from overlay.storage.path import StoragePath
 from pipelines import evaluate, train
 from pipelines.runtime.placement import place_workers
+from pipelines.runtime.room import await_workers
 from pipelines.training.run_pool import PooledRun, count_slots, train_runs
 
 
@@ -129,7 +130,9 @@ def _plan_models(config: Compare) -> ComparisonPlan:
         folds=None,
     )
     folder = open_comparison(config, request)
-    device = evaluate.connect_for(EvaluationSubject(models[names[0]], dataset, "test"), None, config.train.device)
+    device = evaluate.connect_for(
+        EvaluationSubject(models[names[0]], dataset, "test"), None, config.train.device, config.cluster
+    )
     return ComparisonPlan(config, request, dataset, folder, [], models, device)
 
 
@@ -162,7 +165,7 @@ def _plan_trainings(config: Compare) -> ComparisonPlan:
         dataset=dataset.card.fingerprint,
         classes=list(dataset.card.classes),
         candidates={
-            each.name: {"fingerprint": fingerprints[each.name], **dotted(asdict(each.options))} for each in candidates
+            each.name: {"fingerprint": fingerprints[each.name], **_identity(each.options)} for each in candidates
         },
         reference=choose_reference([each.name for each in candidates], config.reference),
         metric=config.metric,
@@ -173,8 +176,14 @@ def _plan_trainings(config: Compare) -> ComparisonPlan:
     folder = open_comparison(config, request)
     session.connect()
     for candidate in candidates:
-        place_workers(candidate.options.train, session.resources())
+        await_workers(candidate.options.train, candidate.options.cluster)
+        place_workers(candidate.options.train, session.resources(), candidate.options.cluster)
     return ComparisonPlan(config, request, dataset, folder, candidates, {})
+
+
+def _identity(options: Train) -> dict[str, Any]:
+    """Return the options of a candidate that its results depend on: all but the cluster's."""
+    return {name: value for name, value in dotted(asdict(options)).items() if not name.startswith("cluster.")}
 
 
 def _positive_class(config: Compare, dataset: PreparedDataset) -> str | None:
@@ -200,7 +209,9 @@ def _evaluate_models(plan: ComparisonPlan) -> list[ComparedModel]:
         subject = EvaluationSubject(file, plan.dataset, "test")
         if not (out / "metrics.json").is_file():
             print(f"evaluating {name}", flush=True)
-            scores = evaluate.score_split(subject, InferenceOptions(plan.device, "auto", 64))
+            scores = evaluate.score_split(
+                subject, InferenceOptions(plan.device, "auto", 64, cluster=plan.config.cluster)
+            )
             write_evaluation(subject, scores, out, Extras(count_seen(subject)))
         compared.append(
             ComparedModel(

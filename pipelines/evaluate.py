@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from cluster import session
-from overlay.config import Evaluate, InferenceOptions, table_column
+from overlay.config import ClusterOptions, Evaluate, InferenceOptions, table_column
 from overlay.dataset.card import CARD_FILE
 from overlay.dataset.folds import select_fold
 from overlay.dataset.prepared import open_dataset
@@ -35,6 +35,7 @@ from overlay.storage.path import StoragePath
 from pipelines.inference.small_jobs import choose_local_device, has_device, is_small_job
 from pipelines.inference.split_scores import score_in_process, score_on_ray
 from pipelines.runtime.placement import choose_device
+from pipelines.runtime.room import await_actors
 
 
 @faults_end_the_work()
@@ -57,11 +58,12 @@ def run(config: Evaluate) -> None:
     subgroups = read_subgroups(config.subgroups, subject)
     audit = plan_audit(subject.dataset, subject.split)
     options = InferenceOptions(
-        connect_for(subject, audit, config.device),
+        connect_for(subject, audit, config.device, config.cluster),
         config.precision,
         config.batch_size,
         kind=config.engine,
         flips=config.flips,
+        cluster=config.cluster,
     )
     int8 = config.precision == "int8"
     calibration = read_calibration_pixels(subject.dataset, subject.model.card) if int8 else None
@@ -85,15 +87,19 @@ def read_subgroups(option: str | None, subject: EvaluationSubject) -> tuple[Subg
     return tuple(SubgroupColumn(name, table.lookup(ids)) for name, table in tables.items())
 
 
-def connect_for(subject: EvaluationSubject, audit: AuditPlan | None, device: str) -> Literal["cpu", "cuda"]:
+def connect_for(
+    subject: EvaluationSubject, audit: AuditPlan | None, device: str, options: ClusterOptions
+) -> Literal["cpu", "cuda"]:
     """Join a Ray session where an evaluation needs one; return the device that computes.
 
     Raises:
         RequestError: ``device`` is cuda and there is no GPU, the cluster can't be joined, or a node lacks the dataset.
+        WorkError: the cluster had no room for cluster.wait seconds.
     """
     if is_small_job(count_views(subject, audit)):
         return choose_local_device(device)
     session.connect()
+    await_actors(device, None, options)
     from pipelines.runtime.shared_disk import check_shared_disk  # Ray takes seconds to import
 
     check_shared_disk(read=[("dataset", subject.dataset.place / CARD_FILE)], written=[])

@@ -50,6 +50,7 @@ from overlay.sources.read_plan import remove_done
 from overlay.storage.atomic import write_atomically
 from overlay.storage.path import StoragePath
 from pipelines.runtime.progress import progress_meter
+from pipelines.runtime.room import await_tasks
 from pipelines.runtime.shared_disk import check_shared_disk
 from pipelines.runtime.tasks import ThroughputMeter, read_inputs, run_in_parallel
 
@@ -72,6 +73,7 @@ def run(config: Prepare) -> PreparedDataset:
             return open_dataset(out)
         print("\n".join([describe_sources(listed.sources, listed.classes.usable), *listed.remarks]))
         session.connect()
+        await_tasks(config.cluster)
         sources = [("sources", StoragePath.of(source)) for source in config.sources]
         check_shared_disk(read=sources, written=[("out", out)])
         staged = begin_dataset(out, request, config.overwrite)

@@ -37,6 +37,7 @@ from overlay.training.checkpoint import TrainingProgress
 from overlay.training.run_folder import RunFolder, open_run
 from pipelines import evaluate, prepare
 from pipelines.runtime.placement import Placement, place_workers
+from pipelines.runtime.room import await_workers
 from pipelines.runtime.shared_disk import check_shared_disk
 from pipelines.training import dry_run, image_source
 from pipelines.training.image_source import TrainingData
@@ -95,9 +96,10 @@ def _check_request(config: Train, folder: RunFolder) -> TrainingSetup:
             raise RequestError(f"fold is {config.fold}, but {config.dataset} is no prepared dataset; prepare it first")
         dataset = select_fold(dataset, config.fold)
     session.connect()
+    await_workers(config.train, config.cluster)
     images = StoragePath.of(config.dataset) if dataset is None else dataset.place / CARD_FILE
     check_shared_disk(read=[("dataset", images)], written=[("out", folder.path)])
-    placement = place_workers(config.train, session.resources())
+    placement = place_workers(config.train, session.resources(), config.cluster)
     _check_device(config, placement)
     if dataset is None:
         dataset = prepare.run(Prepare(sources=[config.dataset], out=str(folder.dataset)))
@@ -195,7 +197,7 @@ def _calibrate(
 
 def _inference_options(setup: TrainingSetup, batch_size: int) -> InferenceOptions:
     precision = "auto" if setup.config.train.precision == "fp16" else setup.config.train.precision
-    return InferenceOptions(setup.placement.device, precision, min(batch_size, 64))
+    return InferenceOptions(setup.placement.device, precision, min(batch_size, 64), cluster=setup.config.cluster)
 
 
 def _evaluate_model(setup: TrainingSetup, folder: RunFolder, options: InferenceOptions) -> EvaluationResult:

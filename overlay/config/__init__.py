@@ -6,6 +6,7 @@ reads these classes before it knows whether torch or Ray is needed.
 """
 
 from overlay.config.calibration import Calibration
+from overlay.config.cluster import ClusterOptions
 from overlay.config.common import (
     MAX_PIXELS,
     SPLITS,
@@ -42,6 +43,7 @@ __all__ = [
     "SPLITS",
     "Augment",
     "Calibration",
+    "ClusterOptions",
     "Compare",
     "ComparisonMetric",
     "Demo",

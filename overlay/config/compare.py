@@ -66,6 +66,7 @@ class Compare(TrainingOptions):
     def _check_no_training(self) -> None:
         """Check that no option of a training is given, which finished models would not follow."""
         usual = TrainingOptions(self.dataset, self.out)
-        changed = [each.name for each in fields(usual) if getattr(self, each.name) != getattr(usual, each.name)]
+        training = [each.name for each in fields(usual) if each.name != "cluster"]
+        changed = [name for name in training if getattr(self, name) != getattr(usual, name)]
         check(not changed, f"options of {', '.join(changed)} are given, but finished models are not trained")
         check(self.seeds == "0", f"seeds is {self.seeds}, but finished models are not trained")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from overlay.config.cluster import ClusterOptions
 from overlay.config.common import (
     Device,
     EngineKind,
@@ -27,6 +28,7 @@ class Evaluate:
     out: Place
     """folder of the evaluation, on a disk or in a bucket"""
     legacy: Legacy = field(default_factory=Legacy)
+    cluster: ClusterOptions = field(default_factory=ClusterOptions)
     split: Literal["train", "val", "test"] = "test"
     """split that is evaluated"""
     allow_seen: bool = False

@@ -1,8 +1,9 @@
 """Options of an inference on Ray, which evaluate, predict and train derive from their own."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from overlay.config.cluster import ClusterOptions
 from overlay.config.common import EngineKind, Precision, check, check_engine
 
 
@@ -21,6 +22,7 @@ class InferenceOptions:
     """test-time augmentation: average the probabilities of an image and of its horizontal flip"""
     embeddings: bool = False
     """add the column ``embedding``"""
+    cluster: ClusterOptions = field(default_factory=ClusterOptions)
 
     def __post_init__(self) -> None:
         check(self.batch_size >= 1, f"batch_size is {self.batch_size}; it must be at least 1")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from overlay.config.cluster import ClusterOptions
 from overlay.config.common import (
     Device,
     EngineKind,
@@ -38,6 +39,7 @@ class Predict:
     masks: MaskNames = field(default_factory=MaskNames)
     limits: Limits = field(default_factory=Limits)
     tracking: Tracking = field(default_factory=lambda: Tracking(mode="disabled"))
+    cluster: ClusterOptions = field(default_factory=ClusterOptions)
     batch_size: int = 32
     """images in one forward pass"""
     engine: EngineKind = "auto"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from overlay.config.cluster import ClusterOptions
 from overlay.config.common import (
     MAX_PIXELS,
     SPLITS,
@@ -134,6 +135,7 @@ class Prepare:
     masks: Masks = field(default_factory=Masks)
     layout: Layout = field(default_factory=Layout)
     limits: Limits = field(default_factory=Limits)
+    cluster: ClusterOptions = field(default_factory=ClusterOptions)
     max_pixels: int = MAX_PIXELS
     """largest image in pixels; a larger one is rejected before it is decoded"""
     shard_rows: int = 256

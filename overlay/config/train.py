@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from overlay.config.calibration import Calibration
+from overlay.config.cluster import ClusterOptions
 from overlay.config.common import Device, Place, ResizeRule, Tracking, WeightsSource, check
 from overlay.config.optimization import EarlyStopping, Loss, Optimizer
 
@@ -194,6 +195,7 @@ class TrainingOptions:
     train: Loop = field(default_factory=Loop)
     calibration: Calibration = field(default_factory=Calibration)
     tracking: Tracking = field(default_factory=Tracking)
+    cluster: ClusterOptions = field(default_factory=ClusterOptions)
 
     def __post_init__(self) -> None:
         check(
@@ -205,6 +207,11 @@ class TrainingOptions:
             self.loss.class_weights == "none" or not self.train.balanced,
             f"loss.class_weights is {self.loss.class_weights} and train.balanced is true, which would make up "
             "for rare classes twice; give one of them",
+        )
+        check(
+            self.train.batch_size != "auto" or self.cluster.gpus_per_worker >= 1,
+            f"train.batch_size is auto and cluster.gpus_per_worker is {self.cluster.gpus_per_worker}; auto fills a "
+            "whole GPU, so give a number",
         )
 
 

@@ -24,7 +24,7 @@ PREDICTION_FILES = {"request.json", "manifest", "predictions", ".work", "metrics
 """names of all files and folders in a folder of predictions"""
 ELSEWHERE = (
     *("model", "inputs", "allow_root", "out", "tracking", "batch_size", "device", "actors", "retry_errors"),
-    "overwrite",
+    *("overwrite", "cluster"),
 )
 """options that don't change the rows, or are in the request by other names"""
 FolderState = Literal["new", "begun", "complete"]

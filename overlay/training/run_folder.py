@@ -142,7 +142,7 @@ def open_run(config: Train) -> RunFolder:
         return folder
     before, now = dotted(stored), dotted(asdict(config))
     for option in sorted((before.keys() | now.keys()) - set(_MAY_DIFFER)):
-        if before.get(option) != now.get(option):
+        if not option.startswith("cluster.") and before.get(option) != now.get(option):
             raise RequestError(
                 f"{config.out} was begun with {option} {before.get(option)}, not {now.get(option)}; "
                 "give the same options to go on, or another --out"

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.data
@@ -41,21 +41,37 @@ def score_with_plan(
 
     The plan reaches the actors through the object store.
     """
-    actors = actor_count(options, cluster)
+    actors, own = actor_count(options, cluster), options.cluster
+    cpus = 0.9 * actor_cpus(actors, cluster) if own.worker_cpus is None else own.worker_cpus
     return rows.map_batches(
         ModelActor,
         fn_constructor_args=(ray.put(plan), options, actors_per_node(actors, options, cluster)),
         batch_size=options.batch_size,
         compute=ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=BATCHES_IN_FLIGHT),
-        # Less than a whole CPU: where actors ask for as much as the tasks before them, Ray Data fuses the two.
-        num_cpus=0.9 * actor_cpus(actors, cluster),
-        num_gpus=int(options.device == "cuda"),
+        # Never a whole CPU: where actors ask for as much as the tasks before them, Ray Data fuses the two.
+        num_cpus=0.99 if cpus == 1 else cpus,
+        num_gpus=own.gpus_per_worker if options.device == "cuda" else 0,
+        **_node_choice(options),
     )
+
+
+def _node_choice(options: InferenceOptions) -> dict[str, Any]:
+    """Return Ray's options of an actor for memory, kind of GPU and labels of the node, where they are given."""
+    own, chosen = options.cluster, dict[str, Any]()
+    if own.memory is not None:
+        chosen["memory"] = own.memory * 2**30
+    if own.accelerator_type is not None and options.device == "cuda":
+        chosen["accelerator_type"] = own.accelerator_type
+    if own.node_labels:
+        chosen["label_selector"] = own.node_labels
+    return chosen
 
 
 def actor_count(options: InferenceOptions, cluster: Resources) -> int:
     """Return the number of processes that hold the model."""
-    return options.actors or (max(1, int(cluster.gpus)) if options.device == "cuda" else cluster.cpu_nodes)
+    return options.actors or (
+        max(1, int(cluster.gpus / options.cluster.gpus_per_worker)) if options.device == "cuda" else cluster.cpu_nodes
+    )
 
 
 def actors_per_node(actors: int, options: InferenceOptions, cluster: Resources) -> int:

@@ -19,6 +19,7 @@ from overlay.storage.path import StoragePath
 from pipelines.inference.model_actors import actor_count, create_engine_plan, score_with_plan
 from pipelines.inference.read_groups import read_groups, request_from_row
 from pipelines.runtime.placement import choose_device
+from pipelines.runtime.room import await_actors
 from pipelines.runtime.shared_disk import check_shared_disk
 
 _JOINED_GROUPS = 8
@@ -34,6 +35,7 @@ class RayBackend:
 
     def __init__(self, config: Predict, models: Sequence[ModelFile], calibration: Pixels | None) -> None:
         session.connect()
+        await_actors(config.device, config.actors, config.cluster)
         inputs = [("inputs", StoragePath.of(each)) for each in config.inputs if each != "-"]
         check_shared_disk(read=inputs, written=[("out", StoragePath.of(config.out))])
         self._cluster = session.resources()
@@ -45,6 +47,7 @@ class RayBackend:
             kind=config.engine,
             flips=config.flips,
             embeddings=config.embeddings,
+            cluster=config.cluster,
         )
         self._plan = create_engine_plan(models, self._engine, calibration)
         self.computed = str(self._plan)

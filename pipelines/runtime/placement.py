@@ -1,10 +1,10 @@
 """Placement of a job on the cluster: device, number of workers, and CPUs reserved for workers and data tasks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from cluster.session import Resources
-from overlay.config import Loop
+from overlay.config import ClusterOptions, Loop
 from overlay.errors import RequestError
 
 
@@ -17,6 +17,7 @@ class Placement:
     most_workers: int
     worker_cpus: float
     """CPUs that Ray reserves for each worker; how many threads torch uses does not depend on it"""
+    options: ClusterOptions = field(default_factory=ClusterOptions)
 
     def data_cpus(self, workers: int, cluster: Resources) -> float:
         """Return the CPUs that are left for the data tasks of each of so many workers."""
@@ -25,7 +26,7 @@ class Placement:
     @property
     def bundle(self) -> dict[str, float]:
         """Resources that Ray reserves for each worker."""
-        return {"CPU": self.worker_cpus} | ({"GPU": 1.0} if self.device == "cuda" else {})
+        return self.options.bundle(self.worker_cpus, gpu=self.device == "cuda")
 
     def describe_shortage(self, cluster: Resources, *, queued: bool = False) -> str | None:
         """Return which resources the least workers need and the cluster lacks, in one line; None where it has them.
@@ -52,21 +53,28 @@ def choose_device(wanted: str, cluster: Resources) -> Literal["cpu", "cuda"]:
     return "cuda" if wanted != "cpu" and cluster.gpus >= 1 else "cpu"
 
 
-def place_workers(config: Loop, cluster: Resources) -> Placement:
+def place_workers(config: Loop, cluster: Resources, options: ClusterOptions | None = None) -> Placement:
     """Choose the device and the resources of each training worker.
 
     Raises:
         RequestError: the cluster has fewer CPUs or GPUs than ``config.workers`` needs.
     """
+    options = options or ClusterOptions()
     chosen = choose_device(config.device, cluster)
     there = cluster.gpus if chosen == "cuda" else cluster.cpus
-    if config.least_workers > there:
+    each = options.gpus_per_worker if chosen == "cuda" else options.worker_cpus or 1
+    if config.least_workers * each > there:
         kind = "GPUs" if chosen == "cuda" else "CPUs"
-        raise RequestError(f"train.workers is {config.workers}, but the cluster has {there:g} {kind}; ask for fewer")
-    if config.least_workers == config.most_workers:
+        share = "" if each == 1 else f" with {each:g} each"
+        raise RequestError(
+            f"train.workers is {config.workers}{share}, but the cluster has {there:g} {kind}; ask for fewer"
+        )
+    if options.worker_cpus is not None:
+        worker_cpus = options.worker_cpus
+    elif config.least_workers == config.most_workers:
         worker_cpus = actor_cpus(config.most_workers, cluster)
     elif chosen == "cuda":
-        worker_cpus = actor_cpus(min(config.most_workers, int(there)), cluster)
+        worker_cpus = actor_cpus(min(config.most_workers, int(there / each)), cluster)
     else:
         # Ray Train starts as many workers as a node has room for: one a node, which uses all cores anyway.
         worker_cpus = cluster.node_cpus - 1
@@ -75,7 +83,7 @@ def place_workers(config: Loop, cluster: Resources) -> Placement:
                 f"train.workers is {config.workers}, but without GPUs a run can only grow over nodes of 3 CPUs or "
                 f"more, and one has {cluster.node_cpus:g}; give one number"
             )
-    return Placement(chosen, config.least_workers, config.most_workers, worker_cpus)
+    return Placement(chosen, config.least_workers, config.most_workers, worker_cpus, options)
 
 
 def actor_cpus(actors: int, cluster: Resources) -> float:

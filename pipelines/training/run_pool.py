@@ -43,7 +43,7 @@ def count_slots(requests: Sequence[Train], parallel: int | str, cluster: Resourc
         return int(parallel)
     if any(choose_device(request.train.device, cluster) == "cpu" for request in requests):
         return 1
-    return max(1, int(cluster.gpus // max(request.train.most_workers for request in requests)))
+    return max(1, int(cluster.gpus // max(each.train.most_workers * each.cluster.gpus_per_worker for each in requests)))
 
 
 def train_runs(

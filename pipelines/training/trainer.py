@@ -18,7 +18,7 @@ KEEP_FREED_MEMORY = {
 }
 """a worker's settings of glibc, which else gives a step's large tensors back to the kernel and allocates them again,
 page by page, in the next: 70,000 page faults a step of a ResNet101 at 128 pixels, and up to 8 % of its time"""
-MISSING_MINUTES = 10
+ATTEMPT_SECONDS = 60
 """Ray Train tries once a minute to start workers that the cluster has no room for"""
 
 
@@ -26,26 +26,30 @@ def run_trainer(job: TrainingJob) -> None:
     """Run the workers to the end of the training; Ray Train restarts them where one dies or a node is lost.
 
     Raises:
-        WorkError: workers failed more than 10 times, or the cluster had no room for them for 10 minutes.
+        WorkError: workers failed more than 10 times, or the cluster had no room for them for cluster.wait seconds.
     """
-    placement = job.placement
+    placement, options = job.placement, job.placement.options
     gpu = placement.device == "cuda"
+    attempts = max(1, round(options.wait / ATTEMPT_SECONDS))
     workers = (placement.least_workers, placement.most_workers)
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"job": job},
-        scaling_config=ScalingConfig(
-            num_workers=workers if workers[0] < workers[1] else workers[0],  # type: ignore[arg-type]  # as V2 has it
+        scaling_config=ScalingConfig(  # type: ignore[call-arg]  # as V2 has it
+            num_workers=workers if workers[0] < workers[1] else workers[0],  # type: ignore[arg-type]
             use_gpu=gpu,
             resources_per_worker=placement.bundle,
+            placement_strategy=options.placement.upper(),
+            label_selector=options.node_labels or None,
         ),
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        # NCCL refuses two workers on one GPU.
+        torch_config=TorchConfig(backend="nccl" if gpu and options.gpus_per_worker >= 1 else "gloo"),
         run_config=RunConfig(
             name=RAY_FOLDER,
             storage_path=job.checkpoints.path,
             storage_filesystem=job.checkpoints.filesystem,
             worker_runtime_env={"env_vars": KEEP_FREED_MEMORY},
-            failure_config=FailureConfig(max_failures=10, controller_failure_limit=MISSING_MINUTES),  # type: ignore[call-arg]
+            failure_config=FailureConfig(max_failures=10, controller_failure_limit=attempts),  # type: ignore[call-arg]
         ),
     )
     try:

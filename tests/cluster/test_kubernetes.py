@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from overlay.cli.parser import parse_arguments
-from overlay.config import Compare, Loop, Predict, Prepare, Train
+from overlay.config import ClusterOptions, Compare, Loop, Predict, Prepare, Train
 
 ROOT = Path(__file__).parents[2]
 KUBERNETES = ROOT / "cluster" / "kubernetes"
@@ -183,14 +183,23 @@ def test_the_job_is_a_request_that_the_command_line_takes(overlay: str) -> None:
     program, verb, *words = shlex.split(document["spec"]["entrypoint"].replace("$STORAGE", storage))
     assert (program, document["metadata"]["name"]) == ("overlay-job", f"overlay-{verb}")
     images, dataset, run = (f"{storage}/{name}" for name in ("images", "dataset", "run"))
+    hour = ClusterOptions(wait=3600)
     expected = {
-        "prepare": Prepare(sources=[images], out=dataset),
-        "train": Train(dataset=dataset, out=run, train=Loop(device="cuda", workers=2)),
+        "prepare": Prepare(sources=[images], out=dataset, cluster=hour),
+        "train": Train(dataset=dataset, out=run, train=Loop(device="cuda", workers=2), cluster=hour),
         "compare": Compare(
-            dataset=dataset, out=f"{storage}/comparison", archs="resnet50,resnet101", train=Loop(device="cuda")
+            dataset=dataset,
+            out=f"{storage}/comparison",
+            archs="resnet50,resnet101",
+            train=Loop(device="cuda"),
+            cluster=hour,
         ),
         "predict": Predict(
-            model=f"{run}/Resnet_fineTuning.pth", inputs=[images], out=f"{storage}/predictions", device="cuda"
+            model=f"{run}/Resnet_fineTuning.pth",
+            inputs=[images],
+            out=f"{storage}/predictions",
+            device="cuda",
+            cluster=hour,
         ),
     }
     assert parse_arguments(verb, words) == expected[verb]

@@ -18,7 +18,7 @@ import torch
 import torchvision
 
 from overlay.cli.parser import to_words
-from overlay.config import Augment, EarlyStopping, Input, Loop, Model, Optimizer, Train
+from overlay.config import Augment, ClusterOptions, EarlyStopping, Input, Loop, Model, Optimizer, Train
 from overlay.dataset.prepared import PreparedDataset
 from overlay.storage.path import StoragePath
 from overlay.training import checkpoint
@@ -101,6 +101,27 @@ def test_a_node_is_lost_in_mid_epoch(
     assert losses(run) == pytest.approx(losses(Path(undisturbed.out)), abs=1e-3)
 
 
+def test_a_cluster_without_nodes_is_waited_for(config: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    log = tmp_path / "log"
+    with cluster(head_cpus=0) as nodes:
+        refused = begin(replace(config, cluster=ClusterOptions(wait=0)), nodes.address, log)
+        assert refused.wait(timeout=120) == 2
+        assert "the cluster has no room for 2 CPUs: 0 of 2 CPUs there; ask for less" in log.read_text()
+        assert not Path(config.out).exists()
+        given_up = begin(replace(config, cluster=ClusterOptions(wait=8)), nodes.address, log)
+        assert given_up.wait(timeout=120) == 1
+        assert "gave up after waiting 8 s for 2 CPUs: 0 of 2 CPUs there; the same command goes on" in log.read_text()
+
+        driver = begin(config, nodes.address, log)
+        wait_until(lambda: "waiting for 2 CPUs: 0 of 2 CPUs there, 3 s" in log.read_text(), driver, log)
+        nodes.add_node(num_cpus=2)
+        nodes.add_node(num_cpus=2)
+        assert driver.wait(timeout=300) == 0, log.read_text()
+    assert list(losses(Path(config.out))) == list(range(1, 9))
+
+
 def test_what_is_missing_is_named_and_waited_for(
     config: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,7 +162,7 @@ while not pathlib.Path({str(release)!r}).exists():
             assert other.stdout is not None
             assert other.stdout.readline() == b"held\n"
             driver = begin(config, nodes.address, log)
-            named = "waiting: training needs 2 CPUs, and 1 of the cluster's 3 are free; training goes on as soon as it"
+            named = "waiting for 3 CPUs: 1 of 3 CPUs free of other jobs, "
             wait_until(lambda: named in log.read_text(), driver, log)
             release.touch()
             assert other.wait(timeout=60) == 0

@@ -1,7 +1,7 @@
 import pytest
 
 from cluster.session import Resources
-from overlay.config import Loop
+from overlay.config import ClusterOptions, Loop
 from overlay.errors import RequestError
 from pipelines.runtime.placement import Placement, actor_cpus, choose_device, place_workers
 
@@ -78,3 +78,13 @@ def test_the_data_tasks_share_the_rest() -> None:
     placement = Placement("cuda", least_workers=1, most_workers=4, worker_cpus=1)
     assert placement.data_cpus(2, Resources(cpus=16, gpus=2)) == 7
     assert placement.data_cpus(2, Resources(cpus=2, gpus=2)) == 0.5  # never none
+
+
+def test_what_a_worker_reserves_can_be_given() -> None:
+    options = ClusterOptions(worker_cpus=3, gpus_per_worker=0.5, memory=2, accelerator_type="L4")
+    placement = place_workers(Loop(workers=4), Resources(cpus=16, gpus=2), options)
+    assert placement.bundle == {"CPU": 3, "GPU": 0.5, "accelerator_type:L4": 0.001, "memory": 2**31}
+    with pytest.raises(RequestError, match=r"train\.workers is 5 with 0\.5 each, but the cluster has 2 GPUs; ask for "):
+        place_workers(Loop(workers=5), Resources(cpus=16, gpus=2), options)
+    with pytest.raises(RequestError, match=r"train\.workers is 2 with 3 each, but the cluster has 4 CPUs; ask for "):
+        place_workers(Loop(workers=2), Resources(cpus=4, gpus=0), options)

@@ -1,0 +1,59 @@
+"""Room for a verb on the cluster: what it needs at least, reserved and waited for before it looks at what is there."""
+
+from cluster import session
+from cluster.reservation import Reservation, await_resources
+from overlay.config import ClusterOptions, Loop
+from overlay.errors import RequestError
+from pipelines.runtime.placement import place_workers
+
+TASK = {"CPU": 1.0}
+"""of the tasks that read and decode; one has to fit beside all workers"""
+_LEAST_CPUS = 0.5
+"""CPUs of a worker on nodes that are still to come, which may have one CPU each; its final share is known once they are
+there"""
+
+
+def await_workers(loop: Loop, options: ClusterOptions) -> None:
+    """Wait until the cluster has room for the least training workers and for one task.
+
+    Raises:
+        RequestError: there is none, and cluster.wait is 0.
+        WorkError: there is none after cluster.wait seconds.
+    """
+    if not session.may_grow():
+        return
+    try:
+        placement = place_workers(loop, session.resources(), options)
+        bundle = placement.options.bundle(placement.worker_cpus or _LEAST_CPUS, gpu=placement.device == "cuda")
+    except RequestError:  # too little is there: it may come
+        gpu = loop.device == "cuda" or (loop.device == "auto" and session.resources().gpus > 0)
+        bundle = options.bundle(options.worker_cpus or _LEAST_CPUS, gpu=gpu)
+    await_resources(_reservation([bundle] * loop.least_workers, options), options.wait)
+
+
+def await_actors(device: str, actors: int | None, options: ClusterOptions) -> None:
+    """Wait until the cluster has room for processes that hold a model, at least one, and for one task.
+
+    Raises:
+        RequestError: there is none, and cluster.wait is 0.
+        WorkError: there is none after cluster.wait seconds.
+    """
+    if not session.may_grow():
+        return
+    gpu = device == "cuda" or (device == "auto" and session.resources().gpus > 0)
+    bundle = options.bundle(options.worker_cpus or _LEAST_CPUS / (actors or 1), gpu=gpu)
+    await_resources(_reservation([bundle] * (actors or 1), options), options.wait)
+
+
+def await_tasks(options: ClusterOptions) -> None:
+    """Wait until the cluster has room for one task.
+
+    Raises:
+        RequestError: there is none, and cluster.wait is 0.
+        WorkError: there is none after cluster.wait seconds.
+    """
+    await_resources(Reservation([TASK], options.node_labels), options.wait)
+
+
+def _reservation(bundles: list[dict[str, float]], options: ClusterOptions) -> Reservation:
+    return Reservation([*bundles, TASK], options.node_labels, options.placement)
