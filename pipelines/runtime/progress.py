@@ -1,6 +1,7 @@
 """Progress of a job: a bar on a terminal, or a line of text every 30 s in a log."""
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,8 +10,13 @@ from datetime import timedelta
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cluster.pending import describe_pending
+
 PLAIN_SECONDS = 30.0
 """seconds between lines in a log"""
+QUIET_SECONDS = 30.0
+"""seconds without progress, before a line says what is pending"""
+_WATCH_SECONDS = 1.0
 _SLOW = 0.2
 """units a second, below which seconds a unit say more"""
 
@@ -23,15 +29,19 @@ class ProgressMeter:
         self._task = bar.add_task(description, total=total, completed=done, extra="") if bar else None
         self._before = self._done = done
         self._fields: dict[str, float | str] = {}
-        self._started = self._shown = time.monotonic()
+        self._started = self._shown = self._moved = time.monotonic()
+        self._patience = QUIET_SECONDS
 
     def advance(self, n: int = 1, **fields: float | str) -> None:
         """Add ``n`` to the count; ``fields``, such as a loss, are shown beside it until they change."""
         self._done += n
+        now = time.monotonic()
+        if n:
+            self._moved, self._patience = now, QUIET_SECONDS
         self._fields |= fields
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=self._done, extra=self._extra())
-        elif time.monotonic() - self._shown >= PLAIN_SECONDS:
+        elif now - self._shown >= PLAIN_SECONDS:
             self.print()
 
     def advance_to(self, done: int) -> None:
@@ -41,6 +51,19 @@ class ProgressMeter:
     def start(self) -> None:
         """Restart the clock and the rate, once start-up is over."""
         self._before, self._started = self._done, time.monotonic()
+
+    def report_silence(self) -> None:
+        """After 30, 60, 120, ... seconds without progress, print what is pending on the cluster, and missing."""
+        quiet = time.monotonic() - self._moved
+        if quiet < self._patience:
+            return
+        self._patience *= 2
+        pending = describe_pending()
+        line = f"{self._description}: no progress for {quiet:.0f} s" + (f"; {pending}" if pending else "")
+        if self._bar:
+            self._bar.console.print(line, markup=False, highlight=False)
+        else:
+            print(line, file=sys.stderr, flush=True)
 
     def print(self) -> None:
         """Print the progress as one line on stderr."""
@@ -71,10 +94,13 @@ class ProgressMeter:
 
 
 @contextmanager
-def progress_meter(description: str, total: int | None, unit: str = "images", done: int = 0) -> Iterator[ProgressMeter]:
+def progress_meter(
+    description: str, total: int | None, unit: str = "images", done: int = 0, *, watched: bool = True
+) -> Iterator[ProgressMeter]:
     """Yield a meter that shows progress and rate on stderr; without an error, one line is printed at the end.
 
-    ``total`` is None where it is unknown; ``done`` was done by an earlier run, and does not count for the rate.
+    ``total`` is None where it is unknown; ``done`` was done by an earlier run, and does not count for the rate. While
+    it is ``watched``, 30 seconds without progress give a line on what is pending on the cluster.
     """
     console = Console(stderr=True)
     if console.is_terminal:
@@ -82,8 +108,31 @@ def progress_meter(description: str, total: int | None, unit: str = "images", do
         extra = TextColumn("{task.fields[extra]}", markup=False)
         with Progress(*columns, extra, console=console, transient=True) as bar:
             meter = ProgressMeter(description, total, unit, done, bar)
-            yield meter
+            with _silence_reported(meter, watched):
+                yield meter
     else:
         meter = ProgressMeter(description, total, unit, done, None)
-        yield meter
+        with _silence_reported(meter, watched):
+            yield meter
     meter.print()
+
+
+@contextmanager
+def _silence_reported(meter: ProgressMeter, watched: bool) -> Iterator[None]:
+    """Let a thread report the silence of a meter that is ``watched``."""
+    if not watched:
+        yield
+        return
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_WATCH_SECONDS):
+            meter.report_silence()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

@@ -6,6 +6,7 @@ there is one writer of the run's files and one W&B run, however many workers the
 
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster import session
+from cluster.pending import describe_pending
 from overlay import tracking
 from overlay.errors import one_line
 from overlay.evaluation import figures
@@ -30,13 +32,11 @@ from overlay.training import history
 from overlay.training.history import Epoch
 from overlay.training.run_folder import RunFolder
 from overlay.training.sampler import SamplePlan
-from pipelines.runtime.progress import ProgressMeter, progress_meter
+from pipelines.runtime.progress import QUIET_SECONDS, ProgressMeter, progress_meter
 from pipelines.training.setup import TrainingSetup
 from pipelines.training.status_board import StatusBoard, TrainingStatus
 
 POLL_SECONDS = 1.0
-QUIET_SECONDS = 30.0
-"""without progress, before the cluster is checked for missing resources, or resources that other jobs hold"""
 
 
 def draw_history_curves(epochs: Sequence[Epoch], best: int) -> bytes:
@@ -123,7 +123,7 @@ class TrainingMonitor:
         """Poll the board and report until `stop`, with a progress bar."""
         quiet_since, started = time.monotonic(), False
         remaining = math.ceil((self._plan.steps - self._status.step) * self._images_per_step)
-        with progress_meter("training", remaining) as meter:
+        with progress_meter("training", remaining, watched=False) as meter:
             while not self._ended.wait(POLL_SECONDS):
                 status = self._poll()
                 if status is None:
@@ -179,10 +179,12 @@ class TrainingMonitor:
         meter.advance(done - before, **fields)
 
     def _report_shortage(self) -> None:
-        """Print which resources the run waits for, if any."""
+        """Print which resources the run waits for, or what else is pending on the cluster."""
         queued = session.is_queued(self._placement.bundle)
         if shortage := self._placement.describe_shortage(session.resources(), queued=queued):
             print(f"waiting: {shortage}; training goes on as soon as it is there", flush=True)
+        else:
+            print(f"no step for {QUIET_SECONDS:.0f} s; {describe_pending()}", file=sys.stderr, flush=True)
 
 
 def _start_board() -> ActorHandle[Any]:

@@ -1,4 +1,5 @@
 import re
+import threading
 
 import pytest
 
@@ -55,3 +56,30 @@ def test_a_terminal_gets_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: 
     err = capsys.readouterr().err
     assert "━" in err
     assert "3/3" in err
+
+
+def test_silence_is_reported_at_growing_distances(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr(module, "describe_pending", lambda: "pending: a task")
+    with progress_meter("drawing", 3, watched=False) as meter:
+        for now[0] in range(1, 100):
+            meter.report_silence()
+        meter.advance(1)
+        for now[0] in range(100, 131):
+            meter.report_silence()
+    assert [line for line in capsys.readouterr().err.splitlines() if "pending" in line] == [
+        f"drawing: no progress for {seconds} s; pending: a task" for seconds in (30, 60, 30)
+    ]
+
+
+def test_a_thread_reports_the_silence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(module, "QUIET_SECONDS", 0.0)
+    reported = threading.Event()
+    monkeypatch.setattr(module, "describe_pending", reported.set)
+    with progress_meter("drawing", 3):
+        assert reported.wait(30)
+    assert "drawing: no progress for 0 s" in capsys.readouterr().err
