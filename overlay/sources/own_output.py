@@ -2,6 +2,8 @@
 
 from collections.abc import Collection
 
+from overlay.storage.filenames import is_lock
+
 _MARKS = {
     "a prepared dataset": ({"dataset.json", "manifest.parquet", "data"}, {".prepare"}),
     "a training run": ({"config.yaml", "run.json"},),
@@ -15,6 +17,8 @@ _MARKS = {
 def own_output(entries: Collection[str]) -> str | None:
     """Return what Overlay wrote into a folder, by the names of its entries; None for any other folder."""
     present = set(entries)
+    if any(map(is_lock, present)):  # a command has only begun in it
+        return "an output folder in use"
     return next((kind for kind, marks in _MARKS.items() if any(mark <= present for mark in marks)), None)
 
 

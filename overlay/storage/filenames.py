@@ -20,6 +20,9 @@ OTHER_ARCHIVES = (".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".7z", ".rar")
 """extensions of archives that are not supported, which a message names"""
 SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
 """folders that operating systems and file servers create beside the user's own"""
+LOCK_NAME = ".overlay-lock"
+"""file of the lock in an output folder (`overlay.storage.folder_lock`); names of others that belong to it begin so"""
+_STRAY = re.compile(rf"{re.escape(LOCK_NAME)}|\.nfs|\._|(?:\.DS_Store|Thumbs\.db|desktop\.ini)$")
 FOLDERS = "folders"
 """kind of hidden folders and system folders among what is passed over"""
 _SYSTEM = re.compile(f"(?:^|/)(?:{'|'.join(map(re.escape, sorted(SYSTEM_FOLDERS)))})(?:/|$)")
@@ -29,6 +32,21 @@ def is_hidden(name: str) -> bool:
     """Whether a relative name, or a folder in it, is hidden (``.name``) or a system folder."""
     # On the text: path objects would take most of the time of listing a million files.
     return name.startswith(".") or "/." in name or _SYSTEM.search(name) is not None
+
+
+def is_lock(name: str) -> bool:
+    """Whether a name in a folder is that of a lock."""
+    return name.startswith(LOCK_NAME)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file is an incomplete one, which `write_atomically` leaves behind in a process that is killed."""
+    return name.startswith(".") and name.endswith(".tmp")
+
+
+def is_stray(name: str) -> bool:
+    """Whether a file that stands in an output folder is none of ours: a lock, or what a desktop leaves (.DS_Store)."""
+    return _STRAY.match(name) is not None
 
 
 def is_image(name: str) -> bool:

@@ -23,6 +23,7 @@ from overlay.config.credentials import check_no_credentials
 from overlay.errors import RequestError, one_line
 from overlay.storage import object_store
 from overlay.storage.address import absolute_path, join_query, split_query
+from overlay.storage.filenames import is_stray, is_temporary
 from overlay.storage.object_store import open_object, retry
 
 SCHEMES = ("s3", "gs")
@@ -124,6 +125,10 @@ class StoragePath:
             return sorted({name.split("/")[0] for name in self.files()})
         return sorted({info.base_name for info in self._select(recursive=False)} - {""})
 
+    def contents(self) -> list[str]:
+        """Return the names in an output folder that are its contents: no locks, temporary files or a desktop's."""
+        return [name for name in self.children() if not is_stray(name) and not is_temporary(name)]
+
     def files(self) -> list[str]:
         """Return the relative paths, with slashes, of all files below a folder.
 
@@ -191,7 +196,8 @@ class StoragePath:
             else:
                 path.unlink(missing_ok=True)
         elif self.is_file():
-            retry(lambda: self._bucket.delete_file(self.path))
+            with suppress(FileNotFoundError):  # another process has just deleted it
+                retry(lambda: self._bucket.delete_file(self.path))
         elif self.is_folder():
             with suppress(FileNotFoundError):  # no object stands for the folder itself
                 retry(lambda: self._bucket.delete_dir(self.path))
