@@ -106,7 +106,7 @@ def open_comparison(config: Compare, request: ComparisonRequest) -> ComparisonFo
             raise RequestError(
                 f"{config.out} was begun with {difference}; give the same options to resume it, or another --out"
             )
-    elif others := folder.path.children():
+    elif others := folder.path.contents():
         raise RequestError(f"--out {config.out} holds something else ({others[0]}); choose an empty folder")
     return folder
 

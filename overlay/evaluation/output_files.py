@@ -40,6 +40,7 @@ from overlay.evaluation.report_facts import (
 from overlay.evaluation.subgroups import SubgroupColumn
 from overlay.evaluation.subject import EvaluationSubject, cautions
 from overlay.storage.atomic import write_atomically
+from overlay.storage.filenames import is_stray
 from overlay.storage.path import StoragePath
 
 EVALUATION_FILES = (
@@ -109,7 +110,7 @@ def check_evaluation_folder(out: StoragePath, given: str) -> None:
     """
     if out.is_file():
         raise RequestError(f"--out {given} is a file; name a folder")
-    if strange := [name for name in out.children() if not _is_own(name)]:
+    if strange := [name for name in out.children() if not _is_own(name) and not is_stray(name)]:
         raise RequestError(f"--out {given} holds something else ({strange[0]}); choose an empty folder")
 
 

@@ -88,8 +88,7 @@ class PredictionFolder:
         """
         if self.path.is_file():
             raise RequestError(f"--out {self.path} is a file; name a folder")
-        # Without temporary files of a killed process.
-        there = {name for name in self.path.children() if not (name.startswith(".") and name.endswith(".tmp"))}
+        there = set(self.path.contents())
         # Without request.json the files can't be recognised as ours.
         if strange := there - PREDICTION_FILES if self._request.is_file() else there:
             raise RequestError(f"--out {self.path} holds something else ({min(strange)}); choose an empty folder")

@@ -12,6 +12,7 @@ from overlay.dataset.prepared import is_dataset
 from overlay.dataset.schema import REJECTED_SCHEMA
 from overlay.errors import RequestError
 from overlay.storage.atomic import write_atomically, write_text_atomically
+from overlay.storage.filenames import is_temporary
 from overlay.storage.parquet import open_parquet
 from overlay.storage.path import StoragePath
 
@@ -34,7 +35,7 @@ def already_prepared(out: StoragePath, request: DatasetRequest, overwrite: bool)
     if out.is_file():
         raise RequestError(f"--out {out} is a file; name a folder")
     ours = is_dataset(out) or (out / WORK).is_folder()
-    if not ours and out.children():
+    if not ours and out.contents():
         raise RequestError(f"--out {out} holds something else than a prepared dataset; name an empty or a new folder")
     earlier = _earlier_request(out)
     if earlier is None or overwrite:
@@ -68,7 +69,7 @@ def begin_dataset(out: StoragePath, request: DatasetRequest, overwrite: bool) ->
         folder.make_folder()
     for folder in (out, work, staged):
         for name in folder.children():
-            if name.startswith(".") and name.endswith(".tmp"):  # of a killed process
+            if is_temporary(name):  # of a killed process
                 (folder / name).remove()
     return staged
 

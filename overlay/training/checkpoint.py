@@ -9,6 +9,7 @@ index of checkpoints is rewritten in place, where a kill can leave it incomplete
 
 import mmap
 import os
+import re
 import shutil
 import tempfile
 from collections import OrderedDict
@@ -36,6 +37,7 @@ BLOCK_BYTES = 2**22
 """of memory, allocated and written at one time; a multiple of every page's size"""
 
 _PARTIAL, _LAST, _BEST = "partial-", "last.pt", "best.pt"
+_NAME = re.compile(r"step-\d{9,}")
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def newest_checkpoint(checkpoints: StoragePath) -> StoragePath | None:
     if checkpoints.in_bucket:
         complete = complete_in_bucket(checkpoints)
     else:
-        complete = [name for name in checkpoints.children() if name.startswith("step-")]
+        complete = [name for name in checkpoints.children() if _NAME.fullmatch(name)]
     return checkpoints / complete[-1] if complete else None
 
 
@@ -82,7 +84,8 @@ def remove_partial_checkpoints(checkpoints: StoragePath) -> None:
         remove_others(checkpoints, keep)
         return
     for name in checkpoints.children():
-        if keep is None or name != keep.name:
+        # A desktop leaves files there, such as .DS_Store.
+        if (keep is None or name != keep.name) and (checkpoints / name).is_folder():
             (checkpoints / name).remove()
 
 

@@ -134,7 +134,7 @@ def open_run(config: Train) -> RunFolder:
     folder = RunFolder(StoragePath.of(config.out))
     if folder.path.is_file():
         raise RequestError(f"--out {config.out} is a file; name a folder")
-    others = {name for name in folder.path.children() if not _is_temporary(name)} - {folder.dataset.name}
+    others = set(folder.path.contents()) - {folder.dataset.name}
     stored = _read_yaml(folder.config_file) if folder.config_file.is_file() else None
     if not isinstance(stored, dict) or not {"dataset", "out", "train"} <= stored.keys():
         if others:

@@ -38,6 +38,8 @@ def test_absent_and_empty_folders_are_free(tmp_path: Path) -> None:
     assert not already_prepared(tmp_path, REQUEST, False)
     assert not already_prepared(tmp_path / "new" / "deep", REQUEST, False)
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / ".overlay-lock").touch()
+    assert not already_prepared(tmp_path, REQUEST, False)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

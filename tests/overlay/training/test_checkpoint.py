@@ -207,6 +207,9 @@ def test_clearing_leaves_the_newest_alone(checkpoints: StoragePath) -> None:
     for other in ("step-000000001", "step-000000002", "ray"):
         (checkpoints / other).make_folder()
         write_text_atomically(checkpoints / other / "inside", "")
+    strays = [] if checkpoints.in_bucket else [".DS_Store", "._step-000000003", "step-000000009 copy"]
+    for stray in strays:
+        write_text_atomically(checkpoints / stray, "")
     checkpoint.remove_partial_checkpoints(checkpoints)
-    assert checkpoints.children() == there
+    assert checkpoints.children() == sorted([*there, *strays])
     assert checkpoint.newest_checkpoint(checkpoints) == kept

@@ -86,6 +86,8 @@ def test_other_files_are_refused(config: Train, tmp_path: Path) -> None:
 
 def test_a_folder_with_only_the_dataset_prepared_for_the_run_will_do(config: Train, tmp_path: Path) -> None:
     (tmp_path / "run" / "dataset").mkdir(parents=True)
+    for stray in (".DS_Store", ".overlay-lock", ".nfs0001"):
+        (tmp_path / "run" / stray).touch()
     assert begun(config).dataset == StoragePath.of(tmp_path / "run" / "dataset")
 
 
