@@ -28,11 +28,13 @@ from overlay.evaluation.subject import EvaluationSubject, cautions, count_seen
 from overlay.models import network
 from overlay.models.model_file import ModelFile, load_model_file
 from overlay.models.pretrained import load_pretrained
+from overlay.storage.folder_lock import FolderLock
 from overlay.storage.parquet import open_parquet
 from overlay.storage.path import StoragePath
 from pipelines import evaluate, train
 from pipelines.runtime.placement import place_workers
 from pipelines.runtime.room import await_workers
+from pipelines.training.request_check import check_batches, check_training
 from pipelines.training.run_pool import PooledRun, count_slots, train_runs
 
 
@@ -60,6 +62,12 @@ def run(config: Compare) -> None:
         RequestError: the request was wrong; nothing was written.
         WorkError: a training failed or was interrupted; the same command resumes it.
     """
+    with FolderLock(StoragePath.of(config.out), "compare") as lock:
+        lock.take()
+        _compare(config)
+
+
+def _compare(config: Compare) -> None:
     plan = _plan_models(config) if config.models else _plan_trainings(config)
     if plan.folder.finished:
         print(f"{plan.folder.path} holds this comparison already, finished; nothing to do")
@@ -177,13 +185,32 @@ def _plan_trainings(config: Compare) -> ComparisonPlan:
     session.connect()
     for candidate in candidates:
         await_workers(candidate.options.train, candidate.options.cluster)
-        place_workers(candidate.options.train, session.resources(), candidate.options.cluster)
+        _check_candidate(candidate, folds)
     return ComparisonPlan(config, request, dataset, folder, candidates, {})
 
 
 def _identity(options: Train) -> dict[str, Any]:
     """Return the options of a candidate that its results depend on: all but the cluster's."""
     return {name: value for name, value in dotted(asdict(options)).items() if not name.startswith("cluster.")}
+
+
+def _check_candidate(candidate: Candidate, folds: int) -> None:
+    """Check the trainings of a candidate in all folds.
+
+    Raises:
+        RequestError: the cluster is too small, or the options don't fit the dataset of a fold.
+    """
+    options = candidate.options
+    dataset = open_dataset(options.dataset)
+    try:
+        placement = place_workers(options.train, session.resources(), options.cluster)
+        for fold in range(folds):
+            own = select_fold(dataset, fold)
+            check_training(options, own, placement)
+            if options.train.batch_size != "auto":
+                check_batches(options, own, int(options.train.batch_size))
+    except RequestError as error:
+        raise RequestError(f"candidate {candidate.name}: {error}") from None
 
 
 def _positive_class(config: Compare, dataset: PreparedDataset) -> str | None:

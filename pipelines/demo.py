@@ -6,6 +6,7 @@ overlay demo --out somewhere --seed 1
 
 from pathlib import Path
 
+from cluster import session
 from overlay.config import (
     Augment,
     Demo,
@@ -21,6 +22,8 @@ from overlay.config import (
 )
 from overlay.errors import RequestError
 from overlay.images import phantoms
+from overlay.storage.folder_lock import FolderLock
+from overlay.storage.path import StoragePath
 from pipelines import predict, prepare, train
 
 DEMO_IMAGES_PER_CLASS = {"benign": 100, "malignant": 80, "normal": 60}
@@ -32,15 +35,21 @@ def run(config: Demo) -> None:
     Raises:
         RequestError: the folder holds something else, or a demo with another seed.
     """
-    out = Path(config.out).absolute()
+    with FolderLock(StoragePath.of(config.out), "demo") as lock:
+        lock.take()
+        _demonstrate(config)
+
+
+def _demonstrate(config: Demo) -> None:
+    out = Path(StoragePath.of(config.out).text)
     images, dataset, trained, predictions = (out / name for name in ("phantoms", "dataset", "run", "predictions"))
     seed = out / f"seed-{config.seed}"
-    if out.exists() and any(out.iterdir()) and not seed.exists():
+    if not seed.exists() and StoragePath.of(out).contents():
         raise RequestError(
             f"--out {config.out} holds something else, or a demo with another seed; choose another folder"
         )
     print(f"1/4  phantoms, {sum(DEMO_IMAGES_PER_CLASS.values())} images with their masks: {images}")
-    out.mkdir(parents=True, exist_ok=True)
+    session.connect()
     seed.touch()
     phantoms.write_phantoms(images, images_per_class=DEMO_IMAGES_PER_CLASS, seed=config.seed)
     print("\n2/4  prepare")

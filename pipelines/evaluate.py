@@ -31,6 +31,7 @@ from overlay.models.model_file import load_model_file
 from overlay.prediction.schema import evaluation_schema
 from overlay.preparation.metadata_table import MetadataColumn
 from overlay.sources.split_reading import stored_images
+from overlay.storage.folder_lock import FolderLock
 from overlay.storage.path import StoragePath
 from pipelines.inference.small_jobs import choose_local_device, has_device, is_small_job
 from pipelines.inference.split_scores import score_in_process, score_on_ray
@@ -46,12 +47,18 @@ def run(config: Evaluate) -> None:
         RequestError: the request was wrong; nothing was written.
         WorkError: the evaluation failed.
     """
+    with FolderLock(StoragePath.of(config.out), "evaluate") as lock:
+        _evaluate(config, lock)
+
+
+def _evaluate(config: Evaluate, lock: FolderLock) -> None:
     model, dataset = load_model_file(config.model, config.legacy), open_dataset(config.dataset)
     if model.card.fold is not None and model.card.dataset == dataset.card.fingerprint:
         print(f"the model is that of fold {model.card.fold}: evaluating on the {config.split} split of that fold")
         dataset = select_fold(dataset, model.card.fold)
     subject = EvaluationSubject(model, dataset, config.split)
     out = StoragePath.of(config.out)
+    lock.take()
     check_evaluation_folder(out, config.out)
     seen = count_seen(subject)
     check_split(subject, seen, allow_seen=config.allow_seen)

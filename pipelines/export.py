@@ -12,6 +12,7 @@ from overlay.errors import RequestError, faults_end_the_work
 from overlay.models import model_file
 from overlay.models.training_hashes import write_beside
 from overlay.storage.atomic import write_atomically
+from overlay.storage.folder_lock import FileLock
 from overlay.storage.path import StoragePath
 
 _WRITERS = {"safetensors": export.export_safetensors, "onnx": export.export_onnx}
@@ -30,6 +31,12 @@ def run(config: Export) -> None:
     out = StoragePath.of(config.out or model.parent / f"{PurePosixPath(model.name).stem}.{config.format}")
     if not out.name.endswith(f".{config.format}"):
         raise RequestError(f"--out {out} doesn't end in .{config.format}, by which others know the format; name it so")
+    with FileLock(out, "export") as lock:
+        lock.take()
+        _export(config, loaded, out)
+
+
+def _export(config: Export, loaded: model_file.ModelFile, out: StoragePath) -> None:
     if out.exists():
         raise RequestError(f"--out {out} is there already; name another file, or delete it")
     with write_atomically(out) as temporary:

@@ -35,6 +35,7 @@ from overlay.sources.mask_pairing import repeated_text
 from overlay.sources.read_plan import ReadUnit
 from overlay.sources.resolve import resolve_inputs
 from overlay.storage.filenames import describe_passed_over
+from overlay.storage.folder_lock import FolderLock
 from overlay.storage.path import StoragePath
 from pipelines.inference.small_jobs import is_small_job
 from pipelines.runtime.progress import progress_meter
@@ -63,12 +64,18 @@ def run(config: Predict) -> None:
         RequestError: an option, the model or an input is wrong; nothing was written.
         WorkError: a task or the storage failed; the same command resumes.
     """
+    with FolderLock(StoragePath.of(config.out), "predict") as lock:
+        _predict(config, lock)
+
+
+def _predict(config: Predict, lock: FolderLock) -> None:
     tracked = tracking.resolve_mode(config.tracking)
     loaded = load_ensemble(config.model, config.legacy)
     folder, stages = PredictionFolder(StoragePath.of(config.out)), StageTimes()
     with tempfile.TemporaryDirectory(prefix="overlay-") as temporary:
         listing = _list_inputs(config, loaded, Path(temporary), stages)
         request = PredictionRequest.create(config, loaded.sha256, listing)
+        lock.take()
         state = folder.check(request, listing.manifest, overwrite=config.overwrite, retry_errors=config.retry_errors)
         if state == "complete" and not config.retry_errors:
             print(f"{folder.path} holds these predictions already; nothing to do")

@@ -45,9 +45,11 @@ from overlay.preparation.staging import (
     write_index,
 )
 from overlay.preparation.summary import count_reasons, describe_sources, print_summary
+from overlay.sources.labelled import ClassCounts
 from overlay.sources.manifest import Manifest, publish_file
 from overlay.sources.read_plan import remove_done
 from overlay.storage.atomic import write_atomically
+from overlay.storage.folder_lock import FolderLock
 from overlay.storage.path import StoragePath
 from pipelines.runtime.progress import progress_meter
 from pipelines.runtime.room import await_tasks
@@ -56,18 +58,27 @@ from pipelines.runtime.tasks import ThroughputMeter, read_inputs, run_in_paralle
 
 
 @faults_end_the_work()
-def run(config: Prepare) -> PreparedDataset:
+def run(config: Prepare, accept: Callable[[ClassCounts], None] = lambda _: None) -> PreparedDataset:
     """Prepare a dataset in ``config.out``, or open it where the same request was prepared already.
+
+    ``accept`` is called once the images are listed, and raises RequestError where these won't do.
 
     Raises:
         RequestError: an option or a source is wrong; nothing was written.
         WorkError: a task, the storage or the split failed; the same command resumes.
     """
+    with FolderLock(StoragePath.of(config.out), "prepare") as lock:
+        return _prepare(config, accept, lock)
+
+
+def _prepare(config: Prepare, accept: Callable[[ClassCounts], None], lock: FolderLock) -> PreparedDataset:
     out = StoragePath.of(config.out)
     with tempfile.TemporaryDirectory(prefix="overlay-") as temporary:
         with progress_meter("listing", None) as meter:
             listed = list_sources(config, Path(temporary), meter.advance_to)
+        accept(listed.classes)
         request = create_request(config, listed)
+        lock.take()
         if already_prepared(out, request, config.overwrite):
             print(f"{out} is prepared already, from these files with these options; nothing to do")
             return open_dataset(out)

@@ -16,10 +16,10 @@ import numpy as np
 
 from cluster import session
 from overlay import tracking
-from overlay.config import SPLITS, InferenceOptions, Prepare, Train
+from overlay.config import InferenceOptions, Prepare, Train
 from overlay.dataset.card import CARD_FILE
 from overlay.dataset.folds import select_fold
-from overlay.dataset.prepared import PreparedDataset, is_dataset, open_dataset
+from overlay.dataset.prepared import is_dataset, open_dataset
 from overlay.dataset.rows import read_hashes
 from overlay.errors import RequestError, WorkError, faults_end_the_work
 from overlay.evaluation.mask_audit import plan_audit
@@ -31,17 +31,19 @@ from overlay.models.calibrated_model import calibrate_model
 from overlay.models.network import StateDict
 from overlay.models.pretrained import load_pretrained
 from overlay.models.training_hashes import TrainingHashes
+from overlay.storage.folder_lock import FolderLock
 from overlay.storage.path import StoragePath
 from overlay.training import checkpoint, history
 from overlay.training.checkpoint import TrainingProgress
 from overlay.training.run_folder import RunFolder, open_run
 from pipelines import evaluate, prepare
-from pipelines.runtime.placement import Placement, place_workers
+from pipelines.runtime.placement import place_workers
 from pipelines.runtime.room import await_workers
 from pipelines.runtime.shared_disk import check_shared_disk
 from pipelines.training import dry_run, image_source
 from pipelines.training.image_source import TrainingData
 from pipelines.training.monitor import TrainingMonitor
+from pipelines.training.request_check import check_batches, check_device, check_listed_images, check_training
 from pipelines.training.setup import TrainingJob, TrainingSetup, open_training_data
 from pipelines.training.trainer import run_trainer
 
@@ -54,12 +56,17 @@ def run(config: Train) -> None:
         RequestError: the request was wrong; nothing was written.
         WorkError: the training failed or was stopped; the same command resumes from the newest checkpoint.
     """
+    with FolderLock(StoragePath.of(config.out), "train") as lock:
+        _train_model(config, lock)
+
+
+def _train_model(config: Train, lock: FolderLock) -> None:
+    lock.take()
     folder = open_run(config)
     if folder.finished:
         print(f"{folder.path} holds this run already, finished; nothing to do")
         return
-    setup = _check_request(config, folder)
-    batch_size = folder.batch_size or dry_run.choose_batch_size(setup)
+    setup, batch_size = _check_request(config, folder)
     if config.train.dry_run:
         dry_run.run_dry_run(setup, batch_size, folder.path.parent)
         return
@@ -81,11 +88,14 @@ def run(config: Train) -> None:
     print(f"model: {model}\ncurves: {folder.curves_file}\nreport: {folder.evaluation / 'report.html'}")
 
 
-def _check_request(config: Train, folder: RunFolder) -> TrainingSetup:
+def _check_request(config: Train, folder: RunFolder) -> tuple[TrainingSetup, int]:
     """Check a request and load what it refers to; prepares the dataset where a folder of images is given.
+
+    Returns the setup and the size of a batch.
 
     Raises:
         RequestError: the request was wrong; nothing was written.
+        WorkError: the dataset that was prepared for the run doesn't fit the options; it stays.
     """
     tracking.resolve_mode(config.tracking)
     network.check_input_size(config.model.arch, config.input.size)
@@ -100,36 +110,23 @@ def _check_request(config: Train, folder: RunFolder) -> TrainingSetup:
     images = StoragePath.of(config.dataset) if dataset is None else dataset.place / CARD_FILE
     check_shared_disk(read=[("dataset", images)], written=[("out", folder.path)])
     placement = place_workers(config.train, session.resources(), config.cluster)
-    _check_device(config, placement)
-    if dataset is None:
-        dataset = prepare.run(Prepare(sources=[config.dataset], out=str(folder.dataset)))
-    _check_dataset(config, dataset)
-    return TrainingSetup.create(config, dataset, weights, placement)
+    check_device(config, placement)
+    if dataset is not None:
+        return _check_dataset(TrainingSetup.create(config, dataset, weights, placement), folder)
+    wanted = Prepare(sources=[config.dataset], out=str(folder.dataset))
+    dataset = prepare.run(wanted, lambda counts: check_listed_images(config, counts))
+    try:
+        return _check_dataset(TrainingSetup.create(config, dataset, weights, placement), folder)
+    except RequestError as error:
+        raise WorkError(f"{error}; the dataset is prepared, and a command with other options uses it") from error
 
 
-def _check_dataset(config: Train, dataset: PreparedDataset) -> None:
-    """Check that a dataset has images in every split, and the positive class.
-
-    Raises:
-        RequestError: a split is empty, or calibration.positive is no class of the dataset.
-    """
-    config.calibration.positive_class(dataset.card.classes)
-    for split in SPLITS:
-        if not any(counts[split] for counts in dataset.card.counts.values()):
-            raise RequestError(f"{config.dataset} has no image in the split {split}; training needs all three")
-
-
-def _check_device(config: Train, placement: Placement) -> None:
-    """Check that the device supports the options.
-
-    Raises:
-        RequestError: train.precision is fp16 or train.sync_batch_norm is set, and the device is a CPU.
-    """
-    if placement.device == "cpu":
-        if config.train.precision == "fp16":
-            raise RequestError("train.precision is fp16, which needs a GPU; choose bf16 or fp32")
-        if config.train.sync_batch_norm:
-            raise RequestError("train.sync_batch_norm needs GPUs; --model.freeze_norm does without statistics")
+def _check_dataset(setup: TrainingSetup, folder: RunFolder) -> tuple[TrainingSetup, int]:
+    """Check a setup, and return it with the size of a batch."""
+    check_training(setup.config, setup.dataset, setup.placement)
+    batch_size = folder.batch_size or dry_run.choose_batch_size(setup)
+    check_batches(setup.config, setup.dataset, batch_size)
+    return setup, batch_size
 
 
 def _train(

@@ -14,6 +14,7 @@ from cluster.session import Resources
 from overlay.config import Train
 from overlay.errors import RequestError, WorkError, one_line
 from overlay.storage.atomic import write_text_atomically
+from overlay.storage.folder_lock import FolderLock
 from overlay.storage.path import StoragePath
 from overlay.training import history
 from overlay.training.run_folder import RunFolder
@@ -82,6 +83,8 @@ def _train_one(run: PooledRun, train: Callable[[Train], None]) -> str | None:
     """Train in this process, with its output in the log; return why it failed, or None."""
     with _output_to(run.log):
         try:
+            # A training of the same comparison, whose command was killed a moment ago, may have some seconds to live.
+            FolderLock(StoragePath.of(run.request.out), "train").wait_for_release()
             train(run.request)
         except (RequestError, WorkError) as error:
             print(error)

@@ -6,12 +6,9 @@ import ray
 from ray.actor import ActorHandle
 from torch import Tensor
 
-from cluster import session
 from overlay import __version__
 from overlay.config import Train
-from overlay.config.train import check_share
 from overlay.dataset.prepared import PreparedDataset
-from overlay.errors import RequestError
 from overlay.images.depth import GREY_SCALING
 from overlay.models.model_file import ModelCard
 from overlay.models.pretrained import Weights
@@ -23,6 +20,7 @@ from overlay.version import code_fingerprint
 from pipelines.runtime.placement import Placement
 from pipelines.training import image_source, shard_source
 from pipelines.training.image_source import DecodedImages, TrainingData
+from pipelines.training.request_check import trains_in_memory
 from pipelines.training.status_board import StatusBoard
 
 
@@ -68,29 +66,19 @@ def open_training_data(setup: TrainingSetup, batch_size: int) -> TrainingData:
     """Decode the training images into the object store, or locate them in the shards; and plan their order.
 
     Raises:
-        RequestError: batches are too small for the workers, or train.balanced is set and the images don't fit into the
-            cluster's memory.
         WorkError: an image of the dataset can't be decoded.
     """
     config, dataset, loop = setup.config, setup.dataset, setup.config.train
     samples = sum(setup.class_counts("train"))
-    smallest = SamplePlan(samples, batch_size, loop.epochs, loop.seed).smallest_batch
-    check_share(smallest, loop.most_workers, loop.accumulate)
-    images = samples + sum(setup.class_counts("val"))
-    if shard_source.fits_in_memory(images, config.input, session.resources()):
+    if trains_in_memory(config, dataset):
         decoded = image_source.decode_split(dataset, "train", config.input)
         labels = tuple(decoded.labels.tolist()) if loop.balanced else None
         return TrainingData(decoded, SamplePlan(samples, batch_size, loop.epochs, loop.seed, labels))
-    if loop.balanced:
-        raise RequestError(
-            f"train.balanced needs the images in memory, and {images} of input.size {config.input.size} are too many "
-            "for the cluster's; use loss.class_weights instead"
-        )
     source = shard_source.open_shards(dataset, "train", config.input)
     sizes = tuple(map(len, source.rows))
     window = max(1, loop.shuffle_window // batch_size)
     plan = WindowedSamplePlan(samples, batch_size, loop.epochs, loop.seed, shards=sizes, window=window)
-    print(f"{images} images are too many for the cluster's memory; they are read anew each epoch, and shuffled among")
+    print(f"{samples} images are too many for the cluster's memory; they are read anew each epoch, and shuffled among")
     print(f"  the {window * batch_size} that follow each other in shards of random order (train.shuffle_window)")
     return TrainingData(source, plan)
 

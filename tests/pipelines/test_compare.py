@@ -51,6 +51,10 @@ def test_wrong_requests_are_refused_and_write_nothing(folded: PreparedDataset, t
         ({"positive": "cyst"}, "positive is cyst, and the classes are benign, malignant, normal"),
         ({"archs": "resnet18,resnet19"}, "candidate resnet19: model.arch is 'resnet19'"),
         ({"train": replace(good.train, workers=64, batch_size=128)}, "train.workers is 64, but the cluster has"),
+        (
+            {"train": replace(good.train, batch_size=15, accumulate=7)},
+            "candidate resnet18: batches of .* images leave 1 workers fewer than 2 at a time",
+        ),
     ]:
         with pytest.raises(RequestError, match=message):
             compare.run(replace(good, **change))  # type: ignore[arg-type]
