@@ -81,10 +81,13 @@ def await_resources(reservation: Reservation, wait: float) -> None:
         return
     from ray.util import placement_group, remove_placement_group
 
+    # Ray takes no zeros, which stand where a share of nothing is left.
+    bundles = [{name: number for name, number in bundle.items() if number} for bundle in reservation.bundles]
+    bundles = [bundle for bundle in bundles if bundle]
     group = placement_group(
-        [{name: number for name, number in bundle.items() if number} for bundle in reservation.bundles],
+        bundles,
         strategy=reservation.placement.upper(),
-        bundle_label_selector=[dict(reservation.labels)] * len(reservation.bundles) if reservation.labels else None,
+        bundle_label_selector=[dict(reservation.labels)] * len(bundles) if reservation.labels else None,
     )
     began = reported = time.monotonic()
     try:

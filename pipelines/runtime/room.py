@@ -4,7 +4,7 @@ from cluster import session
 from cluster.reservation import Reservation, await_resources
 from overlay.config import ClusterOptions, Loop
 from overlay.errors import RequestError
-from pipelines.runtime.placement import place_workers
+from pipelines.runtime.placement import actor_cpus, place_workers
 
 TASK = {"CPU": 1.0}
 """of the tasks that read and decode; one has to fit beside all workers"""
@@ -23,8 +23,7 @@ def await_workers(loop: Loop, options: ClusterOptions) -> None:
     if not session.may_grow():
         return
     try:
-        placement = place_workers(loop, session.resources(), options)
-        bundle = placement.options.bundle(placement.worker_cpus or _LEAST_CPUS, gpu=placement.device == "cuda")
+        bundle = place_workers(loop, session.resources(), options).bundle
     except RequestError:  # too little is there: it may come
         gpu = loop.device == "cuda" or (loop.device == "auto" and session.resources().gpus > 0)
         bundle = options.bundle(options.worker_cpus or _LEAST_CPUS, gpu=gpu)
@@ -40,9 +39,11 @@ def await_actors(device: str, actors: int | None, options: ClusterOptions) -> No
     """
     if not session.may_grow():
         return
-    gpu = device == "cuda" or (device == "auto" and session.resources().gpus > 0)
-    bundle = options.bundle(options.worker_cpus or _LEAST_CPUS / (actors or 1), gpu=gpu)
-    await_resources(_reservation([bundle] * (actors or 1), options), options.wait)
+    cluster, least = session.resources(), actors or 1
+    share = actor_cpus(least, cluster) if cluster.cpus else _LEAST_CPUS / least
+    gpu = device == "cuda" or (device == "auto" and cluster.gpus > 0)
+    bundle = options.bundle(share if options.worker_cpus is None else options.worker_cpus, gpu=gpu)
+    await_resources(_reservation([bundle] * least, options), options.wait)
 
 
 def await_tasks(options: ClusterOptions) -> None:

@@ -72,7 +72,7 @@ def test_the_wait_is_reported_and_ends_when_the_nodes_are_there(
     clock: Callable[[float], Mock], capsys: pytest.CaptureFixture[str]
 ) -> None:
     ray = clock(40)
-    await_resources(Reservation([GPU, GPU], {"zone": "a"}, "spread"), wait=600)
+    await_resources(Reservation([GPU, GPU, {"CPU": 0.0}], {"zone": "a"}, "spread"), wait=600)
     assert capsys.readouterr().err.splitlines() == [
         f"waiting for 2 GPUs and 2 CPUs on nodes with zone: a: 1 of 2 GPUs there, {seconds} s" for seconds in (3, 33)
     ]

@@ -88,6 +88,9 @@ def test_actors_and_tasks_are_reserved(reserved: Mock, monkeypatch: pytest.Monke
     assert bundles(reserved) == [{"CPU": 0.25, "GPU": 1.0, "accelerator_type:L4": 0.001}] * 2
     await_actors("auto", None, ClusterOptions())
     assert bundles(reserved) == [{"CPU": 0.5}]
+    monkeypatch.setattr(session, "resources", lambda: Resources(1, 0))  # nothing is left of one CPU beside the task
+    await_actors("auto", None, ClusterOptions())
+    assert bundles(reserved) == [{"CPU": 0.0}]
     await_tasks(ClusterOptions(node_labels={"zone": "a"}))
     assert bundles(reserved) == []
 
