@@ -1,5 +1,6 @@
 """Scores of a split of a prepared dataset: in this process, or by tasks and model actors on Ray."""
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -54,10 +55,13 @@ def score_on_ray(plan: EnginePlan, reading: SplitReading, options: InferenceOpti
     from cluster import session
     from pipelines.inference.model_actors import score_with_plan
     from pipelines.runtime.dataset_rows import read_on_ray
+    from pipelines.runtime.silence import SilenceWatch, report_silence
 
     scored = score_with_plan(plan, read_on_ray(reading), options, session.resources())
     try:
-        for block in scored.iter_batches(batch_size=None):
-            yield cast(LabelledScores, block)
+        with report_silence(SilenceWatch("evaluating")) as silence:
+            for block in scored.iter_batches(batch_size=None):
+                silence.reset(time.monotonic())
+                yield cast(LabelledScores, block)
     except RayError as error:
         raise WorkError(f"evaluation stopped: {str(error).strip().splitlines()[-1]}") from error

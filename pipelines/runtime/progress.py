@@ -1,22 +1,18 @@
 """Progress of a job: a bar on a terminal, or a line of text every 30 s in a log."""
 
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cluster.pending import describe_pending
+from pipelines.runtime.silence import SilenceWatch, print_on_stderr, report_silence
 
 PLAIN_SECONDS = 30.0
 """seconds between lines in a log"""
-QUIET_SECONDS = 30.0
-"""seconds without progress, before a line says what is pending"""
-_WATCH_SECONDS = 1.0
 _SLOW = 0.2
 """units a second, below which seconds a unit say more"""
 
@@ -29,15 +25,15 @@ class ProgressMeter:
         self._task = bar.add_task(description, total=total, completed=done, extra="") if bar else None
         self._before = self._done = done
         self._fields: dict[str, float | str] = {}
-        self._started = self._shown = self._moved = time.monotonic()
-        self._patience = QUIET_SECONDS
+        self._started = self._shown = time.monotonic()
+        self.silence = SilenceWatch(description, "progress", self._print_beside if bar else print_on_stderr)
 
     def advance(self, n: int = 1, **fields: float | str) -> None:
         """Add ``n`` to the count; ``fields``, such as a loss, are shown beside it until they change."""
         self._done += n
         now = time.monotonic()
         if n:
-            self._moved, self._patience = now, QUIET_SECONDS
+            self.silence.reset(now)
         self._fields |= fields
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=self._done, extra=self._extra())
@@ -52,19 +48,6 @@ class ProgressMeter:
         """Restart the clock and the rate, once start-up is over."""
         self._before, self._started = self._done, time.monotonic()
 
-    def report_silence(self) -> None:
-        """After 30, 60, 120, ... seconds without progress, print what is pending on the cluster, and missing."""
-        quiet = time.monotonic() - self._moved
-        if quiet < self._patience:
-            return
-        self._patience *= 2
-        pending = describe_pending()
-        line = f"{self._description}: no progress for {quiet:.0f} s" + (f"; {pending}" if pending else "")
-        if self._bar:
-            self._bar.console.print(line, markup=False, highlight=False)
-        else:
-            print(line, file=sys.stderr, flush=True)
-
     def print(self) -> None:
         """Print the progress as one line on stderr."""
         self._shown = time.monotonic()
@@ -74,6 +57,11 @@ class ProgressMeter:
         spent = f"{self._shown - self._started:.1f} s"
         line = f"{self._description}: {self._done}{of_all} {self._unit} in {spent}{extra}{left}"
         print(line, file=sys.stderr, flush=True)
+
+    def _print_beside(self, line: str) -> None:
+        """Print a line above the bar."""
+        if self._bar:
+            self._bar.console.print(line, markup=False, highlight=False)
 
     def _left(self) -> str:
         """Return the remaining time at the current rate, as h:mm:ss."""
@@ -108,31 +96,10 @@ def progress_meter(
         extra = TextColumn("{task.fields[extra]}", markup=False)
         with Progress(*columns, extra, console=console, transient=True) as bar:
             meter = ProgressMeter(description, total, unit, done, bar)
-            with _silence_reported(meter, watched):
+            with report_silence(meter.silence) if watched else nullcontext():
                 yield meter
     else:
         meter = ProgressMeter(description, total, unit, done, None)
-        with _silence_reported(meter, watched):
+        with report_silence(meter.silence) if watched else nullcontext():
             yield meter
     meter.print()
-
-
-@contextmanager
-def _silence_reported(meter: ProgressMeter, watched: bool) -> Iterator[None]:
-    """Let a thread report the silence of a meter that is ``watched``."""
-    if not watched:
-        yield
-        return
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(_WATCH_SECONDS):
-            meter.report_silence()
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()

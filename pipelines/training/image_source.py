@@ -15,6 +15,7 @@ from overlay.dataset.prepared import PreparedDataset
 from overlay.sources.split_reading import stored_images
 from overlay.training.sampler import SamplePlan, Worker
 from pipelines.runtime.dataset_rows import read_on_ray
+from pipelines.runtime.silence import SilenceWatch, report_silence
 
 
 class ImageSource(Protocol):
@@ -75,7 +76,8 @@ def decode_split(dataset: PreparedDataset, split: str, config: Input, limit: int
         WorkError: an image of the dataset can't be decoded.
     """
     batches = read_on_ray(stored_images(dataset, split, config, batch_size=64))
-    rows = (batches if limit is None else batches.limit(limit)).materialize()
+    with report_silence(SilenceWatch(f"decoding the {split} images")):
+        rows = (batches if limit is None else batches.limit(limit)).materialize()
     # One small table a block, fetched in the order of the blocks, holds the position of each image.
     blocks = rows.to_numpy_refs(column="pixels")
     names = ray.get([_read_names.remote(block) for block in rows.to_arrow_refs()])

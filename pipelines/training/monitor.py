@@ -32,7 +32,8 @@ from overlay.training import history
 from overlay.training.history import Epoch
 from overlay.training.run_folder import RunFolder
 from overlay.training.sampler import SamplePlan
-from pipelines.runtime.progress import QUIET_SECONDS, ProgressMeter, progress_meter
+from pipelines.runtime.progress import ProgressMeter, progress_meter
+from pipelines.runtime.silence import QUIET_SECONDS
 from pipelines.training.setup import TrainingSetup
 from pipelines.training.status_board import StatusBoard, TrainingStatus
 

@@ -1,9 +1,9 @@
 import re
-import threading
 
 import pytest
 
 from pipelines.runtime import progress as module
+from pipelines.runtime import silence
 from pipelines.runtime.progress import progress_meter
 
 
@@ -58,28 +58,19 @@ def test_a_terminal_gets_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert "3/3" in err
 
 
-def test_silence_is_reported_at_growing_distances(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("terminal", [False, True])
+def test_silence_is_reported_beside_the_progress(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool
 ) -> None:
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(silence, "describe_pending", lambda: "pending: a task")
     now = [0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    monkeypatch.setattr(module, "describe_pending", lambda: "pending: a task")
     with progress_meter("drawing", 3, watched=False) as meter:
-        for now[0] in range(1, 100):
-            meter.report_silence()
-        meter.advance(1)
-        for now[0] in range(100, 131):
-            meter.report_silence()
-    assert [line for line in capsys.readouterr().err.splitlines() if "pending" in line] == [
-        f"drawing: no progress for {seconds} s; pending: a task" for seconds in (30, 60, 30)
-    ]
-
-
-def test_a_thread_reports_the_silence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_WATCH_SECONDS", 0.01)
-    monkeypatch.setattr(module, "QUIET_SECONDS", 0.0)
-    reported = threading.Event()
-    monkeypatch.setattr(module, "describe_pending", reported.set)
-    with progress_meter("drawing", 3):
-        assert reported.wait(30)
-    assert "drawing: no progress for 0 s" in capsys.readouterr().err
+        now[0] = 31
+        meter.silence.report()
+        meter.advance()
+        now[0] = 60
+        meter.silence.report()
+    assert capsys.readouterr().err.count("drawing: no progress for 31 s; pending: a task") == 1
