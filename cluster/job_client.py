@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 from cluster.session import TOKEN_ADVICE
-from overlay.errors import RequestError, WorkError
+from overlay.errors import RequestError, WorkError, interruption_status
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -139,9 +139,9 @@ def follow_job(client: "JobSubmissionClient", address: str, job: str) -> int:
     """
     try:
         details = _follow(client, job)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print(f"\noverlay submit: job {job} goes on; {follow_commands(address, job)}", file=sys.stderr)
-        return 130
+        return interruption_status(interrupt)
     except OSError as error:
         advice = follow_commands(address, job)
         raise WorkError(f"lost the connection to {address} ({error}); job {job} goes on; {advice}") from None

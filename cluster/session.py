@@ -5,14 +5,16 @@ Ray reads some of its settings while it is imported, so import this module befor
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from overlay.errors import RequestError
+from overlay.errors import RequestError, WorkError, one_line
 
 _SETTINGS = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else `uv run` makes every worker build the environment again
@@ -24,12 +26,17 @@ for _name, _value in _SETTINGS.items():
     os.environ.setdefault(_name, _value)
 
 CONNECT_SECONDS = 10
+START_ATTEMPTS = 3
+"""a raylet whose agent needs more than 30 s to start, on a busy machine, ends itself"""
+TEMPORARY_BYTES = 38
+"""longest path of a folder for Ray's session, whose sockets' names have 68 bytes more, of 107 at most"""
 TOKEN_ADVICE = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to the cluster's"
 
 _LOGGERS = {
     "ray.data._internal.execution": logging.WARNING,  # a plan and a time for each dataset
     "ray.data._internal.progress": logging.ERROR,  # warns that the progress bars are off
     "ray._private.authentication": logging.ERROR,  # warns that the token is on
+    "ray.data.dataset": logging.ERROR,  # warns that no CPU is free at the moment: those that work will be
 }
 
 
@@ -65,10 +72,11 @@ def connect() -> None:
     for name, level in _LOGGERS.items():
         logging.getLogger(name).setLevel(level)
     address = os.environ.get("RAY_ADDRESS") or "local"
-    if address == "local":
-        _start()
-    else:
-        _join(address)
+    with _kept_signal_handlers():
+        if address == "local":
+            _start()
+        else:
+            _join(address)
 
 
 def resources() -> Resources:
@@ -140,25 +148,63 @@ def _start() -> None:
     import ray
 
     _protect_token()
+    choose_temporary_folder()
     # An actor that watches for the preemption of nodes; this one is not preempted, and every actor wakes a hundred
     # times a second, which takes half a percent of two cores.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ.setdefault("RAY_enable_metrics_collection", "0")  # there is no dashboard that shows them
-    ray.init(
-        address="local",
-        num_cpus=max(2, joblib.cpu_count()),  # with 1, training and the tasks that feed it would deadlock
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-    )
+    for attempt in range(START_ATTEMPTS):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=max(2, joblib.cpu_count()),  # with 1, training and the tasks that feed it would deadlock
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+            )
+            return
+        except Exception as error:  # a plain one, where Ray's processes did not start in time: a busy machine
+            ray.shutdown()
+            if attempt + 1 == START_ATTEMPTS:
+                raise WorkError(
+                    f"Ray did not start on this machine in {START_ATTEMPTS} attempts ({one_line(error)}); its logs are "
+                    f"in {_temporary_folder()}/ray; the same command tries again"
+                ) from error
+
+
+def _temporary_folder() -> str:
+    return os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+
+
+def choose_temporary_folder() -> None:
+    """Let Ray use /tmp where the path of TMPDIR is too long for the names of Ray's sockets.
+
+    Raises:
+        RequestError: RAY_TMPDIR is too long, or the folder can't be written to.
+    """
+    given = _temporary_folder()
+    if len(os.fsencode(given)) > TEMPORARY_BYTES and not os.environ.get("RAY_TMPDIR"):
+        given = os.environ["RAY_TMPDIR"] = "/tmp"
+    if len(os.fsencode(given)) > TEMPORARY_BYTES:
+        raise RequestError(
+            f"RAY_TMPDIR is {given}, too long for the names of Ray's sockets; set it to a path of at most "
+            f"{TEMPORARY_BYTES} bytes"
+        )
+    if not os.access(given, os.W_OK | os.X_OK):
+        raise RequestError(f"Ray can't write to {given}; set RAY_TMPDIR to a folder that can be written to")
 
 
 def _protect_token() -> None:
     """Make Ray's token file readable by its owner alone, before Ray writes into it (it would use mode 0644)."""
     token = Path.home() / ".ray" / "auth_token"
-    token.parent.mkdir(exist_ok=True)
-    token.touch(mode=0o600)
-    token.chmod(0o600)
+    try:
+        token.parent.mkdir(exist_ok=True)
+        token.touch(mode=0o600)
+        token.chmod(0o600)
+    except OSError as error:
+        raise RequestError(
+            f"Ray can't keep its token in {token} ({error.strerror}); set HOME to a folder of yours"
+        ) from None
 
 
 def _join(address: str) -> None:
@@ -179,6 +225,17 @@ def _join(address: str) -> None:
             f"can't join the Ray cluster in RAY_ADDRESS={address} ({reason}); if it wants a token, {TOKEN_ADVICE}; "
             "if this machine is none of its nodes, use overlay submit"
         ) from None
+
+
+@contextmanager
+def _kept_signal_handlers() -> Iterator[None]:
+    """Restore the handler of SIGTERM, which Ray replaces in the main thread, where the block ends."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager

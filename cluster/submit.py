@@ -45,7 +45,8 @@ def submit(address: str, submission: Submission) -> int:
     """Run `python -m overlay WORDS` on the cluster with this installation's code, and return the job's exit status.
 
     A running job of the same name is attached to; an ended one is removed first, since Ray takes a name once. The image
-    of the cluster needs Overlay's dependencies only. Ctrl-C leaves the job running and returns 130.
+    of the cluster needs Overlay's dependencies only. SIGINT (Ctrl-C) and SIGTERM leave the job running and return 130
+    and 143.
 
     Raises:
         RequestError: no job server answers at the address, it refuses the token, the code is larger than it takes, or

@@ -1,6 +1,7 @@
 """Exception types and exit statuses, and error messages in one line."""
 
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 
@@ -14,6 +15,16 @@ class RequestError(ValueError):
 
 class WorkError(RuntimeError):
     """Failure of a valid request; the command line prints its message and exits with status 1."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM; the command line exits with status 130 or 143."""
+
+    def __init__(self, number: int, give_time: Callable[[float], None]) -> None:
+        super().__init__(f"interrupted by {signal.Signals(number).name}")
+        self.status = 128 + number
+        self.give_time = give_time
+        """call it with the seconds that saving may take, from now; else the process ends in 10 s"""
 
 
 class ErrorKind(StrEnum):
@@ -75,6 +86,21 @@ def faults_end_the_work() -> Iterator[None]:
         raise WorkError(one_line(error)) from error
 
 
-def one_line(error: Exception) -> str:
+def interruption_status(interrupt: KeyboardInterrupt) -> int:
+    """Return the exit status after an interruption, as a shell would give it."""
+    return interrupt.status if isinstance(interrupt, Interrupted) else 130
+
+
+@contextmanager
+def saved_if_interrupted(describe: Callable[[], str]) -> Iterator[None]:
+    """Add to an interruption what of the work is saved, as ``describe`` returns it: its first note is shown."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        interrupt.add_note(describe())
+        raise
+
+
+def one_line(error: BaseException) -> str:
     """Return an error's message in one line of at most 200 characters; without one, the name of its type."""
     return (" ".join(str(error).split()) or type(error).__name__)[:200]

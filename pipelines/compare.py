@@ -8,6 +8,7 @@ Each training is an ordinary run of `overlay train --fold`, so the same command 
 """
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow.compute as pc
@@ -28,10 +29,13 @@ from overlay.evaluation.subject import EvaluationSubject, cautions, count_seen
 from overlay.models import network
 from overlay.models.model_file import ModelFile, load_model_file
 from overlay.models.pretrained import load_pretrained
+from overlay.storage.disk_space import allocated_bytes, check_free_space
 from overlay.storage.folder_lock import FolderLock
 from overlay.storage.parquet import open_parquet
 from overlay.storage.path import StoragePath
+from overlay.training.checkpoint_size import run_bytes
 from pipelines import evaluate, train
+from pipelines.runtime.command_log import log_into
 from pipelines.runtime.placement import place_workers
 from pipelines.runtime.room import await_workers
 from pipelines.training.request_check import check_batches, check_training
@@ -74,6 +78,7 @@ def _compare(config: Compare) -> None:
         return
     print(f"reference: {plan.request.reference}; metric of the verdict: {plan.request.metric}")
     plan.folder.begin(plan.request)
+    log_into(plan.folder.path)
     compared = _evaluate_models(plan) if plan.models else _train_candidates(plan)
     outcome = write_comparison(plan.folder, plan.request, plan.dataset, compared)
     print(outcome.verdict)
@@ -186,6 +191,12 @@ def _plan_trainings(config: Compare) -> ComparisonPlan:
     for candidate in candidates:
         await_workers(candidate.options.train, candidate.options.cluster)
         _check_candidate(candidate, folds)
+    runs = folds * len(config.seed_numbers)
+    each = [run_bytes(candidate.options, len(dataset.card.classes), resumed=True) for candidate in candidates]
+    there = 0 if folder.path.in_bucket else allocated_bytes(Path(folder.path.text))
+    check_free_space(
+        folder.path, max(0, runs * sum(each) - there), f"the comparison, of {runs * len(candidates)} trainings,"
+    )
     return ComparisonPlan(config, request, dataset, folder, candidates, {})
 
 

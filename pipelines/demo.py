@@ -25,6 +25,7 @@ from overlay.images import phantoms
 from overlay.storage.folder_lock import FolderLock
 from overlay.storage.path import StoragePath
 from pipelines import predict, prepare, train
+from pipelines.runtime.command_log import log_into
 
 DEMO_IMAGES_PER_CLASS = {"benign": 100, "malignant": 80, "normal": 60}
 
@@ -51,6 +52,7 @@ def _demonstrate(config: Demo) -> None:
     print(f"1/4  phantoms, {sum(DEMO_IMAGES_PER_CLASS.values())} images with their masks: {images}")
     session.connect()
     seed.touch()
+    log_into(out)
     phantoms.write_phantoms(images, images_per_class=DEMO_IMAGES_PER_CLASS, seed=config.seed)
     print("\n2/4  prepare")
     prepare.run(Prepare(sources=[str(images)], out=str(dataset)))

@@ -35,6 +35,7 @@ from overlay.storage.folder_lock import FolderLock
 from overlay.storage.path import StoragePath
 from pipelines.inference.small_jobs import choose_local_device, has_device, is_small_job
 from pipelines.inference.split_scores import score_in_process, score_on_ray
+from pipelines.runtime.command_log import log_into
 from pipelines.runtime.placement import choose_device
 from pipelines.runtime.room import await_actors
 
@@ -76,6 +77,7 @@ def _evaluate(config: Evaluate, lock: FolderLock) -> None:
     calibration = read_calibration_pixels(subject.dataset, subject.model.card) if int8 else None
     scored = score_split(subject, options, calibration, audit)
     result = write_evaluation(subject, scored, out, Extras(seen, subgroups))
+    log_into(out)
     print("\n".join(result.lines()))
     print(f"report: {out / 'report.html'}")
 

@@ -10,7 +10,6 @@ in parts, each by a rename; _SUCCESS.json comes last: with it, every input has e
 an interrupted run. Up to 1,000 images are classified in this process, more of them on Ray, by the same functions.
 """
 
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +19,7 @@ from typing import Protocol
 from overlay import tracking
 from overlay.config import Predict
 from overlay.engines.base import Pixels, ScoredBatch
-from overlay.errors import WorkError, faults_end_the_work
+from overlay.errors import WorkError, faults_end_the_work, saved_if_interrupted
 from overlay.models.ensemble import Ensemble, load_ensemble
 from overlay.models.model_file import ModelCard, ModelFile
 from overlay.prediction.output_folder import PredictionFolder, PredictionRequest
@@ -30,14 +29,18 @@ from overlay.prediction.seen_inputs import count_seen_inputs
 from overlay.prediction.summary import StageTimes, summarise_predictions
 from overlay.sources.data_address import allowed_roots
 from overlay.sources.decode import DecodeLimits, GroupDecoder, sample_pixels
+from overlay.sources.input_bytes import prediction_bytes
 from overlay.sources.manifest import Manifest, ManifestListing, write_manifest
 from overlay.sources.mask_pairing import repeated_text
 from overlay.sources.read_plan import ReadUnit
 from overlay.sources.resolve import resolve_inputs
+from overlay.storage.command_folder import command_folder
+from overlay.storage.disk_space import check_free_space
 from overlay.storage.filenames import describe_passed_over
 from overlay.storage.folder_lock import FolderLock
 from overlay.storage.path import StoragePath
 from pipelines.inference.small_jobs import is_small_job
+from pipelines.runtime.command_log import log_into
 from pipelines.runtime.progress import progress_meter
 
 
@@ -72,8 +75,8 @@ def _predict(config: Predict, lock: FolderLock) -> None:
     tracked = tracking.resolve_mode(config.tracking)
     loaded = load_ensemble(config.model, config.legacy)
     folder, stages = PredictionFolder(StoragePath.of(config.out)), StageTimes()
-    with tempfile.TemporaryDirectory(prefix="overlay-") as temporary:
-        listing = _list_inputs(config, loaded, Path(temporary), stages)
+    with command_folder() as temporary:
+        listing = _list_inputs(config, loaded, temporary, stages)
         request = PredictionRequest.create(config, loaded.sha256, listing)
         lock.take()
         state = folder.check(request, listing.manifest, overwrite=config.overwrite, retry_errors=config.retry_errors)
@@ -85,6 +88,9 @@ def _predict(config: Predict, lock: FolderLock) -> None:
             config.limits.member_bytes,
             config.images.bits or loaded.card.bits,
         )
+        if state == "new":
+            needed = prediction_bytes(listing.manifest, 1 + len(loaded.card.classes))
+            check_free_space(folder.path, needed, "the prediction")
         calibration = None
         if config.precision == "int8":
             calibration = sample_pixels(GroupDecoder(listing.manifest, loaded.card, limits), listing.units)
@@ -92,6 +98,7 @@ def _predict(config: Predict, lock: FolderLock) -> None:
         stages.processes |= backend.processes
         request = replace(request, computed=backend.computed)
         manifest = folder.begin(request, listing, anew=state == "new")
+        log_into(folder.path)
     overlay_missing = _report_listing(listing, loaded.card)
 
     layout = PredictionColumns(
@@ -108,7 +115,8 @@ def _predict(config: Predict, lock: FolderLock) -> None:
         print(f"going on: {results.done} of {manifest.rows} images are done already")
     if units:
         decoder = GroupDecoder(manifest, loaded.card, limits)
-        _write_predictions(backend.classify(decoder, units), results, manifest, stages)
+        with saved_if_interrupted(lambda: f"{results.save()} of {manifest.rows} rows are saved"):
+            _write_predictions(backend.classify(decoder, units), results, manifest, stages)
     if results.done < manifest.rows:
         raise WorkError(f"{manifest.rows - results.done} images have no row; the same command goes on with them")
     summary = summarise_predictions(folder, manifest, loaded.card.classes, overlay_missing)

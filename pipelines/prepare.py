@@ -9,10 +9,8 @@ usable images are split; the second round assembles the staged rows to shards, w
 written atomically and `dataset.json` comes last, so that a killed run is resumed by the same command.
 """
 
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -30,7 +28,7 @@ from overlay.dataset.card import (
 )
 from overlay.dataset.prepared import PreparedDataset, open_dataset
 from overlay.duplicates.near_duplicates import NearDuplicates, describe_pairs, resolve_conflicts, search_pairs
-from overlay.errors import RequestError, WorkError, faults_end_the_work
+from overlay.errors import RequestError, WorkError, faults_end_the_work, saved_if_interrupted
 from overlay.preparation.contact_sheets import draw_classes, draw_duplicates
 from overlay.preparation.division import split_dataset
 from overlay.preparation.listing import ListedSources, create_request, list_sources
@@ -45,12 +43,16 @@ from overlay.preparation.staging import (
     write_index,
 )
 from overlay.preparation.summary import count_reasons, describe_sources, print_summary
+from overlay.sources.input_bytes import image_bytes
 from overlay.sources.labelled import ClassCounts
 from overlay.sources.manifest import Manifest, publish_file
 from overlay.sources.read_plan import remove_done
 from overlay.storage.atomic import write_atomically
+from overlay.storage.command_folder import command_folder
+from overlay.storage.disk_space import check_free_space
 from overlay.storage.folder_lock import FolderLock
 from overlay.storage.path import StoragePath
+from pipelines.runtime.command_log import log_into
 from pipelines.runtime.progress import progress_meter
 from pipelines.runtime.room import await_tasks
 from pipelines.runtime.shared_disk import check_shared_disk
@@ -73,9 +75,9 @@ def run(config: Prepare, accept: Callable[[ClassCounts], None] = lambda _: None)
 
 def _prepare(config: Prepare, accept: Callable[[ClassCounts], None], lock: FolderLock) -> PreparedDataset:
     out = StoragePath.of(config.out)
-    with tempfile.TemporaryDirectory(prefix="overlay-") as temporary:
+    with command_folder() as temporary:
         with progress_meter("listing", None) as meter:
-            listed = list_sources(config, Path(temporary), meter.advance_to)
+            listed = list_sources(config, temporary, meter.advance_to)
         accept(listed.classes)
         request = create_request(config, listed)
         lock.take()
@@ -83,11 +85,14 @@ def _prepare(config: Prepare, accept: Callable[[ClassCounts], None], lock: Folde
             print(f"{out} is prepared already, from these files with these options; nothing to do")
             return open_dataset(out)
         print("\n".join([describe_sources(listed.sources, listed.classes.usable), *listed.remarks]))
+        # The staged images are deleted once all shards are there.
+        check_free_space(out, 2 * image_bytes(listed.manifest.manifest), "the dataset, while it is made,")
         session.connect()
         await_tasks(config.cluster)
         sources = [("sources", StoragePath.of(source)) for source in config.sources]
         check_shared_disk(read=sources, written=[("out", out)])
         staged = begin_dataset(out, request, config.overwrite)
+        log_into(out)
         manifest = publish_file(listed.manifest.manifest, out / "manifest.parquet")
     job = _Job(config, request, listed, out, staged, manifest)
     _stage(job)
@@ -196,11 +201,12 @@ def _run_over_images(
     Raises:
         WorkError: a task failed.
     """
-    rejected, throughput = 0, ThroughputMeter()
+    rejected, finished, throughput = 0, 0, ThroughputMeter()
     try:
-        with progress_meter(description, total) as meter:
+        saved = saved_if_interrupted(lambda: f"{description}: {finished} of {total} images are saved")
+        with progress_meter(description, total) as meter, saved:
             for done, refused in run_in_parallel(work, calls):
-                rejected += refused
+                rejected, finished = rejected + refused, finished + done
                 fields = {"rejected": str(rejected)} if rejected else {}
                 if rate := throughput.update(done):
                     fields["once started"] = f"{rate:.1f} images/s"

@@ -21,7 +21,7 @@ from overlay.dataset.card import CARD_FILE
 from overlay.dataset.folds import select_fold
 from overlay.dataset.prepared import is_dataset, open_dataset
 from overlay.dataset.rows import read_hashes
-from overlay.errors import RequestError, WorkError, faults_end_the_work
+from overlay.errors import RequestError, WorkError, faults_end_the_work, saved_if_interrupted
 from overlay.evaluation.mask_audit import plan_audit
 from overlay.evaluation.outcome import describe_calibration, labels_of_predictions
 from overlay.evaluation.output_files import EvaluationResult, Extras, write_evaluation
@@ -31,12 +31,15 @@ from overlay.models.calibrated_model import calibrate_model
 from overlay.models.network import StateDict
 from overlay.models.pretrained import load_pretrained
 from overlay.models.training_hashes import TrainingHashes
+from overlay.storage.disk_space import check_free_space
 from overlay.storage.folder_lock import FolderLock
 from overlay.storage.path import StoragePath
 from overlay.training import checkpoint, history
 from overlay.training.checkpoint import TrainingProgress
-from overlay.training.run_folder import RunFolder, open_run
+from overlay.training.checkpoint_size import run_bytes
+from overlay.training.run_folder import RunFacts, RunFolder, open_run
 from pipelines import evaluate, prepare
+from pipelines.runtime.command_log import log_into
 from pipelines.runtime.placement import place_workers
 from pipelines.runtime.room import await_workers
 from pipelines.runtime.shared_disk import check_shared_disk
@@ -44,6 +47,7 @@ from pipelines.training import dry_run, image_source
 from pipelines.training.image_source import TrainingData
 from pipelines.training.monitor import TrainingMonitor
 from pipelines.training.request_check import check_batches, check_device, check_listed_images, check_training
+from pipelines.training.run_facts import apply_facts, decide_facts
 from pipelines.training.setup import TrainingJob, TrainingSetup, open_training_data
 from pipelines.training.trainer import run_trainer
 
@@ -54,7 +58,8 @@ def run(config: Train) -> None:
 
     Raises:
         RequestError: the request was wrong; nothing was written.
-        WorkError: the training failed or was stopped; the same command resumes from the newest checkpoint.
+        WorkError: the training failed; the same command resumes from the newest checkpoint.
+        KeyboardInterrupt: the training was interrupted; the same command resumes from there.
     """
     with FolderLock(StoragePath.of(config.out), "train") as lock:
         _train_model(config, lock)
@@ -66,20 +71,22 @@ def _train_model(config: Train, lock: FolderLock) -> None:
     if folder.finished:
         print(f"{folder.path} holds this run already, finished; nothing to do")
         return
-    setup, batch_size = _check_request(config, folder)
+    setup, facts = _check_request(config, folder)
     if config.train.dry_run:
-        dry_run.run_dry_run(setup, batch_size, folder.path.parent)
+        dry_run.run_dry_run(setup, facts, folder.path.parent)
         return
-    folder.begin(config, setup.dataset.card.fingerprint, batch_size)
+    folder.begin(config, setup.dataset.card.fingerprint, facts)
+    log_into(folder.path)
     checkpoint.remove_partial_checkpoints(folder.checkpoints)
     progress = checkpoint.read_progress(folder.checkpoints)
-    data = open_training_data(setup, batch_size)
+    data = open_training_data(setup, facts)
     plan = data.plan
     if progress.step:
         print(f"going on after epoch {len(progress.history)} of {plan.epochs}, at step {progress.step} of {plan.steps}")
-    with TrainingMonitor(setup, folder, plan, progress.step) as monitor:
+    saved = saved_if_interrupted(lambda: _describe_saved(folder, plan.steps))
+    with saved, TrainingMonitor(setup, folder, plan, progress.step) as monitor:
         progress = _train(setup, data, folder, progress, monitor)
-        options = _inference_options(setup, batch_size)
+        options = _inference_options(setup, facts.batch_size)
         model = _write_model(setup, folder, progress, options)
         result = _evaluate_model(setup, folder, options)
         monitor.finish(result.metrics, result.labels, result.predicted, model)
@@ -88,10 +95,10 @@ def _train_model(config: Train, lock: FolderLock) -> None:
     print(f"model: {model}\ncurves: {folder.curves_file}\nreport: {folder.evaluation / 'report.html'}")
 
 
-def _check_request(config: Train, folder: RunFolder) -> tuple[TrainingSetup, int]:
+def _check_request(config: Train, folder: RunFolder) -> tuple[TrainingSetup, RunFacts]:
     """Check a request and load what it refers to; prepares the dataset where a folder of images is given.
 
-    Returns the setup and the size of a batch.
+    Returns the setup, and the facts that bind the run from its begin.
 
     Raises:
         RequestError: the request was wrong; nothing was written.
@@ -121,12 +128,14 @@ def _check_request(config: Train, folder: RunFolder) -> tuple[TrainingSetup, int
         raise WorkError(f"{error}; the dataset is prepared, and a command with other options uses it") from error
 
 
-def _check_dataset(setup: TrainingSetup, folder: RunFolder) -> tuple[TrainingSetup, int]:
-    """Check a setup, and return it with the size of a batch."""
+def _check_dataset(setup: TrainingSetup, folder: RunFolder) -> tuple[TrainingSetup, RunFacts]:
+    """Check a setup and the free space, and return it with the facts that bind the run from its begin."""
     check_training(setup.config, setup.dataset, setup.placement)
-    batch_size = folder.batch_size or dry_run.choose_batch_size(setup)
-    check_batches(setup.config, setup.dataset, batch_size)
-    return setup, batch_size
+    needed = run_bytes(setup.config, len(setup.card.classes), resumed=folder.facts is not None)
+    check_free_space(folder.path, needed, f"the training of {setup.config.model.arch}, with its checkpoints,")
+    facts = folder.facts or decide_facts(setup)
+    check_batches(setup.config, setup.dataset, facts.batch_size)
+    return apply_facts(setup, facts), facts
 
 
 def _train(
@@ -135,22 +144,26 @@ def _train(
     """Run the workers until the training is complete, and return its progress.
 
     Raises:
-        WorkError: the training failed or was stopped.
+        WorkError: the training failed.
     """
     config, plan = setup.config, data.plan
     if not progress.is_complete(plan, config.early_stopping):
         validation = image_source.decode_split(setup.dataset, "val", config.input)
-        run_trainer(TrainingJob.create(setup, data, validation, folder.checkpoints, monitor.board))
+        job = TrainingJob.create(setup, data, validation, folder.checkpoints, monitor.board)
+        run_trainer(job, monitor.request_stop)
     status = monitor.stop()
     if status.fatal_error:
         raise WorkError(status.fatal_error)
     progress = checkpoint.read_progress(folder.checkpoints)
     if not progress.is_complete(plan, config.early_stopping):
-        raise WorkError(
-            f"stopped after step {progress.step} of {plan.steps}, as asked; the same command goes on from there"
-        )
+        raise WorkError(f"the workers stopped after step {progress.step} of {plan.steps}; the same command goes on")
     monitor.report_epochs(progress.history)
     return progress
+
+
+def _describe_saved(folder: RunFolder, steps: int) -> str:
+    step = checkpoint.checkpoint_step(checkpoint.newest_checkpoint(folder.checkpoints))
+    return f"saved after step {step} of {steps}" if step else "no step is saved yet"
 
 
 def _write_model(

@@ -15,6 +15,7 @@ from typing import TextIO
 
 from overlay import __version__
 from overlay.cli.main import main as run_verb
+from overlay.cli.raw_lines import filter_raw_lines
 
 SETTLED = {
     0: "done",
@@ -30,6 +31,7 @@ def run_job(argv: Sequence[str] | None = None) -> int:
     Every other status is returned as it is.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    filter_raw_lines()  # before the stream is replaced: the verb would leave it alone
     last = _LastLine(sys.stderr)
     with redirect_stderr(last):  # type: ignore[type-var]  # a text stream, as far as print and rich use one
         status = run_verb(words)

@@ -2,18 +2,19 @@
 
 The parser is imported only where a verb is given, and Ray and torch only when its arguments are valid, so help and
 error messages are printed at once. Exit status: 0 done, 2 the request was wrong (nothing written), 1 the work failed,
-130 interrupted.
+130 and 143 interrupted by SIGINT and SIGTERM.
 """
 
 import importlib
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 from overlay import __version__
 from overlay.cli.verbs import USAGE, VERBS, Config
 from overlay.config import JOB_ACTIONS, Compare, Predict, Prepare, Submit, Train
 from overlay.config.options import named_places, nearest
-from overlay.errors import RequestError, WorkError
+from overlay.errors import Interrupted, RequestError, WorkError, interruption_status
 
 _EXAMPLES = """\
 examples:
@@ -27,7 +28,8 @@ examples:
   overlay submit --address http://head:8265 -- train /shared/dataset --out /shared/run
 
 overlay VERB --help lists a verb's options; overlay VERB ... --print_config prints them with their values, as YAML for
---config. Exit status: 0 done, 2 the request was wrong, 1 the work failed."""
+--config. Exit status: 0 done, 2 the request was wrong, 1 the work failed, 130 and 143 interrupted: the same command
+goes on."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,15 +46,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         wrong = f"there is no verb {verb!r}{nearest(verb, VERBS)}" if verb else "no verb given"
         return _say("overlay", f"{wrong}; overlay --help lists the verbs", status=2)
     from overlay.cli.parser import parse_arguments
+    from overlay.cli.signals import GRACE_SECONDS, SignalWatch
 
-    try:
-        return _run(verb, parse_arguments(verb, words[1:]))
-    except SystemExit as done:  # --help and --print_config
-        return int(done.code or 0)
-    except KeyboardInterrupt:
-        return _say(f"overlay {verb}", "interrupted", status=130)
-    except Exception as error:
-        return _explain(verb, error)
+    with SignalWatch(f"overlay {verb}") as watch, ExitStack() as logged:
+        try:
+            config = parse_arguments(verb, words[1:])
+            logged.enter_context(_surroundings(verb, config))  # until the last line is printed, below
+            return _run(verb, config)
+        except KeyboardInterrupt as interrupt:
+            watch.give_time(GRACE_SECONDS)  # to close all, whatever time the work asked for
+            return _say_interrupted(verb, interrupt)
+        except (SystemExit, Exception) as error:
+            if watch.received is not None:  # what broke then, or was told to exit, is no fault
+                watch.give_time(GRACE_SECONDS)
+                return _say_interrupted(verb, Interrupted(watch.received, watch.give_time))
+            if isinstance(error, SystemExit):  # --help and --print_config
+                return int(error.code or 0)
+            return _explain(verb, error)
+
+
+def _surroundings(verb: str, config: Config) -> AbstractContextManager[None]:
+    """Complete the process's environment, and return the context of the command's log."""
+    from overlay.cli.environment import complete_environment
+    from overlay.cli.raw_lines import filter_raw_lines
+
+    complete_environment()
+    filter_raw_lines()
+    if isinstance(config, Submit):
+        return nullcontext()
+    from pipelines.runtime.command_log import command_log
+
+    return command_log(verb, config.log_format)
 
 
 def _run(verb: str, config: Config) -> int:
@@ -133,6 +157,12 @@ def _explain(verb: str, error: Exception) -> int:
     return _say(
         f"overlay {verb}", f"failed with {type(error).__name__}; please report it with the lines above", status=1
     )
+
+
+def _say_interrupted(verb: str, interrupt: KeyboardInterrupt) -> int:
+    saved = [*getattr(interrupt, "__notes__", []), "what was saved stays"][0]
+    what = str(interrupt) or "interrupted"
+    return _say(f"overlay {verb}", f"{what}; {saved}; the same command goes on", interruption_status(interrupt))
 
 
 def _say(who: str, what: str, status: int) -> int:

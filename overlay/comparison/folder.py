@@ -14,7 +14,16 @@ from overlay.version import code_fingerprint
 
 COMPARISON_FORMAT = 1
 # Options that may differ between the command that began a comparison and one that resumes it.
-_MAY_DIFFER = ("dataset", "out", "candidates", "parallel", "train.workers", "train.device", "tracking.mode")
+_MAY_DIFFER = (
+    "dataset",
+    "out",
+    "candidates",
+    "parallel",
+    "train.workers",
+    "train.device",
+    "tracking.mode",
+    "log_format",
+)
 
 
 @dataclass(frozen=True)

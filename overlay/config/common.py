@@ -20,6 +20,7 @@ ResizeRule = Literal["squash", "pad", "crop"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "bf16", "fp16", "fp32", "int8"]
 EngineKind = Literal["auto", "torch", "compile", "openvino"]
+LogFormat = Literal["text", "json"]
 SPLITS = ("train", "val", "test")
 MAX_PIXELS = 50_000_000
 """default for the largest image that is decoded, in pixels (width times height)"""

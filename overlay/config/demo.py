@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from overlay.config.common import LocalPlace, check
+from overlay.config.common import LocalPlace, LogFormat, check
 
 
 @dataclass(frozen=True)
@@ -11,6 +11,8 @@ class Demo:
 
     out: LocalPlace = "overlay-demo"
     """folder of the demo, on a disk: phantoms, dataset, run and predictions"""
+    log_format: LogFormat = "text"
+    """text, or json: each printed line, and each line of overlay.log in the output folder, is a JSON object"""
     seed: int = 0
     """random seed of the phantoms and of the training"""
 

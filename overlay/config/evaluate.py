@@ -8,6 +8,7 @@ from overlay.config.common import (
     Device,
     EngineKind,
     Legacy,
+    LogFormat,
     Place,
     Precision,
     TableColumn,
@@ -44,6 +45,8 @@ class Evaluate:
     """auto is bf16 where the hardware has it; int8, which OpenVINO has, is calibrated on training images"""
     flips: bool = False
     """test-time augmentation: average the probabilities of an image and of its horizontal flip"""
+    log_format: LogFormat = "text"
+    """text, or json: each printed line, and each line of overlay.log in the output folder, is a JSON object"""
     subgroups: TableColumn | None = None
     """columns of a table to report results by, as FILE.csv:age,device (or tsv, xlsx, parquet); another column has
     the image's path or name"""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from overlay.config.common import Legacy, Place
+from overlay.config.common import Legacy, LogFormat, Place
 
 
 @dataclass(frozen=True)
@@ -17,3 +17,5 @@ class Export:
     out: Place | None = None
     """output file, on a disk or in a bucket; default is beside the model, with the format as its suffix"""
     legacy: Legacy = field(default_factory=Legacy)
+    log_format: LogFormat = "text"
+    """text, or json: each printed line is a JSON object"""

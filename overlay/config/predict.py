@@ -9,6 +9,7 @@ from overlay.config.common import (
     Images,
     Legacy,
     Limits,
+    LogFormat,
     Place,
     Precision,
     SeveralPlaces,
@@ -65,6 +66,8 @@ class Predict:
     """rows in one output file"""
     retry_errors: bool = False
     """retry the inputs that could not be read, in predictions of the same request"""
+    log_format: LogFormat = "text"
+    """text, or json: each printed line, and each line of overlay.log in the output folder, is a JSON object"""
     overwrite: bool = False
     """replace the predictions in --out"""
 

@@ -9,6 +9,7 @@ from overlay.config.common import (
     SPLITS,
     Images,
     Limits,
+    LogFormat,
     OverlayStyle,
     Place,
     SeveralPlaces,
@@ -142,6 +143,8 @@ class Prepare:
     """images in one Parquet shard"""
     overwrite: bool = False
     """replace the dataset in --out"""
+    log_format: LogFormat = "text"
+    """text, or json: each printed line, and each line of overlay.log in the output folder, is a JSON object"""
     check: Place | None = None
     """prepare nothing, but check this dataset for leakage: a prepared one, or any Parquet with the columns image,
     label, split"""

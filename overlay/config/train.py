@@ -6,7 +6,7 @@ from typing import Literal
 
 from overlay.config.calibration import Calibration
 from overlay.config.cluster import ClusterOptions
-from overlay.config.common import Device, Place, ResizeRule, Tracking, WeightsSource, check
+from overlay.config.common import Device, LogFormat, Place, ResizeRule, Tracking, WeightsSource, check
 from overlay.config.optimization import EarlyStopping, Loss, Optimizer
 
 TrainingPrecision = Literal["auto", "bf16", "fp16", "fp32"]
@@ -139,7 +139,9 @@ class Loop:
     dry_run: int = 0
     """run only this many steps, with validation and checkpoint, and print how much memory they took"""
     seed: int = 0
-    """random seed; the same seed, data and machine give the same run"""
+    """random seed; on a CPU, the same seed, data, workers and machine give the same run"""
+    deterministic: bool = False
+    """use only deterministic algorithms, so that this holds on GPUs, too; slower, and an error where torch has none"""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "accumulate", "shuffle_window", "checkpoint_steps"):
@@ -196,6 +198,8 @@ class TrainingOptions:
     calibration: Calibration = field(default_factory=Calibration)
     tracking: Tracking = field(default_factory=Tracking)
     cluster: ClusterOptions = field(default_factory=ClusterOptions)
+    log_format: LogFormat = "text"
+    """text, or json: each printed line, and each line of overlay.log in the output folder, is a JSON object"""
 
     def __post_init__(self) -> None:
         check(

@@ -40,7 +40,7 @@ from overlay.evaluation.report_facts import (
 from overlay.evaluation.subgroups import SubgroupColumn
 from overlay.evaluation.subject import EvaluationSubject, cautions
 from overlay.storage.atomic import write_atomically
-from overlay.storage.filenames import is_stray
+from overlay.storage.filenames import LOG_FILE, is_stray
 from overlay.storage.path import StoragePath
 
 EVALUATION_FILES = (
@@ -48,6 +48,7 @@ EVALUATION_FILES = (
     "classification_report.csv",
     "confusion_matrix.png",
     "report.html",
+    LOG_FILE,
     "metrics.json",
 )
 """in the order in which they are written; a folder with ``metrics.json`` is complete"""

@@ -1,5 +1,7 @@
 """Threads of torch on CPUs, and the precision that a device computes in."""
 
+import os
+
 import joblib
 import torch
 
@@ -12,6 +14,16 @@ def use_all_cores(share: int = 1) -> None:
     Ray sets that variable from a worker's reserved CPUs, which would leave torch on one thread.
     """
     torch.set_num_threads(max(1, joblib.cpu_count() // share))
+
+
+def use_deterministic_algorithms() -> None:
+    """Let torch use deterministic algorithms only, in this process; before its first computation on a GPU.
+
+    Source: https://docs.pytorch.org/docs/stable/notes/randomness.html
+    """
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # what cuBLAS reads when its handle is made
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False  # it would choose by time
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -142,7 +142,7 @@ def save_model_file(
         plain.overlay_hashes = torch.from_numpy(hashes.to_array())  # type: ignore[attr-defined]
     elif hashes is not None:
         write_beside(StoragePath.of(path), hashes)
-    with write_atomically(path) as temporary:
+    with write_atomically(path, size=sum(tensor.nbytes for tensor in plain.values())) as temporary:
         torch.save(plain, temporary)
 
 

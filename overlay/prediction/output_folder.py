@@ -17,14 +17,24 @@ from overlay.config import Predict, dotted
 from overlay.errors import RequestError
 from overlay.sources.manifest import Manifest, ManifestListing, first_difference, part_name, publish_manifest
 from overlay.storage.atomic import write_atomically, write_text_atomically
+from overlay.storage.filenames import LOG_FILE
 from overlay.storage.parquet import open_parquet
 from overlay.storage.path import StoragePath
 
-PREDICTION_FILES = {"request.json", "manifest", "predictions", ".work", "metrics.parquet", "_SUCCESS.json", "wandb"}
+PREDICTION_FILES = {
+    "request.json",
+    "manifest",
+    "predictions",
+    ".work",
+    "metrics.parquet",
+    "_SUCCESS.json",
+    "wandb",
+    LOG_FILE,
+}
 """names of all files and folders in a folder of predictions"""
 ELSEWHERE = (
     *("model", "inputs", "allow_root", "out", "tracking", "batch_size", "device", "actors", "retry_errors"),
-    *("overwrite", "cluster"),
+    *("overwrite", "cluster", "log_format"),
 )
 """options that don't change the rows, or are in the request by other names"""
 FolderState = Literal["new", "begun", "complete"]

@@ -79,6 +79,15 @@ class PredictionWriter:
         if time.monotonic() >= self._save_due:
             self._save()
 
+    def save(self) -> int:
+        """Save the rows that are in memory only, whatever `add` was doing, and return how many rows are saved in all.
+
+        Rows of a part that is committed are saved, too; they are dropped when they are read.
+        """
+        if self._unsaved:
+            self._folder.save_rows(max(self._saved, default=-1) + 1, pa.concat_tables(self._unsaved))
+        return self.done
+
     def _accept(self, table: pa.Table) -> None:
         rows = table["row"].to_numpy()
         fresh = np.zeros(len(rows), np.bool_)

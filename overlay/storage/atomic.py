@@ -7,36 +7,50 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+from overlay.storage.disk_space import DiskFullError, disk_full_error, is_disk_full
 from overlay.storage.object_store import retry
 from overlay.storage.path import StoragePath
 
 
 @contextmanager
-def write_atomically(place: Path | StoragePath) -> Iterator[Path]:
+def write_atomically(place: Path | StoragePath, size: int | None = None) -> Iterator[Path]:
     """Yield a temporary local path, and commit what was written there to ``place`` when the block ends.
 
     On a disk the temporary file lies beside ``place``; it is synchronised (fsync) and renamed. To a bucket it is
     uploaded, where an object becomes visible only when it is complete. A killed process or a power failure leaves the
-    old file or none, never a partial one.
+    old file or none, never a partial one. ``size`` in bytes, where it is known, is for the message of a full disk.
 
     Raises:
+        DiskFullError: the disk of the temporary file is full.
         OSError: the temporary file can't be written, renamed or uploaded.
     """
     if isinstance(place, StoragePath) and place.in_bucket:
         with tempfile.TemporaryDirectory(prefix="overlay-") as folder:
             temporary = Path(folder, place.name)
-            yield temporary
+            with _full_disk_named(temporary, size):
+                yield temporary
             retry(lambda: place.upload(temporary))
         return
     path = Path(place.text) if isinstance(place, StoragePath) else place
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
-        yield temporary
-        sync(temporary)
-        temporary.replace(path)
+        with _full_disk_named(temporary, size):
+            yield temporary
+            sync(temporary)
+            temporary.replace(path)
         sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _full_disk_named(file: Path, size: int | None) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if is_disk_full(error) and not isinstance(error, DiskFullError):
+            raise disk_full_error(file, size) from error
+        raise
 
 
 def write_text_atomically(place: Path | StoragePath, text: str) -> None:

@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
+LOG_FILE = "overlay.log"
+"""log of the commands that worked in an output folder"""
 DICOM_ENDINGS = (".dcm", ".dicom")
 IMAGE_ENDINGS = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".tif", ".tiff", ".bmp", ".dib", ".gif", ".webp"),

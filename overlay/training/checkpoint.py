@@ -25,6 +25,7 @@ from torch.utils.serialization import config
 from overlay.config import EarlyStopping
 from overlay.models.network import StateDict
 from overlay.storage.atomic import sync
+from overlay.storage.disk_space import DiskFullError, allocated_bytes, is_disk_full
 from overlay.storage.path import StoragePath
 from overlay.storage.transfer import DOWNLOAD_BYTES
 from overlay.training.bucket_checkpoint import complete_in_bucket, publish_checkpoint, read_marker, remove_others
@@ -38,6 +39,8 @@ BLOCK_BYTES = 2**22
 
 _PARTIAL, _LAST, _BEST = "partial-", "last.pt", "best.pt"
 _NAME = re.compile(r"step-\d{9,}")
+_VALIDATED = "-validated"
+"""added to the name where the folder of the step has the state before the epoch's validation"""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class CheckpointState:
     seconds: float
     """time spent in the epoch so far"""
     history: list[Epoch]
+    learning_rate: float
+    """of the head, in the last step"""
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,8 @@ class TrainingProgress:
     """epochs that are done"""
 
     def is_complete(self, plan: SamplePlan, config: EarlyStopping) -> bool:
-        """Whether the training has ended: all steps of the plan are done, or early stopping ended it."""
-        return self.step >= plan.steps or should_stop(self.history, config)
+        """Whether the training has ended: all epochs of the plan are validated, or early stopping ended it."""
+        return len(self.history) >= plan.epochs or should_stop(self.history, config)
 
 
 def newest_checkpoint(checkpoints: StoragePath) -> StoragePath | None:
@@ -155,7 +160,7 @@ class CheckpointWriter:
             OSError: the checkpoint before could not be written.
         """
         self.wait()
-        fields = {name: getattr(state, name) for name in ("step", "learner", "totals", "seconds")}
+        fields = {name: getattr(state, name) for name in ("step", "learner", "totals", "seconds", "learning_rate")}
         self._last.hold(fields | {"history": [asdict(epoch) for epoch in state.history]})
         if best is not None:
             self._best.hold(best)
@@ -171,17 +176,34 @@ class CheckpointWriter:
         if self._pending is not None:
             self._pending.result()
 
+    def raise_error(self) -> None:
+        """Raise the error of a checkpoint that could not be written; else return at once.
+
+        Raises:
+            OSError: the last one could not be written.
+        """
+        if self._pending is not None and self._pending.done():
+            self._pending.result()
+
     def _write_to_disk(self, state: CheckpointState, improved: bool, on_written: Callable[[], None] | None) -> None:
         checkpoints = Path(self._checkpoints.text)
         newest = newest_checkpoint(self._checkpoints)
         previous = None if newest is None else Path(newest.text)
         folder = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=checkpoints))
-        self._last.save(folder / _LAST)
-        if improved:
-            self._best.save(folder / _BEST)
-        elif previous is not None and (previous / _BEST).exists():
-            _link(previous / _BEST, folder / _BEST)
-        folder.replace(checkpoints / checkpoint_name(state.step))
+        try:
+            self._last.save(folder / _LAST)
+            if improved:
+                self._best.save(folder / _BEST)
+            elif previous is not None and (previous / _BEST).exists():
+                _link(previous / _BEST, folder / _BEST)
+            folder.replace(checkpoints / self._new_name(state.step, newest))
+        except OSError as error:
+            if is_disk_full(error):
+                needed = self._last.size + (self._best.size if improved else 0)
+                raise _full_disk(folder, needed) from error
+            raise
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)  # not there once it is renamed
         sync(checkpoints)
         if previous is not None:
             shutil.rmtree(previous, ignore_errors=True)  # over NFS, what somebody has open stays until it is closed
@@ -190,9 +212,22 @@ class CheckpointWriter:
 
     def _write_to_bucket(self, state: CheckpointState, improved: bool, on_written: Callable[[], None] | None) -> None:
         files = {_LAST: self._last.parts, _BEST: self._best.parts if improved else None}
-        publish_checkpoint(self._checkpoints, checkpoint_name(state.step), files, state.history)
+        name = self._new_name(state.step, newest_checkpoint(self._checkpoints))
+        publish_checkpoint(self._checkpoints, name, files, state.history)
         if on_written is not None:
             on_written()
+
+    def _new_name(self, step: int, newest: StoragePath | None) -> str:
+        """Return the name of a checkpoint; another one after the validation, which was stopped the first time."""
+        return checkpoint_name(step) + (_VALIDATED if newest is not None and checkpoint_step(newest) == step else "")
+
+
+def _full_disk(folder: Path, needed: int) -> DiskFullError:
+    missing = needed - allocated_bytes(folder)
+    return DiskFullError(
+        f"{folder.parent} is full: {missing} bytes are missing for a checkpoint, which needs {needed} beside the one "
+        "before; make room"
+    )
 
 
 class _Content:
@@ -201,6 +236,11 @@ class _Content:
     def __init__(self) -> None:
         self._blocks: list[mmap.mmap] = []
         self._length = 0
+
+    @property
+    def size(self) -> int:
+        """Size of the file in bytes."""
+        return self._length
 
     def hold(self, state: Mapping[str, object]) -> None:
         """Replace the content by a state's bytes, as `torch.save` writes them."""

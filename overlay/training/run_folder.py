@@ -3,6 +3,7 @@
 import json
 import secrets
 from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
 import yaml
 
@@ -20,7 +21,23 @@ _MAY_DIFFER = (
     "train.checkpoint_steps",
     "train.dry_run",
     "tracking.mode",
+    "log_format",
 )
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """Decisions of a run at its begin, of which some depend on the machine; they bind each command that resumes it."""
+
+    batch_size: int
+    """images in a step; the configuration may say "auto\""""
+    precision: Literal["bf16", "fp16", "fp32"]
+    """of the forward pass; the configuration may say "auto\""""
+    order: Literal["memory", "windowed"]
+    """windowed where the images did not fit into the object store: they are shuffled among `train.shuffle_window`"""
+    engine: Literal["torch", "torch.compile"]
+    device: Literal["cpu", "cuda"]
+    """where the run began; another one may resume it, with results that differ in the last digits"""
 
 
 @dataclass(frozen=True)
@@ -29,8 +46,7 @@ class RunRecord:
 
     dataset: str
     """fingerprint"""
-    batch_size: int
-    """images in a step; the configuration may say "auto\""""
+    facts: RunFacts
     tracking_id: str
     """id in Weights & Biases, the same after every restart"""
     finished: bool
@@ -88,11 +104,11 @@ class RunFolder:
         return self._read_record().tracking_id
 
     @property
-    def batch_size(self) -> int | None:
-        """Images in a step; None where the run has not begun."""
-        return self._read_record().batch_size if self.has_begun else None
+    def facts(self) -> RunFacts | None:
+        """Decisions of the run at its begin; None where it has not begun."""
+        return self._read_record().facts if self.has_begun else None
 
-    def begin(self, config: Train, fingerprint: str, batch_size: int) -> None:
+    def begin(self, config: Train, fingerprint: str, facts: RunFacts) -> None:
         """Write a run's configuration and record; where a record exists, check that the dataset is the same.
 
         Raises:
@@ -104,10 +120,13 @@ class RunFolder:
                 f"{self.path} holds a run on another dataset than {config.dataset}; choose another --out"
             )
         self.path.make_folder()
+        for name in self.path.children():
+            if _is_temporary(name):  # of a killed process
+                (self.path / name).remove()
         # First of all, since a folder without it is not recognised as a run's, should this process be killed now.
         write_text_atomically(self.config_file, yaml.safe_dump(asdict(config), sort_keys=False))
         if not resumed:
-            self._write_record(RunRecord(fingerprint, batch_size, tracking_id=secrets.token_hex(4), finished=False))
+            self._write_record(RunRecord(fingerprint, facts, tracking_id=secrets.token_hex(4), finished=False))
         self.checkpoints.make_folder()
 
     def finish(self) -> None:
@@ -119,7 +138,8 @@ class RunFolder:
         return self.path / "run.json"
 
     def _read_record(self) -> RunRecord:
-        return RunRecord(**json.loads(self._record_file.read_bytes()))
+        stored = json.loads(self._record_file.read_bytes())
+        return RunRecord(**stored | {"facts": RunFacts(**stored["facts"])})
 
     def _write_record(self, record: RunRecord) -> None:
         write_text_atomically(self._record_file, json.dumps(asdict(record), indent=2) + "\n")

@@ -19,6 +19,7 @@ from overlay.storage.path import StoragePath
 from pipelines.inference.model_actors import actor_count, create_engine_plan, score_with_plan
 from pipelines.inference.read_groups import read_groups, request_from_row
 from pipelines.runtime.placement import choose_device
+from pipelines.runtime.ray_errors import explain_ray_error
 from pipelines.runtime.room import await_actors
 from pipelines.runtime.shared_disk import check_shared_disk
 
@@ -77,8 +78,8 @@ class RayBackend:
             for block in score_with_plan(self._plan, rows, self._engine, self._cluster).iter_batches(batch_size=None):
                 yield cast(ScoredBatch, block)  # NumPy columns, as the default format is
         except RayError as error:
-            said = [line for line in str(error).splitlines() if line.strip()]
-            raise WorkError(f"prediction stopped: {said[-1].strip()}; the same command goes on from here") from error
+            reason = explain_ray_error(error)
+            raise WorkError(f"prediction stopped: {reason}; the same command goes on from here") from error
 
 
 def decode_groups(chunk: pa.Table, decoder: "ray.ObjectRef[GroupDecoder]") -> DecodedBatch:

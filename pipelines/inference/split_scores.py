@@ -55,6 +55,7 @@ def score_on_ray(plan: EnginePlan, reading: SplitReading, options: InferenceOpti
     from cluster import session
     from pipelines.inference.model_actors import score_with_plan
     from pipelines.runtime.dataset_rows import read_on_ray
+    from pipelines.runtime.ray_errors import explain_ray_error
     from pipelines.runtime.silence import SilenceWatch, report_silence
 
     scored = score_with_plan(plan, read_on_ray(reading), options, session.resources())
@@ -64,4 +65,4 @@ def score_on_ray(plan: EnginePlan, reading: SplitReading, options: InferenceOpti
                 silence.reset(time.monotonic())
                 yield cast(LabelledScores, block)
     except RayError as error:
-        raise WorkError(f"evaluation stopped: {str(error).strip().splitlines()[-1]}") from error
+        raise WorkError(f"evaluation stopped: {explain_ray_error(error)}") from error

@@ -1,15 +1,14 @@
 """Progress of a job: a bar on a terminal, or a line of text every 30 s in a log."""
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipelines.runtime.silence import SilenceWatch, print_on_stderr, report_silence
+from pipelines.runtime.command_log import LogField, bar_console, print_progress, recorded_above
+from pipelines.runtime.silence import SilenceWatch, report_silence
 
 PLAIN_SECONDS = 30.0
 """seconds between lines in a log"""
@@ -26,7 +25,7 @@ class ProgressMeter:
         self._before = self._done = done
         self._fields: dict[str, float | str] = {}
         self._started = self._shown = time.monotonic()
-        self.silence = SilenceWatch(description, "progress", self._print_beside if bar else print_on_stderr)
+        self.silence = SilenceWatch(description, "progress", self._print_beside if bar else print_progress)
 
     def advance(self, n: int = 1, **fields: float | str) -> None:
         """Add ``n`` to the count; ``fields``, such as a loss, are shown beside it until they change."""
@@ -56,7 +55,13 @@ class ProgressMeter:
         left = f", {self._left()} left" if extra and self._total is not None and self._done < self._total else ""
         spent = f"{self._shown - self._started:.1f} s"
         line = f"{self._description}: {self._done}{of_all} {self._unit} in {spent}{extra}{left}"
-        print(line, file=sys.stderr, flush=True)
+        counts: dict[str, LogField] = {
+            "stage": self._description,
+            "done": self._done,
+            "total": self._total,
+            "unit": self._unit,
+        }
+        print_progress(line, **counts, rate=round(self._rate(), 3), **self._fields)
 
     def _print_beside(self, line: str) -> None:
         """Print a line above the bar."""
@@ -90,11 +95,10 @@ def progress_meter(
     ``total`` is None where it is unknown; ``done`` was done by an earlier run, and does not count for the rate. While
     it is ``watched``, 30 seconds without progress give a line on what is pending on the cluster.
     """
-    console = Console(stderr=True)
-    if console.is_terminal:
+    if (console := bar_console()) is not None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         extra = TextColumn("{task.fields[extra]}", markup=False)
-        with Progress(*columns, extra, console=console, transient=True) as bar:
+        with Progress(*columns, extra, console=console, transient=True) as bar, recorded_above(bar):
             meter = ProgressMeter(description, total, unit, done, bar)
             with report_silence(meter.silence) if watched else nullcontext():
                 yield meter

@@ -1,12 +1,12 @@
 """Silence of a job: without a result for 30 seconds, a line on what is pending on the cluster and what is missing."""
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from cluster.pending import describe_pending
+from pipelines.runtime.command_log import print_progress
 
 QUIET_SECONDS = 30.0
 """seconds without a result, before the first line"""
@@ -15,16 +15,11 @@ _JOIN_SECONDS = 2.0
 """longest wait for the thread at the end, which may be asking a head that does not answer"""
 
 
-def print_on_stderr(line: str) -> None:
-    """Print a line on stderr at once."""
-    print(line, file=sys.stderr, flush=True)
-
-
 class SilenceWatch:
     """Time since the last result, and the lines about it, after 30, 60, 120, ... seconds."""
 
     def __init__(
-        self, description: str, lacking: str = "result", print_line: Callable[[str], None] = print_on_stderr
+        self, description: str, lacking: str = "result", print_line: Callable[[str], None] = print_progress
     ) -> None:
         self._description, self._lacking, self._print_line = description, lacking, print_line
         self.reset(time.monotonic())

@@ -11,13 +11,14 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 
 from cluster import session
-from overlay.errors import WorkError, one_line
+from overlay.errors import WorkError
 from overlay.sources.manifest import Manifest
 from overlay.sources.read_plan import ReadUnit
 from overlay.sources.reader import Contents, read_in_order
+from pipelines.runtime.ray_errors import explain_ray_error
 
 _Result = TypeVar("_Result")
 
@@ -41,11 +42,8 @@ def run_in_parallel(work: Callable[..., _Result], calls: Iterable[tuple[Any, ...
                 return
             done, pending = ray.wait(pending)
             yield ray.get(done[0])
-    except RayTaskError as error:
-        cause = error.cause
-        raise WorkError(one_line(cause) if isinstance(cause, OSError) else f"a task failed: {cause!r}") from error
     except RayError as error:
-        raise WorkError(f"a task failed: {one_line(error)}") from error
+        raise WorkError(explain_ray_error(error)) from error
     finally:
         for call in pending:
             ray.cancel(call)

@@ -75,7 +75,8 @@ def stream_batches(
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.target_max_block_size = TASK_IMAGES * size**2 * 3
-    with ThreadPoolExecutor(1, "next-execution") as ahead:
+    ahead = ThreadPoolExecutor(1, "next-execution")
+    try:
         following = ahead.submit(executions[0].run, at_one_time)
         for execution in [*executions[1:], None]:
             blocks = following.result()
@@ -84,6 +85,8 @@ def stream_batches(
             while blocks:
                 ray.wait(blocks[:2], num_returns=1)  # starts the transfer of the block after it, too
                 yield from _block_batches(ray.get(blocks.pop(0)), size)
+    finally:
+        ahead.shutdown(wait=False, cancel_futures=True)  # a worker that stops has no use for the batches to come
 
 
 def _block_batches(block: pa.Table, size: int) -> Iterator[TrainingBatch]:

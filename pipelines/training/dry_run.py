@@ -13,7 +13,7 @@ from overlay.models.pretrained import Weights
 from overlay.storage.path import StoragePath
 from overlay.storage.transfer import scratch_folder
 from overlay.training.learner import Learner, LearningTask
-from overlay.training.run_folder import RunFolder
+from overlay.training.run_folder import RunFacts, RunFolder
 from overlay.training.sampler import SamplePlan
 from pipelines.training import image_source
 from pipelines.training.image_source import TrainingData
@@ -84,7 +84,7 @@ def find_largest_batch(config: Train, classes: int, samples: int, weights: Weigh
     return fitting
 
 
-def run_dry_run(setup: TrainingSetup, batch_size: int, parent: StoragePath) -> None:
+def run_dry_run(setup: TrainingSetup, facts: RunFacts, parent: StoragePath) -> None:
     """Train for a few steps, with a validation and a checkpoint, and print the time and the memory they took.
 
     Files go to a temporary folder in ``parent``, which is made if it does not exist.
@@ -94,17 +94,18 @@ def run_dry_run(setup: TrainingSetup, batch_size: int, parent: StoragePath) -> N
     """
     config = replace(setup.config, train=replace(setup.config.train, epochs=1), tracking=Tracking(mode="disabled"))
     setup = replace(setup, config=config)
-    source = image_source.decode_split(setup.dataset, "train", config.input, limit=config.train.dry_run * batch_size)
-    plan = SamplePlan(len(source.labels), batch_size, epochs=1, seed=config.train.seed)
+    images = config.train.dry_run * facts.batch_size
+    source = image_source.decode_split(setup.dataset, "train", config.input, limit=images)
+    plan = SamplePlan(len(source.labels), facts.batch_size, epochs=1, seed=config.train.seed)
     with scratch_folder(parent) as scratch:
         folder = RunFolder(scratch)
-        folder.begin(config, setup.dataset.card.fingerprint, batch_size)
+        folder.begin(config, setup.dataset.card.fingerprint, facts)
         with TrainingMonitor(setup, folder, plan, begin=0) as monitor:
             validation = image_source.decode_split(setup.dataset, "val", config.input, limit=VALIDATION_BATCH)
             data = TrainingData(source, plan)
             job = TrainingJob.create(setup, data, validation, folder.checkpoints, monitor.board)
             began = time.monotonic()
-            run_trainer(job)
+            run_trainer(job, lambda: False)
             status = monitor.stop()
     if status.fatal_error:
         raise WorkError(status.fatal_error)

@@ -5,7 +5,6 @@ there is one writer of the run's files and one W&B run, however many workers the
 """
 
 import math
-import signal
 import sys
 import threading
 import time
@@ -27,6 +26,7 @@ from overlay.errors import one_line
 from overlay.evaluation import figures
 from overlay.evaluation.estimates import Evaluation
 from overlay.storage.atomic import write_atomically
+from overlay.storage.disk_space import is_disk_full
 from overlay.storage.path import StoragePath
 from overlay.training import history
 from overlay.training.history import Epoch
@@ -55,6 +55,7 @@ class TrainingMonitor:
         self.board = _start_board()
         self._config, self._placement = setup.config, setup.placement
         self._folder, self._plan = folder, plan
+        self._begin = begin
         self._status = TrainingStatus(step=begin)
         self._images_per_step = plan.samples / plan.steps_per_epoch
         self._stop_requested = threading.Event()
@@ -69,8 +70,6 @@ class TrainingMonitor:
         print(tracking.describe_mode(self._config.tracking, mode))
         if mode != "disabled":
             self._run = tracking.WandbRun(self._config, mode, self._folder.tracking_id, self._folder.path)
-        # The polite signal of `ray job stop`, Kubernetes and batch systems. Ray Train handles Ctrl-C itself.
-        self._previous_handler = signal.signal(signal.SIGTERM, lambda *_: self._stop_requested.set())
         self._thread.start()
         return self
 
@@ -83,14 +82,22 @@ class TrainingMonitor:
             self._run.close(failed=error is not None)
 
     def stop(self) -> TrainingStatus:
-        """Stop polling, restore the handler of SIGTERM, and return the last status."""
+        """Stop polling, and return the last status."""
         self._ended.set()
         self._thread.join()
-        signal.signal(signal.SIGTERM, self._previous_handler)
         with suppress(RayError):
             status: TrainingStatus = ray.get(self.board.read.remote(), timeout=10)  # type: ignore[assignment]
             self._status = replace(status, step=max(status.step, self._status.step))
         return self._status
+
+    def request_stop(self) -> bool:
+        """Ask the workers to save and stop; return whether one has taken a step, so that there is something to save."""
+        if self._status.step <= self._begin:
+            return False
+        self._stop_requested.set()
+        self.board.request_stop.remote()
+        print("saving after this step, then stopping; a second signal ends at once", flush=True)
+        return True
 
     def report_epochs(self, epochs: Sequence[Epoch]) -> None:
         """Print, log and write the epochs that are new.
@@ -160,7 +167,9 @@ class TrainingMonitor:
         try:
             self.report_epochs(status.epochs)
         except Exception as error:
-            if str(error) != self._reported_error:
+            if is_disk_full(error):
+                self.board.abort.remote(one_line(error))
+            elif str(error) != self._reported_error:
                 self._reported_error = str(error)
                 print(f"epochs can't be written down at the moment: {one_line(error)}", flush=True)
         if status.workers not in (0, self._reported_workers):

@@ -1,7 +1,7 @@
 """Several trainings at a time: each an ordinary run in a Ray task of its own, which is the driver of its workers."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.session import Resources
 from overlay.config import Train
-from overlay.errors import RequestError, WorkError, one_line
+from overlay.errors import Interrupted, RequestError, WorkError, one_line, saved_if_interrupted
 from overlay.storage.atomic import write_text_atomically
 from overlay.storage.folder_lock import FolderLock
 from overlay.storage.path import StoragePath
@@ -20,6 +20,8 @@ from overlay.training import history
 from overlay.training.run_folder import RunFolder
 from pipelines.runtime.placement import choose_device
 from pipelines.runtime.progress import progress_meter
+from pipelines.runtime.ray_errors import explain_ray_error
+from pipelines.training.trainer import STOP_SECONDS
 
 WAIT_SECONDS = 1.0
 
@@ -64,7 +66,10 @@ def train_runs(
     working: dict[ray.ObjectRef[str | None], int] = {}
     done = sum(run.request.train.epochs for run in runs if run.folder.finished)
     total = sum(run.request.train.epochs for run in runs)
-    with progress_meter("training", total, "epochs", done=done) as meter:
+    finished = saved_if_interrupted(
+        lambda: f"{len(runs) - len(waiting) - len(working)} of {len(runs)} trainings are finished"
+    )
+    with finished, progress_meter("training", total, "epochs", done=done) as meter, _stopped_if_interrupted(working):
         while waiting or working:
             while waiting and len(working) < slots:
                 position = waiting.pop(0)
@@ -77,6 +82,22 @@ def train_runs(
             left = len(waiting) + len(working)
             meter.advance_to(done + sum(_count_epochs(runs[each]) for each in working.values()))
             meter.advance(0, runs=f"{len(runs) - left}/{len(runs)}")
+
+
+@contextmanager
+def _stopped_if_interrupted(working: Mapping["ray.ObjectRef[str | None]", int]) -> Iterator[None]:
+    """Pass an interruption on to the trainings, and wait until they have saved."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        if isinstance(interrupt, Interrupted):
+            interrupt.give_time(STOP_SECONDS)
+        if working:
+            print(f"saving {len(working)} trainings, then stopping; a second signal ends at once", flush=True)
+            for reference in working:
+                ray.cancel(reference, recursive=False)  # a KeyboardInterrupt there, as Ctrl-C is one here
+            ray.wait(list(working), num_returns=len(working), timeout=STOP_SECONDS)
+        raise
 
 
 def _train_one(run: PooledRun, train: Callable[[Train], None]) -> str | None:
@@ -117,11 +138,11 @@ def _redirected(file: Path) -> Iterator[None]:
 
 
 def _outcome(reference: "ray.ObjectRef[str | None]") -> str | None:
-    """Return why a training failed, or None; an error of the code itself is its last line."""
+    """Return why a training failed, or None."""
     try:
         return ray.get(reference)
     except RayError as error:
-        return str(error).strip().splitlines()[-1]
+        return explain_ray_error(error)
 
 
 def _count_epochs(run: PooledRun) -> int:

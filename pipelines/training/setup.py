@@ -14,13 +14,12 @@ from overlay.models.model_file import ModelCard
 from overlay.models.pretrained import Weights
 from overlay.storage.path import StoragePath
 from overlay.training.losses import class_weights
-from overlay.training.run_folder import RunFolder
+from overlay.training.run_folder import RunFacts, RunFolder
 from overlay.training.sampler import SamplePlan, WindowedSamplePlan
 from overlay.version import code_fingerprint
 from pipelines.runtime.placement import Placement
 from pipelines.training import image_source, shard_source
 from pipelines.training.image_source import DecodedImages, TrainingData
-from pipelines.training.request_check import trains_in_memory
 from pipelines.training.status_board import StatusBoard
 
 
@@ -62,15 +61,17 @@ class TrainingSetup:
         return [self.dataset.card.counts[name][split] for name in self.dataset.card.classes]
 
 
-def open_training_data(setup: TrainingSetup, batch_size: int) -> TrainingData:
+def open_training_data(setup: TrainingSetup, facts: RunFacts) -> TrainingData:
     """Decode the training images into the object store, or locate them in the shards; and plan their order.
+
+    Which of the two was decided when the run began. Images that don't fit into this object store are spilled to disk.
 
     Raises:
         WorkError: an image of the dataset can't be decoded.
     """
-    config, dataset, loop = setup.config, setup.dataset, setup.config.train
+    config, dataset, loop, batch_size = setup.config, setup.dataset, setup.config.train, facts.batch_size
     samples = sum(setup.class_counts("train"))
-    if trains_in_memory(config, dataset):
+    if facts.order == "memory":
         decoded = image_source.decode_split(dataset, "train", config.input)
         labels = tuple(decoded.labels.tolist()) if loop.balanced else None
         return TrainingData(decoded, SamplePlan(samples, batch_size, loop.epochs, loop.seed, labels))

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 
 from overlay.training.history import Epoch
+from overlay.training.sampler import Worker
+from pipelines.training.failures import SAME_FAILURES, FailureCount
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class TrainingStatus:
     """step after which the run was last saved for the preemption of a node"""
     fatal_error: str | None = None
     """error that restarted workers would meet again"""
+    details: str = ""
+    """its traceback"""
 
 
 class StatusBoard:
@@ -30,11 +34,12 @@ class StatusBoard:
     def __init__(self) -> None:
         self._status = TrainingStatus()
         self._stop_requested = False
+        self._failures = FailureCount()
 
     def post_progress(self, step: int, loss: float | None, workers: int) -> bool:
-        """Record the progress; return whether a stop was requested."""
+        """Record the progress; return whether to stop."""
         self._status = replace(self._status, step=step, loss=loss, workers=workers)
-        return self._stop_requested
+        return self.is_stop_requested()
 
     def post_epochs(self, epochs: list[Epoch]) -> None:
         """Record the history that a checkpoint holds."""
@@ -48,13 +53,22 @@ class StatusBoard:
         """Record that a checkpoint after ``step`` is on the disk, for the preemption of a node."""
         self._status = replace(self._status, saved_step=step)
 
-    def abort(self, reason: str) -> None:
-        """Record an error that restarted workers would meet again: they end at once."""
-        self._status = replace(self._status, fatal_error=reason)
+    def abort(self, reason: str, details: str = "") -> None:
+        """Record an error that restarted workers would meet again: they end at once. ``details``: its traceback."""
+        self._status = replace(self._status, fatal_error=reason, details=details)
+
+    def post_failure(self, worker: Worker, step: int, reason: str, details: str) -> None:
+        """Record a failure after ``step`` steps, which ends the run where it has come several times."""
+        if self._failures.add(worker.rank, step, reason):
+            self.abort(f"{reason} ({SAME_FAILURES} times after step {step})", details)
 
     def request_stop(self) -> None:
-        """Ask the workers to save and stop after their next step."""
+        """Ask the workers to save and stop after their step, or in the midst of a validation."""
         self._stop_requested = True
+
+    def is_stop_requested(self) -> bool:
+        """Return whether a stop was requested, or an error ends the run."""
+        return self._stop_requested or self._status.fatal_error is not None
 
     def read(self) -> TrainingStatus:
         """Return the status."""

@@ -1,10 +1,15 @@
 """Ray Train's part in a training run: starting the workers, and restarting them after a failure."""
 
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from collections.abc import Callable
+
+from ray.exceptions import RayError
+from ray.train import FailureConfig, Result, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from cluster import session
-from overlay.errors import WorkError
+from overlay.errors import Interrupted, WorkError
+from pipelines.runtime.background import BackgroundCall
+from pipelines.runtime.ray_errors import explain_ray_error
 from pipelines.training.setup import TrainingJob
 from pipelines.training.worker import train_worker
 
@@ -22,11 +27,19 @@ ATTEMPT_SECONDS = 60
 """Ray Train tries once a minute to start workers that the cluster has no room for"""
 
 
-def run_trainer(job: TrainingJob) -> None:
+STOP_SECONDS = 120.0
+"""longest time that a step and its checkpoint may take once a stop is requested"""
+
+
+def run_trainer(job: TrainingJob, request_stop: Callable[[], bool]) -> None:
     """Run the workers to the end of the training; Ray Train restarts them where one dies or a node is lost.
+
+    An interruption is passed on to the workers by ``request_stop``, and raised again once they have saved and stopped;
+    at once where it returns False, since there is nothing to save.
 
     Raises:
         WorkError: workers failed more than 10 times, or the cluster had no room for them for cluster.wait seconds.
+        KeyboardInterrupt: the command was interrupted.
     """
     placement, options = job.placement, job.placement.options
     gpu = placement.device == "cuda"
@@ -52,15 +65,33 @@ def run_trainer(job: TrainingJob) -> None:
             failure_config=FailureConfig(max_failures=10, controller_failure_limit=attempts),  # type: ignore[call-arg]
         ),
     )
+    fit = BackgroundCall(trainer.fit)  # in the main thread, Ray Train would take SIGINT for itself
     try:
-        trainer.fit()
+        interrupt = _wait(fit, request_stop)
     except TrainingFailedError as error:
         reason = placement.describe_shortage(session.resources()) or _last_line(error)
         raise WorkError(f"training stopped: {reason}; the same command goes on from the newest checkpoint") from error
+    if interrupt is not None:
+        raise interrupt
+
+
+def _wait(fit: BackgroundCall[Result], request_stop: Callable[[], bool]) -> KeyboardInterrupt | None:
+    """Wait for the end of the training; return the interruption that ended it, if one did."""
+    interrupt: KeyboardInterrupt | None = None
+    while True:
+        try:
+            fit.wait()
+            return interrupt
+        except KeyboardInterrupt as error:
+            if interrupt is None and not request_stop():
+                raise
+            interrupt = error
+            if isinstance(error, Interrupted):
+                error.give_time(STOP_SECONDS)
 
 
 def _last_line(error: TrainingFailedError) -> str:
-    """Return the last line of the first worker's error."""
+    """Return the first worker's error in one line."""
     failures = getattr(error, "worker_failures", {})
     first = next(iter(failures.values()), error)
-    return str(first).strip().splitlines()[-1]
+    return explain_ray_error(first) if isinstance(first, RayError) else str(first).strip().splitlines()[-1]

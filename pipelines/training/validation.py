@@ -1,5 +1,8 @@
 """Validation of a network in training, divided over the workers."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,14 +18,25 @@ from pipelines.training.image_source import DecodedImages
 VALIDATION_BATCH = 32
 
 
+@dataclass(frozen=True)
+class ValidationTask:
+    """Images, classes and precision of a validation."""
+
+    samples: DecodedImages
+    card: ModelCard
+    precision: torch.autocast
+
+
 def validate_epoch(
-    network: nn.Module, samples: DecodedImages, card: ModelCard, precision: torch.autocast, worker: Worker
-) -> tuple[float, NDArray[np.int64]]:
-    """Return the mean loss and the confusion matrix of ``samples`` over all workers, who must all call it.
+    network: nn.Module, task: ValidationTask, worker: Worker, is_stop_requested: Callable[[], bool] = lambda: False
+) -> tuple[float, NDArray[np.int64]] | None:
+    """Return the mean loss and the confusion matrix of all samples over all workers, who must all call it.
 
     The batches are the same for any number of workers, who take them in turn; so are the network's buffers, which are
-    rank 0's. Results for different numbers of workers differ only by the order of the sums.
+    rank 0's. Results for different numbers of workers differ only by the order of the sums. None for all workers, where
+    ``is_stop_requested``, which is called before each batch, returned true at one of them.
     """
+    samples, card = task.samples, task.card
     device = next(network.parameters()).device
     if worker.world_size > 1:
         for buffer in network.buffers():
@@ -30,15 +44,26 @@ def validate_epoch(
     mean, std = torch.tensor(card.mean, device=device), torch.tensor(card.std, device=device)
     totals = EpochMetrics(len(card.classes), device)
     network.eval()
-    starts = range(0, len(samples), VALIDATION_BATCH)[worker.rank :: worker.world_size]
-    for start in starts:
+    stopped = False
+    for start in range(0, len(samples), VALIDATION_BATCH)[worker.rank :: worker.world_size]:
+        if stopped := is_stop_requested():
+            break
         indices = np.arange(start, min(start + VALIDATION_BATCH, len(samples)))
         images = copy_to_device(samples.gather(indices), device)
         labels = copy_to_device(samples.labels[indices], device)
-        with torch.inference_mode(), precision:
+        with torch.inference_mode(), task.precision:
             logits = network(normalise(images, mean, std))
         totals.add(logits, labels, cross_entropy(logits.float(), labels, reduction="none"))
-    return totals.compute_and_reset()
+    return None if _any_worker(stopped, worker, device) else totals.compute_and_reset()
+
+
+def _any_worker(flag: bool, worker: Worker, device: torch.device) -> bool:
+    """Whether a flag is set at any of the workers, who must all call it."""
+    if worker.world_size == 1:
+        return flag
+    number = torch.tensor(int(flag), device=device)
+    torch.distributed.all_reduce(number)
+    return bool(number.item())
 
 
 def copy_to_device(array: NDArray[np.uint8] | NDArray[np.int64], device: torch.device) -> Tensor:

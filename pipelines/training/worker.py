@@ -6,6 +6,7 @@ saves and reports. All workers hold the same totals and see the same interruptio
 
 import resource
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import asdict
 
@@ -16,9 +17,9 @@ import ray.train.torch
 import torch
 
 from cluster import session
-from overlay.errors import WorkError
+from overlay.errors import WorkError, one_line
 from overlay.evaluation import metrics
-from overlay.models.device import autocast, use_all_cores
+from overlay.models.device import autocast, use_all_cores, use_deterministic_algorithms
 from overlay.models.network import StateDict
 from overlay.training import checkpoint
 from overlay.training.checkpoint import CheckpointState, CheckpointWriter, TrainingProgress
@@ -28,10 +29,11 @@ from overlay.training.learner import Learner, LearningTask
 from overlay.training.sampler import Worker
 from pipelines.runtime.shared_disk import SHARED_DISK_ADVICE
 from pipelines.training.batch_stream import StreamBudget, TrainingBatch, stream_batches
+from pipelines.training.failures import fatal_reason
 from pipelines.training.preemption import Decision, Interruptions
 from pipelines.training.setup import TrainingJob
 from pipelines.training.status_board import TrainingStatus
-from pipelines.training.validation import copy_to_device, validate_epoch
+from pipelines.training.validation import ValidationTask, copy_to_device, validate_epoch
 
 POST_SECONDS = 1.0
 AHEAD_SHARE = 0.25
@@ -50,9 +52,23 @@ def train_worker(config: dict[str, TrainingJob]) -> None:
         raise WorkError("the node has a disk of its own")  # ends the others, too
     context = ray.train.get_context()
     use_all_cores(share=context.get_local_world_size())
-    worker = TrainingWorker(job, Worker(context.get_world_rank(), context.get_world_size()))
-    worker.restore()
-    worker.run()
+    if job.config.train.deterministic:
+        use_deterministic_algorithms()
+    identity = Worker(context.get_world_rank(), context.get_world_size())
+    worker: TrainingWorker | None = None
+    try:
+        worker = TrainingWorker(job, identity)
+        worker.restore()
+        worker.run()
+    except Exception as error:
+        details = traceback.format_exc()
+        if (reason := fatal_reason(error)) is None:
+            step = 0 if worker is None else worker.step
+            ray.get(job.board.post_failure.remote(identity, step, one_line(error), details))
+            raise
+        ray.get(job.board.abort.remote(reason, details))
+        if identity.world_size > 1:
+            raise  # else the others would wait for this one
 
 
 class TrainingWorker:
@@ -69,7 +85,13 @@ class TrainingWorker:
         self._writer = CheckpointWriter(job.checkpoints)
         self._step, self._history, self._seconds = 0, list[Epoch](), 0.0
         self._epoch_began = self._posted = 0.0
+        self._saved_step = 0
         self._learning_rate = self._learner.learning_rate
+
+    @property
+    def step(self) -> int:
+        """Number of steps of the run that are done."""
+        return self._step
 
     def restore(self) -> None:
         """Load the newest checkpoint, if there is one; all workers that of rank 0."""
@@ -79,43 +101,46 @@ class TrainingWorker:
         state = checkpoint.load_checkpoint(newest, mmap=False)
         self._learner.load_state_dict(state.learner)
         self._step, self._history, self._seconds = state.step, state.history, state.seconds
+        self._learning_rate, self._saved_step = state.learning_rate, state.step
         if self._worker.rank == 0:  # the totals are those of all workers
             self._metrics.load_totals(state.totals)
 
     def run(self) -> None:
         """Train to the last epoch, to early stopping, or to a stop request."""
-        if self._is_complete():
+        self._epoch_began = time.monotonic() - self._seconds
+        validation_due = len(self._history) < self._step // self._plan.steps_per_epoch
+        if self._is_complete() or (validation_due and not self.end_epoch("continue")) or self._is_complete():
+            self._writer.wait()
             return
         self._learner.begin_epoch(self._plan.epoch(self._step))
-        batches = self._stream()
-        self._epoch_began = time.monotonic() - self._seconds
-        for batch in batches:
+        for batch in self._stream():
             self.train_step(batch)
             decision = self._interruptions.decide(self._step)
             epoch_ended = self._step % self._plan.steps_per_epoch == 0
-            if epoch_ended:
-                self.end_epoch(decision)
+            if epoch_ended and decision != "stop":
+                if not self.end_epoch(decision) or self._is_complete():
+                    break
+                self._learner.begin_epoch(self._plan.epoch(self._step))
             elif decision != "continue" or self._step % self._job.config.train.checkpoint_steps == 0:
                 self.save(decision)
-            if decision == "stop" or (epoch_ended and self._is_complete()):
+            if decision == "stop":
                 break
-            if epoch_ended:
-                self._learner.begin_epoch(self._plan.epoch(self._step))
         self._writer.wait()
 
     def train_step(self, batch: TrainingBatch) -> None:
         """Take one step of the optimizer; rank 0 posts the progress, at most once a second.
 
         Raises:
-            torch.OutOfMemoryError: the GPU's memory is too small for the batch; the run is aborted.
+            WorkError: the GPU's memory is too small for the batch.
+            OSError: the last checkpoint could not be written.
         """
         images, labels = copy_to_device(batch.images, self._device), copy_to_device(batch.labels, self._device)
         self._learning_rate = self._learner.learning_rate
+        self._writer.raise_error()
         try:
             logits, losses = self._learner.step(images, labels, batch.step, self._total_weight(batch.step))
-        except torch.OutOfMemoryError:
-            ray.get(self._job.board.abort.remote(self._describe_out_of_memory()))
-            raise
+        except torch.OutOfMemoryError as error:
+            raise WorkError(self._describe_out_of_memory()) from error
         self._metrics.add(logits, labels, losses)
         self._step = batch.step + 1
         if self._worker.rank == 0 and time.monotonic() - self._posted >= POST_SECONDS:
@@ -123,15 +148,25 @@ class TrainingWorker:
             loss, workers = self._metrics.running_loss(), self._worker.world_size
             self._interruptions.set_pending(self._job.board.post_progress.remote(self._step, loss, workers))
 
-    def end_epoch(self, decision: Decision) -> None:
-        """Validate, add the epoch to the history, save and report."""
+    def end_epoch(self, decision: Decision) -> bool:
+        """Validate, add the epoch to the history, save and report; False where a stop was requested meanwhile.
+
+        Then the state before the validation is saved, and a resumed run begins with the validation.
+        """
         config, job = self._job.config, self._job
-        train_loss, train_confusion = self._metrics.compute_and_reset()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()  # steps that are queued there belong to the training's time
         trained_for = time.monotonic() - self._epoch_began
-        precision = autocast(self._device, config.train.precision)
-        val_loss, val_confusion = validate_epoch(
-            self._learner.evaluation_network, job.validation, job.card, precision, self._worker
+        task = ValidationTask(job.validation, job.card, autocast(self._device, config.train.precision))
+        validated = validate_epoch(
+            self._learner.evaluation_network, task, self._worker, is_stop_requested=self._interruptions.ask
         )
+        if validated is None:
+            if self._saved_step != self._step:
+                self.save("stop")
+            return False
+        val_loss, val_confusion = validated
+        train_loss, train_confusion = self._metrics.compute_and_reset()
         epoch = Epoch(
             epoch=self._step // self._plan.steps_per_epoch,
             train_loss=train_loss,
@@ -150,6 +185,7 @@ class TrainingWorker:
         self.save(decision, best=self._learner.evaluation_state_dict() if improved else None)
         ray.train.report(asdict(epoch))
         job.board.post_memory.remote(_peak_memory(self._device))
+        return True
 
     def save(self, decision: Decision, best: StateDict | None = None) -> None:
         """Write a checkpoint asynchronously (rank 0 does); for a preemption, wait until it is on the disk.
@@ -160,11 +196,12 @@ class TrainingWorker:
             OSError: the checkpoint, or the one before it, could not be written.
         """
         board, history = self._job.board, list(self._history)
-        totals = self._metrics.all_reduce()
+        totals, self._saved_step = self._metrics.all_reduce(), self._step
         if self._worker.rank > 0:
             return
         seconds = time.monotonic() - self._epoch_began
-        state = CheckpointState(self._step, self._learner.state_dict(), totals, seconds, history)
+        rate = float(self._learning_rate)
+        state = CheckpointState(self._step, self._learner.state_dict(), totals, seconds, history, rate)
         self._writer.submit(state, best, on_written=lambda: board.post_epochs.remote(history))
         if decision == "save":
             self._writer.wait()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.session import check_address
+from cluster.session import check_address, choose_temporary_folder
 from overlay.errors import RequestError
 
 
@@ -43,6 +43,36 @@ def test_an_address_where_something_listens_is_tried() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         check_address(f"127.0.0.1:{server.getsockname()[1]}")
     check_address("auto")
+
+
+@pytest.mark.parametrize(
+    ("own", "common", "chosen"),
+    [
+        (None, "/x" * 30, "/tmp"),
+        (None, "/tmp", None),
+        ("/var/tmp", "/x" * 30, "/var/tmp"),
+    ],
+)
+def test_a_folder_too_long_for_sockets_is_not_used_by_ray(
+    own: str | None, common: str, chosen: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", own or "")
+    monkeypatch.setenv("TMPDIR", common)
+    choose_temporary_folder()
+    assert (os.environ["RAY_TMPDIR"] or None) == chosen
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ("/x" * 30, "too long for the names of Ray's sockets; set it to a path of at most 38 bytes"),
+        ("/nonexistent", "Ray can't write to /nonexistent; set RAY_TMPDIR to a folder that can be written to"),
+    ],
+)
+def test_a_folder_that_ray_cannot_use_is_refused(own: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", own)
+    with pytest.raises(RequestError, match=message):
+        choose_temporary_folder()
 
 
 PROGRAM = """

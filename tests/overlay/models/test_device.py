@@ -1,8 +1,10 @@
+import os
+
 import joblib
 import pytest
 import torch
 
-from overlay.models.device import autocast, has_bf16, use_all_cores
+from overlay.models.device import autocast, has_bf16, use_all_cores, use_deterministic_algorithms
 
 CPU = torch.device("cpu")
 
@@ -36,3 +38,16 @@ def test_precision_is_what_was_asked_for(precision: str, kind: torch.dtype) -> N
     layer = torch.nn.Linear(2, 2)
     with autocast(CPU, precision):  # type: ignore[arg-type]
         assert layer(torch.zeros(1, 2)).dtype == kind
+
+
+def test_only_deterministic_algorithms_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    before = torch.backends.cudnn.benchmark
+    try:
+        use_deterministic_algorithms()
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.backends.cudnn.benchmark
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cudnn.benchmark = before

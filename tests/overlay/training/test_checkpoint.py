@@ -16,6 +16,7 @@ from torch import Tensor
 from overlay.config import EarlyStopping
 from overlay.models.network import StateDict
 from overlay.storage.atomic import write_text_atomically
+from overlay.storage.disk_space import DiskFullError
 from overlay.storage.path import StoragePath
 from overlay.training import checkpoint
 from overlay.training.checkpoint import CheckpointState, CheckpointWriter, TrainingProgress
@@ -29,7 +30,7 @@ EPOCH = Epoch(1, 0.5, 0.5, 0.5, 0.5, 0.5, 1e-4, 10.0, 2.0, 0.1)
 def last(step: int, weight: Tensor | None = None) -> CheckpointState:
     learner = {"network": {"weight": torch.full((2,), float(step)) if weight is None else weight}}
     totals: Any = {"loss": torch.tensor(0.5, dtype=torch.float64), "confusion": torch.arange(9)}
-    return CheckpointState(step, cast(LearnerState, learner), totals, seconds=2.5, history=[EPOCH])
+    return CheckpointState(step, cast(LearnerState, learner), totals, seconds=2.5, history=[EPOCH], learning_rate=0.1)
 
 
 def best(value: float | Tensor) -> StateDict:
@@ -87,7 +88,9 @@ def test_a_training_is_complete_after_its_last_step_or_an_early_stop() -> None:
     plan, worse = SamplePlan(samples=10, batch_size=5, epochs=3, seed=0), replace(EPOCH, epoch=2, val_loss=0.75)
     assert not TrainingProgress(4, [EPOCH, worse]).is_complete(plan, EarlyStopping(patience=2))
     assert TrainingProgress(4, [EPOCH, worse]).is_complete(plan, EarlyStopping(patience=1))
-    assert TrainingProgress(6, [EPOCH, worse]).is_complete(plan, EarlyStopping(patience=2))
+    last = replace(worse, epoch=3)
+    assert TrainingProgress(6, [EPOCH, worse, last]).is_complete(plan, EarlyStopping(patience=3))
+    assert not TrainingProgress(6, [EPOCH, worse]).is_complete(plan, EarlyStopping(patience=3))  # to be validated
 
 
 def test_the_best_weights_outlive_their_checkpoint(checkpoints: StoragePath) -> None:
@@ -150,7 +153,7 @@ def small_disk() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("incomplete", ["last.pt", "best.pt"])
-def test_an_incomplete_write_is_never_found(incomplete: str, tmp_path: Path, small_disk: int) -> None:
+def test_an_incomplete_write_leaves_nothing(incomplete: str, tmp_path: Path, small_disk: int) -> None:
     checkpoints = StoragePath.of(tmp_path)
     kept = write(checkpoints, 1)
     small, large = torch.zeros(2), torch.zeros(small_disk)
@@ -160,8 +163,14 @@ def test_an_incomplete_write_is_never_found(incomplete: str, tmp_path: Path, sma
     )
     with pytest.raises(OSError, match="File too large"):
         writer.submit(last(3), best(3.0))
-    partial = list(tmp_path.glob("partial-*"))
-    assert [(folder / incomplete).stat().st_size for folder in partial] == [small_disk]
+    assert checkpoints.children() == [kept.name]  # what was written of the other is deleted
+
+
+def test_a_partial_folder_of_a_killed_process_is_never_found_and_removed(tmp_path: Path) -> None:
+    checkpoints = StoragePath.of(tmp_path)
+    kept = write(checkpoints, 1)
+    (tmp_path / "partial-abc").mkdir()
+    (tmp_path / "partial-abc" / "last.pt").write_bytes(b"half")
     assert checkpoint.newest_checkpoint(checkpoints) == kept
     checkpoint.remove_partial_checkpoints(checkpoints)
     assert checkpoints.children() == [kept.name]
@@ -213,3 +222,33 @@ def test_clearing_leaves_the_newest_alone(checkpoints: StoragePath) -> None:
     checkpoint.remove_partial_checkpoints(checkpoints)
     assert checkpoints.children() == sorted([*there, *strays])
     assert checkpoint.newest_checkpoint(checkpoints) == kept
+
+
+def test_the_state_before_a_validation_is_replaced_by_the_one_after_it(tmp_path: Path) -> None:
+    checkpoints = StoragePath.of(tmp_path)
+    writer = CheckpointWriter(checkpoints)
+    for _ in range(2):
+        writer.submit(last(3), None)
+        writer.wait()
+    assert checkpoints.children() == ["step-000000003-validated"]
+    assert checkpoint.checkpoint_step(checkpoint.newest_checkpoint(checkpoints)) == 3
+    writer.submit(last(4), None)
+    writer.wait()
+    assert checkpoints.children() == ["step-000000004"]
+
+
+def test_a_full_disk_leaves_no_partial_folder_and_is_raised_at_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    writer = CheckpointWriter(StoragePath.of(tmp_path))
+    writer.raise_error()
+    monkeypatch.setattr(os, "fsync", fails)
+    writer.submit(last(3), None)
+    with pytest.raises(DiskFullError, match=rf"^{tmp_path} is full: \d+ bytes are missing for a checkpoint"):
+        writer.wait()
+    with pytest.raises(DiskFullError):
+        writer.raise_error()
+    assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,6 @@
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,9 @@ from overlay.cli import parser
 from overlay.config import Augment, Input, Loop, Model, Optimizer, Tracking, Train
 from overlay.errors import RequestError
 from overlay.storage.path import StoragePath
-from overlay.training.run_folder import RunFolder, open_run
+from overlay.training.run_folder import RunFacts, RunFolder, open_run
+
+FACTS = RunFacts(batch_size=32, precision="bf16", order="windowed", engine="torch", device="cuda")
 
 
 @pytest.fixture
@@ -20,7 +22,7 @@ def config(tmp_path: Path) -> Train:
 
 def begun(config: Train, fingerprint: str = "f1") -> RunFolder:
     folder = open_run(config)
-    folder.begin(config, fingerprint, batch_size=32)
+    folder.begin(config, fingerprint, FACTS)
     return folder
 
 
@@ -36,7 +38,7 @@ def test_a_run_begins_goes_on_and_finishes(config: Train) -> None:
     folder = open_run(config)
     assert not folder.path.exists()
     assert not folder.finished
-    folder.begin(config, "f1", batch_size=32)
+    folder.begin(config, "f1", FACTS)
     assert folder.path.children() == ["checkpoints", "config.yaml", "run.json"]
     again = begun(config)
     assert again.tracking_id == folder.tracking_id
@@ -139,7 +141,7 @@ def test_another_dataset_is_refused_and_nothing_is_changed(config: Train) -> Non
     folder = begun(config)
     before = {name: (folder.path / name).read_bytes() for name in folder.path.files()}
     with pytest.raises(RequestError, match=r"run holds a run on another dataset than dataset; choose another --out$"):
-        folder.begin(replace(config, train=Loop(workers=2)), "f2", batch_size=32)
+        folder.begin(replace(config, train=Loop(workers=2)), "f2", FACTS)
     assert {name: (folder.path / name).read_bytes() for name in folder.path.files()} == before
 
 
@@ -163,7 +165,14 @@ def test_the_run_s_own_record(config: Train) -> None:
     folder = begun(config)
     assert json.loads((folder.path / "run.json").read_bytes()) == {
         "dataset": "f1",
-        "batch_size": 32,
+        "facts": asdict(FACTS),
         "tracking_id": folder.tracking_id,
         "finished": False,
     }
+
+
+def test_a_run_keeps_what_it_decided_at_its_begin(config: Train) -> None:
+    assert open_run(config).facts is None
+    begun(config)
+    open_run(config).begin(config, "f1", replace(FACTS, batch_size=64, order="memory"))
+    assert open_run(config).facts == FACTS

@@ -1,3 +1,4 @@
+import time
 from collections.abc import Iterator
 from typing import cast
 
@@ -29,11 +30,27 @@ def test_a_single_worker_stops_as_soon_as_the_answer_is_there() -> None:
 
 @pytest.mark.parametrize("requested", [True, False])
 def test_several_workers_decide_together_by_rank_zero(requested: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray.train.collective, "broadcast_from_rank_zero", lambda _: requested)
-    interruptions = Interruptions(BOARD, Worker(rank=1, world_size=2))
-    decisions = [interruptions.decide(step) for step in range(1, 2 * ASK_EVERY)]
-    assert set(decisions[: ASK_EVERY - 1] + decisions[ASK_EVERY:]) == {"continue"}
-    assert decisions[ASK_EVERY - 1] == ("stop" if requested else "continue")
+    monkeypatch.setattr(ray.train.collective, "broadcast_from_rank_zero", lambda _: (requested, 5))
+    interruptions = Interruptions(BOARD, Worker(rank=1, world_size=2), _next_question=3)
+    decisions = [interruptions.decide(step) for step in range(1, 5)]
+    assert decisions == ["continue", "continue", "stop" if requested else "continue", "continue"]
+
+
+def test_rank_zero_asks_again_after_a_second_of_steps_and_at_once_after_a_long_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sent: list[tuple[bool, int]] = []
+
+    def broadcast(data: tuple[bool, int]) -> tuple[bool, int]:
+        sent.append(data)
+        return data
+
+    monkeypatch.setattr(ray.train.collective, "broadcast_from_rank_zero", broadcast)
+    clock = iter([0.25, 3.25])
+    interruptions = Interruptions(BOARD, Worker(rank=0, world_size=2), _decided=0.0)
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    assert [interruptions.decide(step) for step in (1, 5)] == ["continue", "continue"]
+    assert sent == [(False, 5), (False, 6)]
 
 
 def test_a_preemption_is_saved_for_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from overlay.models.device import use_all_cores
 from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, create_network
 from overlay.training.sampler import SINGLE_WORKER, Worker
 from pipelines.training.image_source import DecodedImages
-from pipelines.training.validation import VALIDATION_BATCH, validate_epoch
+from pipelines.training.validation import VALIDATION_BATCH, ValidationTask, validate_epoch
 
 SAMPLES = 3 * VALIDATION_BATCH + 5  # 101: a prime number, so no count of workers divides it
 CARD = model_file.ModelCard(
@@ -52,7 +52,9 @@ def validated(worker: Worker) -> tuple[float, NDArray[np.int64]]:
     if worker.rank > 0:  # only worker 0's running statistics count
         network.get_buffer("bn1.running_mean").fill_(1)
     samples = cast(DecodedImages, InMemory())
-    return validate_epoch(network, samples, CARD, torch.autocast("cpu", enabled=False), worker)
+    found = validate_epoch(network, ValidationTask(samples, CARD, torch.autocast("cpu", enabled=False)), worker)
+    assert found is not None
+    return found
 
 
 @pytest.mark.slow
@@ -65,6 +67,12 @@ def test_the_numbers_of_several_workers_are_those_of_one(workers: int, tmp_path:
         result = torch.load(tmp_path / f"{rank}.pt")
         assert result["loss"] == pytest.approx(loss, abs=1e-6)
         assert result["confusion"] == confusion.tolist()
+
+
+def test_a_stop_request_ends_a_validation_without_a_result() -> None:
+    answers = iter([False, True])
+    task = ValidationTask(cast(DecodedImages, InMemory()), CARD, torch.autocast("cpu", enabled=False))
+    assert validate_epoch(create_network("resnet18", 3), task, SINGLE_WORKER, lambda: next(answers)) is None
 
 
 def run_worker(rank: int, workers: int, folder: str) -> None:

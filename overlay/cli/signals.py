@@ -1,0 +1,105 @@
+"""SIGINT and SIGTERM in every verb: the command ends within seconds, whatever it waits for, with status 130 or 143.
+
+The handler raises `Interrupted` in the main thread. Where that is blocked in a call that does not return, such as a
+read from a storage that hangs, no handler of Python runs; so a thread reads the numbers of the signals from a pipe,
+into which Python's own handler in C writes them (`signal.set_wakeup_fd`), and ends the process when its time is up.
+"""
+
+import os
+import select
+import signal
+import threading
+import time
+from types import FrameType, TracebackType
+
+from overlay.errors import Interrupted
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+GRACE_SECONDS = 10.0
+"""from a signal to the end of the process, unless the work asks for more by `Interrupted.give_time`"""
+SAME_SECONDS = 1.0
+"""signals within this time count as one: `timeout` and batch systems send one to the process and one to its group"""
+
+
+class SignalWatch:
+    """Context in which SIGINT and SIGTERM interrupt the main thread; a second signal ends the process at once.
+
+    Signals that the parent process had ignored (nohup) stay ignored. Only in a process's main thread; elsewhere it does
+    nothing. After a signal the watch goes on until the process has ended, since that may block, too.
+    """
+
+    def __init__(self, who: str) -> None:
+        self._who = who
+        self.received: int | None = None
+        """number of the first signal"""
+        self._arrived = self._deadline = 0.0
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> "SignalWatch":
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        self._owner, self._stderr = os.getpid(), os.dup(2)
+        self._pipe = os.pipe()
+        os.set_blocking(self._pipe[1], False)
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._raise)
+        signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
+        os.register_at_fork(after_in_child=self._forget)
+        threading.Thread(target=self._watch, name="signals", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        if self._previous and self.received is None:
+            signal.set_wakeup_fd(-1)
+            for number, handler in self._previous.items():
+                signal.signal(number, handler)  # type: ignore[arg-type]  # as `signal.signal` returned it
+            os.write(self._pipe[1], b"\0")
+            self._previous = {}
+
+    def give_time(self, seconds: float) -> None:
+        """Let the process end by itself in so many seconds from now."""
+        self._deadline = time.monotonic() + seconds
+
+    def _raise(self, number: int, _: FrameType | None) -> None:
+        """Interrupt the main thread at the first signal; `_watch` handles those that follow."""
+        if self.received is None:
+            self.received = number
+            raise Interrupted(number, self.give_time)
+
+    def _watch(self) -> None:
+        while True:
+            left = min(1.0, max(0.0, self._deadline - time.monotonic())) if self._deadline else None  # it may change
+            if not select.select([self._pipe[0]], [], [], left)[0]:
+                if time.monotonic() >= self._deadline:
+                    self._end()
+                continue
+            for number in os.read(self._pipe[0], 64):
+                if number == 0:  # the watch is over
+                    for descriptor in (*self._pipe, self._stderr):
+                        os.close(descriptor)
+                    return
+                if number not in SIGNALS:
+                    continue
+                if not self._arrived:
+                    self._number, self._arrived = number, time.monotonic()
+                    if not self._deadline:  # the main thread may have been here before
+                        self.give_time(GRACE_SECONDS)
+                elif time.monotonic() - self._arrived > SAME_SECONDS:
+                    self._end()
+
+    def _end(self) -> None:
+        """End the process without waiting for anything; files that are not complete have other names."""
+        text = f"{self._who}: interrupted, and ended at once; what was saved stays, and the same command goes on\n"
+        os.write(self._stderr, text.encode())
+        os._exit(128 + self._number)
+
+    def _forget(self) -> None:
+        """Restore the default in a forked child, which would write into its parent's pipe."""
+        if self._previous and os.getpid() != self._owner:
+            signal.set_wakeup_fd(-1)
+            for number in self._previous:
+                signal.signal(number, signal.SIG_DFL)
+            self._previous = {}

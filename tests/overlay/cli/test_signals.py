@@ -1,0 +1,102 @@
+"""SIGINT and SIGTERM at a command: one line and a status, whatever the main thread does."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+PROGRAM = """
+import ctypes, os, signal, sys, threading, time
+from types import ModuleType
+from overlay.cli import main, signals
+from overlay.errors import saved_if_interrupted
+
+def sleep():
+    with saved_if_interrupted(lambda: "3 of 5 rows are saved"):
+        print("ready", flush=True)
+        time.sleep(60)
+
+def block():  # a call in C that does not return, as a read from a storage that hangs
+    mutex = ctypes.create_string_buffer(64)
+    print("ready", flush=True)
+    while True:
+        ctypes.CDLL(None).pthread_mutex_lock(mutex)
+
+def lose():
+    print("ready", flush=True)
+    try:
+        time.sleep(60)
+    except BaseException:
+        raise OSError("connection lost") from None
+
+def linger():
+    try:
+        sleep()
+    finally:
+        threading.Event().wait(60)
+
+def work(config):
+    globals()[sys.argv[1]]()
+
+signals.GRACE_SECONDS = float(sys.argv[2])
+signals.SAME_SECONDS = 0.2
+module = ModuleType("pipelines.demo")
+module.run = work
+sys.modules["pipelines.demo"] = module
+sys.exit(main.main(["demo"]))
+"""
+AT_ONCE = "overlay demo: interrupted, and ended at once; what was saved stays, and the same command goes on\n"
+
+
+def start(work: str, grace: float = 50.0) -> "subprocess.Popen[str]":
+    words = [sys.executable, "-c", PROGRAM, work, str(grace)]
+    process = subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_line_says_what_is_saved(number: signal.Signals) -> None:
+    process = start("sleep")
+    process.send_signal(number)
+    _, told = process.communicate(timeout=30)
+    name = signal.Signals(number).name
+    assert told == f"overlay demo: interrupted by {name}; 3 of 5 rows are saved; the same command goes on\n"
+    assert process.returncode == 128 + number
+
+
+def test_what_fails_after_a_signal_is_no_failure() -> None:
+    process = start("lose")
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=30)
+    assert told == "overlay demo: interrupted by SIGTERM; what was saved stays; the same command goes on\n"
+    assert process.returncode == 143
+
+
+def test_a_call_that_does_not_return_is_ended_when_the_time_is_up() -> None:
+    process = start("block", grace=0.5)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30) == ("", AT_ONCE)
+    assert process.returncode == 130
+
+
+def test_a_second_signal_ends_at_once_and_one_sent_twice_does_not() -> None:
+    process = start("linger")
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=30) == ("", AT_ONCE)
+    assert process.returncode == 143
