@@ -86,7 +86,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits against decompression bombs in archives."""
+    """Limits against decompression bombs in archives, and on the processes that decode images."""
 
     member_bytes: int = 256 * 2**20
     """largest file in an archive, in bytes"""
@@ -98,10 +98,14 @@ class Limits:
     """largest compression ratio of an archive, beyond the first 16 MiB"""
     seconds: float = 3600.0
     """longest time that listing one archive may take, in seconds"""
+    decode_bytes: int = 4 * 2**30
+    """most memory that decoding one image with its masks may take, in bytes"""
+    decode_seconds: float = 60.0
+    """longest time that decoding one image with its masks may take, in seconds"""
 
     def __post_init__(self) -> None:
-        for name in ("member_bytes", "archive_bytes", "members", "ratio", "seconds"):
-            check(getattr(self, name) > 0, f"limits.{name} is {getattr(self, name)}; it must be above 0")
+        for name, value in vars(self).items():
+            check(value > 0, f"limits.{name} is {value}; it must be above 0")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from overlay.images.codec import decode_image
+
+_HASHED_SIDE = 64  # pixels that the perceptual hash resizes an image to
+
 
 def perceptual_hash(image: NDArray[np.uint8]) -> str:
     """Return the 256-bit pHash of an image, uint8 (height, width, 3), as 64 hexadecimal digits.
@@ -15,6 +19,15 @@ def perceptual_hash(image: NDArray[np.uint8]) -> str:
     import imagehash
 
     return str(imagehash.phash(Image.fromarray(image), hash_size=16))
+
+
+def hash_file(data: bytes, max_pixels: int) -> str:
+    """Return the perceptual hash of an image file, which is decoded at a small scale where its format allows it.
+
+    Raises:
+        ImageError: as `overlay.images.codec.decode_image`.
+    """
+    return perceptual_hash(decode_image(data, max_pixels=max_pixels, target=_HASHED_SIDE))
 
 
 def pixels_digest(pixels: NDArray[np.uint8]) -> str:

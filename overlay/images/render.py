@@ -104,6 +104,26 @@ def render_overlay(
     return draw_mask(pixels, _read_union(ref, pixels.shape[:2], max_pixels, read), style)
 
 
+def read_contents(ref: ImageRef, read: ReadFunction) -> dict[str, bytes]:
+    """Return the bytes of an image and its masks by the names that `render_row` and `render_overlay` read.
+
+    Raises:
+        ImageError: a file is not there, is no regular file, or is too large.
+        OSError: a file can't be read for a transient cause.
+    """
+    contents = {ref.name: read(ref.name)}
+    for path in ref.masks:
+        try:
+            contents[path] = read(path)
+        except ImageError as error:
+            raise _unusable_mask(path, error) from error
+    return contents
+
+
+def _unusable_mask(path: str, error: ImageError) -> ImageError:
+    return ImageError(f"mask that can't be used: {StoragePath(path).name}: {error}", error.kind)
+
+
 def _read_union(ref: ImageRef, shape: tuple[int, ...], max_pixels: int, read: ReadFunction) -> NDArray[np.bool_]:
     masks = []
     for path in ref.masks:
@@ -111,7 +131,7 @@ def _read_union(ref: ImageRef, shape: tuple[int, ...], max_pixels: int, read: Re
         try:
             mask = decode_mask(read(path), max_pixels=max_pixels)
         except ImageError as error:
-            raise ImageError(f"mask that can't be used: {name}: {error}", error.kind) from error
+            raise _unusable_mask(path, error) from error
         if mask.shape != shape:
             sizes = f"{name} has {mask.shape[1]} x {mask.shape[0]} pixels, its image {shape[1]} x {shape[0]}"
             raise ImageError(f"mask of another size: {sizes}", ErrorKind.REFUSED)

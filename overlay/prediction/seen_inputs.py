@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from overlay.dataset.rows import hashes_of_hex
 from overlay.errors import ImageError
 from overlay.evaluation.report_data import SeenImages
-from overlay.images.codec import decode_image
-from overlay.images.hashing import perceptual_hash
+from overlay.images.decoder_pool import decoder_pool
+from overlay.images.hashing import hash_file
 from overlay.images.ref import ImageRef
 from overlay.models.training_hashes import SEEN_IN_TRAINING, SEEN_IN_VALIDATION, TrainingHashes
 from overlay.sources.decode import DecodeLimits
@@ -26,7 +26,6 @@ from overlay.storage.path import StoragePath
 
 MOST_LOOKED_AT = 1000
 """labelled inputs that are looked at, about, evenly from all"""
-_HASHED_SIDE = 64  # pixels that the perceptual hash resizes an image to
 
 
 def count_seen_inputs(
@@ -79,7 +78,7 @@ def _hash_images(refs: Sequence[ImageRef], limits: DecodeLimits) -> list[str]:
         for ref in refs:
             try:
                 data = reader.read_function(ref)(ref.name)
-                found.append(perceptual_hash(decode_image(data, max_pixels=limits.max_pixels, target=_HASHED_SIDE)))
+                found.append(decoder_pool(limits.process).run(hash_file, data, limits.max_pixels).value)
             except (ImageError, OSError):
                 continue
     return found

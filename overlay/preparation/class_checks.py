@@ -9,6 +9,7 @@ from overlay.archives.index import read_members_in_order
 from overlay.config import Prepare
 from overlay.errors import ImageError, RequestError
 from overlay.images.codec import decode_image
+from overlay.images.decoder_pool import pool_for
 from overlay.images.ref import ImageRef
 from overlay.sources.reader import Reader
 from overlay.storage.path import StoragePath
@@ -74,12 +75,16 @@ def _read(samples: list[ImageRef], config: Prepare) -> Iterator[bytes | None]:
 def _is_two_valued(data: bytes | None, config: Prepare) -> bool | None:
     """Whether an image has two values only; None where it is blank or can't be decoded."""
     try:
-        pixels = decode_image(data or b"", max_pixels=config.max_pixels)
+        return pool_for(config.limits).run(_has_two_values, data or b"", config.max_pixels).value
     except ImageError:
         return None
+
+
+def _has_two_values(data: bytes, max_pixels: int) -> bool | None:
+    pixels = decode_image(data, max_pixels=max_pixels)
     low, high = pixels.min(axis=(0, 1)).astype(int), pixels.max(axis=(0, 1)).astype(int)
     if (high == low).all():
         return None
-    near = _NEAR if data is not None and data.startswith(_LOSSY) else 0
+    near = _NEAR if data.startswith(_LOSSY) else 0
     is_low, is_high = (pixels <= low + near).all(axis=2), (pixels >= high - near).all(axis=2)
     return bool(np.mean(is_low | is_high) > (0.98 if near else 0.9999))

@@ -6,9 +6,10 @@ from itertools import islice
 
 from overlay.config import Prepare
 from overlay.errors import ErrorKind, ImageError, Reason, RequestError, one_line
+from overlay.images.decoder_pool import pool_for
 from overlay.images.masks import mask_colors
 from overlay.images.ref import ImageRef
-from overlay.sources.reader import Reader
+from overlay.sources.reader import Reader, unreadable
 
 _AT_ONCE = 64
 _THREADS = 8  # reading waits
@@ -20,7 +21,6 @@ def label_by_colors(refs: Iterable[tuple[ImageRef, str]], config: Prepare) -> It
 
     Raises:
         RequestError: masks are in an archive that is compressed as a whole, and can't be read by position.
-        OSError: a mask can't be read for a transient cause.
     """
     classes = config.masks.classes_by_color()
     waiting = iter(refs)
@@ -44,7 +44,9 @@ def _label(ref: ImageRef, classes: Mapping[int, str], config: Prepare) -> ImageR
         read = reader.read_function(ref)
         try:
             for mask in ref.masks:
-                found |= mask_colors(read(mask), max_pixels=config.max_pixels)
+                found |= pool_for(config.limits).run(_read_colors, read(mask), config.max_pixels).value
+        except OSError as error:
+            return ref._replace(reason=unreadable(error))
         except ImageError as error:
             return ref._replace(reason=Reason(f"mask that can't be used: {one_line(error)}", error.kind))
     found = found - {_BLACK} or {_BLACK}  # black is the background of the others
@@ -54,6 +56,10 @@ def _label(ref: ImageRef, classes: Mapping[int, str], config: Prepare) -> ImageR
     if len(labels) > 1:
         return _refuse(ref, f"mask of several classes: {', '.join(labels)}")
     return ref._replace(label=labels[0])
+
+
+def _read_colors(data: bytes, max_pixels: int) -> set[int]:
+    return mask_colors(data, max_pixels=max_pixels)
 
 
 def _refuse(ref: ImageRef, reason: str) -> ImageRef:

@@ -5,7 +5,7 @@
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Protocol, TypedDict
@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overlay.config import MAX_PIXELS, Limits, OverlayStyle, ResizeRule
-from overlay.errors import ErrorKind, ImageError, Reason
+from overlay.errors import ImageError, Reason
+from overlay.images.decoder_pool import DEFAULT_LIMITS, decoder_pool
+from overlay.images.decoder_process import ProcessLimits
 from overlay.images.ref import ImageRef, ReadFunction
-from overlay.images.render import render_overlay
+from overlay.images.render import read_contents, render_overlay
 from overlay.images.resize import decode_target, resize_image
 from overlay.sources.manifest import Manifest
 from overlay.sources.read_plan import ReadUnit
@@ -74,6 +76,8 @@ class DecodeLimits:
     """bytes of one file or member of an archive"""
     bits: int | None = None
     """see `overlay.images.depth.to_8_bit`"""
+    process: ProcessLimits = DEFAULT_LIMITS
+    """memory and time of decoding one image with its masks"""
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ class GroupDecoder:
     limits: DecodeLimits
 
     def __call__(self, request: GroupRequest) -> DecodedBatch:
-        """Decode a group; an image that can't be read or decoded is a row with a reason.
+        """Decode a group in a decoder process; an image that can't be read or decoded is a row with a reason.
 
         Raises:
             OSError: the manifest can't be read.
@@ -98,22 +102,22 @@ class GroupDecoder:
         read_bytes = np.zeros(len(wanted), np.int64)
         seconds = np.zeros((2, len(wanted)))
         contents = repeat(None) if request.contents is None else request.contents
+        look = StoredLook(self.look.size, self.look.resize, self.look.overlay)  # a model's card would import torch
+        pool = decoder_pool(self.limits.process)
         with Reader(self.limits.member_bytes) as reader:
             for index, (ref, content) in enumerate(zip(wanted, contents, strict=False)):
                 if reasons[index]:
                     continue
                 read = _CountedRead(reader.read_function(ref, content))
-                began = time.thread_time()
                 try:
-                    pixels[index] = decode_ref(ref, self.look, self.limits.max_pixels, read, self.limits.bits)
+                    files = read_contents(ref, read)
+                    decoded = pool.run(_decode_files, ref, look, self.limits, files)
+                    pixels[index], seconds[1, index] = decoded
                 except ImageError as error:
                     reasons[index] = error.reason
                 except OSError as error:
                     reasons[index] = unreadable(error)
-                except MemoryError:
-                    reasons[index] = Reason("more than the memory holds", ErrorKind.TOO_LARGE)
-                read_bytes[index] = read.bytes
-                seconds[:, index] = read.seconds, time.thread_time() - began - read.processor_seconds
+                read_bytes[index], seconds[0, index] = read.bytes, read.seconds
         return DecodedBatch(
             row=self.manifest.rows_of_group(request.group).start + np.array(positions, np.int64),
             pixels=pixels,
@@ -123,6 +127,12 @@ class GroupDecoder:
             seconds_read=seconds[0],
             seconds_decode=seconds[1],
         )
+
+
+def _decode_files(
+    ref: ImageRef, look: StoredLook, limits: DecodeLimits, files: Mapping[str, bytes]
+) -> NDArray[np.uint8]:
+    return decode_ref(ref, look, limits.max_pixels, files.__getitem__, limits.bits)
 
 
 def decode_ref(
@@ -154,19 +164,18 @@ def sample_pixels(decoder: GroupDecoder, units: Sequence[ReadUnit], count: int =
 
 
 class _CountedRead:
-    """Wrapper of a read function that counts bytes, wall-clock seconds and CPU seconds."""
+    """Wrapper of a read function that counts bytes and wall-clock seconds."""
 
     def __init__(self, read: ReadFunction) -> None:
         self._read = read
         self.bytes = 0
-        self.seconds = self.processor_seconds = 0.0
+        self.seconds = 0.0
 
     def __call__(self, name: str) -> bytes:
-        began, processor = time.perf_counter(), time.thread_time()
+        began = time.perf_counter()
         try:
             data = self._read(name)
         finally:
             self.seconds += time.perf_counter() - began
-            self.processor_seconds += time.thread_time() - processor
         self.bytes += len(data)
         return data

@@ -1,6 +1,7 @@
 """Local backend of a prediction: decoding threads and one model in this process, by the functions that Ray tasks call.
 
-Threads prefetch a few decoded groups, so that the model does not wait: Pillow releases the GIL while it decodes.
+Threads prefetch a few decoded groups, so that the model does not wait; each has its images decoded by a process
+(`overlay.images.decoder_pool`), so that an image on which a decoder dies doesn't end the command.
 """
 
 from collections import deque
@@ -41,13 +42,16 @@ class LocalBackend:
         """Yield the scored rows of all units, one group at a time."""
         with ThreadPoolExecutor(self._cores) as threads:
             ahead = deque[Future[DecodedBatch]]()
-            for unit in units:
-                for request in group_requests(unit, decoder.manifest):
-                    ahead.append(threads.submit(decoder, request))
-                    if len(ahead) > self._cores:
-                        yield self._score(ahead.popleft().result())
-            while ahead:
-                yield self._score(ahead.popleft().result())
+            try:
+                for unit in units:
+                    for request in group_requests(unit, decoder.manifest):
+                        ahead.append(threads.submit(decoder, request))
+                        if len(ahead) > self._cores:
+                            yield self._score(ahead.popleft().result())
+                while ahead:
+                    yield self._score(ahead.popleft().result())
+            finally:  # after an interruption, threads would finish the groups that wait
+                threads.shutdown(wait=False, cancel_futures=True)
 
     def _score(self, batch: DecodedBatch) -> ScoredBatch:
         return score_rows(self._engine, batch, self._embeddings)
