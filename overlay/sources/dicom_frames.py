@@ -45,9 +45,6 @@ def expand_files(refs: Sequence[ImageRef], *, origins: bool) -> Iterator[ImageRe
     """Yield the references of files, a DICOM file of several frames as one input a frame.
 
     ``origins``: whether ``group`` gets the text of the file's `DicomOrigin`.
-
-    Raises:
-        OSError: a file can't be read.
     """
     for ref in refs:
         # Not a pipe, whose opening would wait for a writer.
@@ -101,7 +98,7 @@ def _expand(ref: ImageRef, open_file: Callable[[], BinaryIO], *, origins: bool) 
     except ImageError as error:
         yield ref._replace(reason=error.reason)
         return
-    except (FileNotFoundError, PermissionError):
+    except OSError:
         yield ref  # a row with a reason, when it is read
         return
     if origins:

@@ -24,7 +24,7 @@ def list_images(place: StoragePath, rule: ListingRule) -> Iterator[tuple[Portion
     Folders that Overlay wrote are not entered.
 
     Raises:
-        OSError: the folder, or a folder in it, can't be read.
+        OSError: the folder can't be read.
     """
     for folder in walk_folder(place, WalkRule(rule.masks.group, is_own_output)):
         images: list[str] = []
@@ -35,10 +35,16 @@ def list_images(place: StoragePath, rule: ListingRule) -> Iterator[tuple[Portion
         useful = [name for name in others if (is_archive(name) or is_table(name)) and name not in folder.irregular]
         passed_over = Counter(kind_of_name(name) for name in others if name not in useful)
         passed_over.update({FOLDERS: folder.left_out} if folder.left_out else {})
-        if useful or passed_over or folder.skipped:
-            yield Portion([], passed_over=passed_over, skipped=folder.skipped), useful
+        unread = [_unreadable_folder(name, said, place, rule) for name, said in sorted(folder.unreadable.items())]
+        if useful or passed_over or folder.skipped or unread:
+            yield Portion(unread, passed_over=passed_over, skipped=folder.skipped), useful
         for portion in list_walked_files(replace(folder, names=images), place, rule):
             yield portion, []
+
+
+def _unreadable_folder(name: str, said: str, place: StoragePath, rule: ListingRule) -> ImageRef:
+    reason = Reason(said, ErrorKind.UNREADABLE)
+    return ImageRef(escape_name(rule.prefix + name), escape_name(str(place / name)), source=rule.source, reason=reason)
 
 
 def list_folder(place: StoragePath, rule: ListingRule) -> Iterator[Portion]:
@@ -48,7 +54,7 @@ def list_folder(place: StoragePath, rule: ListingRule) -> Iterator[Portion]:
     images, and becomes an input with a reason.
 
     Raises:
-        OSError: the folder, or a folder or an archive in it, can't be read.
+        OSError: the folder can't be read.
     """
     archives: list[str] = []
     tables: list[str] = []
@@ -64,12 +70,16 @@ def list_folder(place: StoragePath, rule: ListingRule) -> Iterator[Portion]:
                 yield from listed
     for name in tables:
         try:
-            of_images = holds_images(place / name)
+            if holds_images(place / name):
+                yield from list_table(place / name, rule.below(name), named=False)
+            else:
+                yield Portion([], passed_over={kind_of_name(name): 1})
         except RequestError as error:
-            reason = Reason(one_line(error), ErrorKind.DAMAGED)
-            yield Portion([ImageRef(escape_name(rule.prefix + name), escape_name(str(place / name)), reason=reason)])
-            continue
-        if of_images:
-            yield from list_table(place / name, rule.below(name), named=False)
-        else:
-            yield Portion([], passed_over={kind_of_name(name): 1})
+            yield Portion([unusable_table(place, name, rule, error)])
+
+
+def unusable_table(place: StoragePath, name: str, rule: ListingRule, error: RequestError) -> ImageRef:
+    """Return the input with a reason for a table of a folder, which may hold images."""
+    kind = ErrorKind.UNREADABLE if isinstance(error.__cause__, PermissionError) else ErrorKind.DAMAGED
+    reason = Reason(one_line(error), kind)
+    return ImageRef(escape_name(rule.prefix + name), escape_name(str(place / name)), source=rule.source, reason=reason)

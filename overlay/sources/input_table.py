@@ -18,7 +18,7 @@ from overlay.dataset.prepared import open_dataset, part_path
 from overlay.errors import ErrorKind, Reason, RequestError, one_line
 from overlay.images.ref import ImageRef
 from overlay.sources.data_address import REFUSED_VERSION, DataAddresses, RefusedAddress, shown_address
-from overlay.sources.inputs import ListingRule, Portion, size_problem
+from overlay.sources.inputs import ListingRule, Portion, file_problem
 from overlay.sources.parquet_images import (
     BYTES,
     EMBEDDED_MASK,
@@ -87,7 +87,7 @@ def list_table(place: StoragePath, rule: ListingRule, *, named: bool = True) -> 
     first = 0
     for number in range(file.num_row_groups):
         in_table: list[ImageRef] = []
-        for batch in file.iter_batches(_BATCH, row_groups=[number], columns=table.columns.texts):
+        for batch in _read_batches(file, place, number, table.columns.texts):
             refs = list(table.refs(_Rows(number, range(first, first + batch.num_rows), batch)))
             first += batch.num_rows
             in_table += [ref for ref in refs if ref.member]
@@ -207,7 +207,7 @@ class _Table:
                 uri=shown_address(path), version=REFUSED_VERSION, reason=Reason(str(error), ErrorKind.REFUSED)
             )
         size, version = (None, None) if place.in_bucket else read_stamp(place)
-        reason = size_problem(size, self.rule.limits.member_bytes)
+        reason = file_problem(str(place), size, self.rule.limits)
         return ref._replace(uri=str(place), size=size, version=version, reason=reason)
 
     def _with_mask(self, ref: ImageRef, mask: _File) -> ImageRef:
@@ -271,6 +271,15 @@ def _check_unique(file: pq.ParquetFile, place: StoragePath, key: str) -> None:
         counts = pc.value_counts(values)
         twice = next(each["values"].as_py() for each in counts if each["counts"].as_py() > 1)
         raise RequestError(f"table {place} has {twice!r} twice in its column {key}; give each row an id of its own")
+
+
+def _read_batches(
+    file: pq.ParquetFile, place: StoragePath, row_group: int, columns: list[str]
+) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from file.iter_batches(_BATCH, row_groups=[row_group], columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise RequestError(f"table {place} can't be read: {one_line(error)}; give a whole Parquet file") from error
 
 
 def _open_table(place: StoragePath) -> pq.ParquetFile:

@@ -13,14 +13,14 @@ from typing import NamedTuple
 
 from overlay.archives.index import list_archive
 from overlay.config import Limits
-from overlay.errors import ErrorKind, Reason
+from overlay.errors import ErrorKind, Reason, one_line
 from overlay.images.ref import ImageRef
 from overlay.sources.conventions import MaskConventions
 from overlay.sources.dicom_frames import expand_files, expand_members
 from overlay.sources.mask_pairing import pair_in_steps, pair_masks
 from overlay.sources.parquet_images import GROUP_ROWS
 from overlay.sources.read_plan import archive_passes
-from overlay.storage.filenames import escape_name, sample_key
+from overlay.storage.filenames import escape_name, impossible_name, sample_key
 from overlay.storage.path import StoragePath
 from overlay.storage.walk import Stamp, WalkedFolder, read_stamp
 
@@ -83,18 +83,21 @@ class ListingRule:
 
 
 def list_files(names: Sequence[str], root: StoragePath, rule: ListingRule) -> Iterator[Portion]:
-    """List files that were named one by one, by their paths relative to ``root``; masks are paired with images.
-
-    Raises:
-        OSError: the bucket can't be reached.
-    """
+    """List files that were named one by one, by their paths relative to ``root``; masks are paired with images."""
     ordered = sorted(set(names))
     stamps: dict[str, Stamp] = {}
     if root.in_bucket:
         with ThreadPoolExecutor(32) as threads:  # one request a file
-            stamps = dict(zip(ordered, threads.map(lambda name: read_stamp(root / name), ordered), strict=True))
+            stamps = dict(zip(ordered, threads.map(lambda name: _stamp_of_object(root / name), ordered), strict=True))
     stamp: Callable[[str], Stamp] = stamps.__getitem__ if stamps else lambda name: read_stamp(root / name)
     yield from list_walked_files(WalkedFolder(ordered, stamp), root, replace(rule, named=False))
+
+
+def _stamp_of_object(place: StoragePath) -> Stamp:
+    try:
+        return read_stamp(place)
+    except OSError:  # a row with the reason, when it is read
+        return None, None
 
 
 def list_walked_files(folder: WalkedFolder, root: StoragePath, rule: ListingRule) -> Iterator[Portion]:
@@ -111,7 +114,7 @@ def list_walked_files(folder: WalkedFolder, root: StoragePath, rule: ListingRule
                     labels[parent] = rule.label(None, parent)
                 own = pairing.images.get(name, ())
                 size, version = folder.stamp(name)
-                reason = pairing.rejected.get(name) or size_problem(size, rule.limits.member_bytes)
+                reason = pairing.rejected.get(name) or file_problem(_uri(root, name), size, rule.limits)
                 images.append(
                     ImageRef(
                         id=escape_name(rule.prefix + name),
@@ -131,13 +134,14 @@ def list_walked_files(folder: WalkedFolder, root: StoragePath, rule: ListingRule
 
 
 def list_members(place: StoragePath, rule: ListingRule) -> list[Portion]:
-    """List an archive; a problem of the archive or of a member becomes an input with a reason.
-
-    Raises:
-        OSError: the archive's file can't be read.
-    """
-    listing = list_archive(place, rule.limits)
-    uri, (_, version) = escape_name(str(place)), read_stamp(place)
+    """List an archive; a problem of the archive, or of a member, becomes an input with a reason."""
+    uri = escape_name(str(place))
+    try:
+        listing, (_, version) = list_archive(place, rule.limits), read_stamp(place)
+    except OSError as error:
+        id = escape_name(rule.prefix.rstrip("/") or place.name)
+        reason = Reason(f"archive that can't be read: {one_line(error)}", ErrorKind.UNREADABLE)
+        return [Portion([ImageRef(id, uri, source=rule.source, reason=reason)])]
     pairing = pair_masks(listing.members, rule.masks)
     images = []
     for name in sorted({*pairing.images, *pairing.rejected}):
@@ -176,11 +180,15 @@ def list_members(place: StoragePath, rule: ListingRule) -> list[Portion]:
     ]
 
 
-def size_problem(size: int | None, most: int) -> Reason | None:
-    """Return the reason to reject a file of ``size`` bytes, more than ``most``; None where it is small enough."""
-    if size is None or size <= most:
+def file_problem(path: str, size: int | None, limits: Limits) -> Reason | None:
+    """Return the reason to reject a file by its size in bytes, None for one that is not there; or by its name."""
+    if size is None:
+        said = impossible_name(path)
+        return None if said is None else Reason(said, ErrorKind.REFUSED)
+    if size <= limits.member_bytes:
         return None
-    return Reason(f"file too large: {size} bytes, more than {most} (limits.member_bytes)", ErrorKind.TOO_LARGE)
+    said = f"file too large: {size} bytes, more than {limits.member_bytes} (limits.member_bytes)"
+    return Reason(said, ErrorKind.TOO_LARGE)
 
 
 def _uri(root: StoragePath, name: str) -> str:

@@ -23,7 +23,7 @@ from overlay.sources.class_layout import (
     recognise_splits,
 )
 from overlay.sources.conventions import MaskConventions
-from overlay.sources.input_folder import list_images
+from overlay.sources.input_folder import list_images, unusable_table
 from overlay.sources.input_table import holds_images, list_table
 from overlay.sources.inputs import ListingRule, Portion, list_members
 from overlay.sources.mask_pairing import ORPHAN_MASK, repeated_text
@@ -75,6 +75,8 @@ class _Source:
     """whether images have labels of their own, from a table or a WebDataset, in place of class folders"""
     splits: Mapping[str, str] = field(default_factory=dict)
     """archive or table of the same folder -> split, where their names say it"""
+    unreadable: int = 0
+    """number of archives and folders that could not be read"""
     problem: str | None = None
     """first reason why something in an archive can't be used"""
 
@@ -85,6 +87,9 @@ class _Source:
         self.masks += portion.masks
         for ref in portion.images:
             self.labelled = self.labelled or ref.label is not None
+            if ref.reason is not None and ref.reason.kind is ErrorKind.UNREADABLE:
+                self.unreadable += 1
+                continue
             unusable_member = ref.member is not None and ref.spans is None and ref.reason is not None
             if unusable_member or (ref.reason and ref.id == self.place.name):
                 self.problem = self.problem or ref.reason
@@ -221,7 +226,8 @@ def list_labelled(sources: Sequence[str], options: ListingOptions, folder: Path)
                 f"with {text!r} added; if these are masks, give {option} {text}; if they are images, give the suffix "
                 "that masks have or would have, such as masks.suffix _mask"
             )
-        if not source.folders and (source.problem is None or len(listed) == 1):
+        unusable = source.problem is not None or source.unreadable > 0
+        if not source.folders and (len(listed) == 1 or not unusable):
             raise RequestError(_empty(source))
     return LabelledListing(listed, spool, _layouts(listed, options))
 
@@ -280,7 +286,12 @@ def _list_place(place: StoragePath, options: ListingOptions, spool: RefSpool, li
         source = _Source(place)
         archives = []
         for portion, names in list_images(place, rule):
-            used = [name for name in names if is_archive(name) or holds_images(place / name)]
+            used: list[str] = []
+            for name in names:
+                try:
+                    used += [name] if is_archive(name) or holds_images(place / name) else []
+                except RequestError as error:
+                    portion.images.append(unusable_table(place, name, rule, error))
             archives += [place / name for name in used]
             source.count(portion)
             source.passed_over.update(kind_of_name(name) for name in names if name not in used)

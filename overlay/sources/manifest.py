@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from overlay.errors import ErrorKind
 from overlay.images.ref import MANIFEST_SCHEMA, ImageRef, ref_from_row, refs_table
 from overlay.sources.inputs import Portion
 from overlay.sources.parquet_images import GROUP_ROWS
@@ -111,6 +112,8 @@ class ManifestListing:
     """folders that Overlay wrote, which are not entered"""
     repeats: Mapping[str, int] = field(default_factory=dict)
     """see `overlay.sources.mask_pairing.Pairing`"""
+    unreadable: int = 0
+    """number of inputs that could not be read while they were listed, such as archives and folders"""
 
 
 @dataclass
@@ -164,15 +167,15 @@ def write_manifest(
     units: list[ReadUnit] = []
     digest = hashlib.sha256()
     waiting: list[ImageRef] = []
-    passed_over, without_overlay = Counter[str](), 0
+    passed_over, without_overlay, unreadable = Counter[str](), 0, 0
     skipped: list[str] = []
     repeats = Counter[str]()
 
     def write_waiting(least: int) -> None:
         nonlocal waiting
         while len(waiting) >= least:
-            units.extend(ReadUnit((group,), in_order=False) for group in writer.write(waiting[:group_rows]))
-            waiting = waiting[group_rows:]
+            some, waiting = waiting[:group_rows], waiting[group_rows:]
+            units.extend(ReadUnit((group,), False, largest=_largest(some)) for group in writer.write(some))
 
     for portion in portions:
         passed_over.update(portion.passed_over)
@@ -181,9 +184,11 @@ def write_manifest(
         for image in portion.images:
             digest.update(json.dumps([*image[:4], image.size, image.version]).encode())
             without_overlay += not image.drawn and image.reason is None
+            unreadable += image.reason is not None and image.reason.kind is ErrorKind.UNREADABLE
         if portion.in_order:
             groups = cut_groups(portion.images, min(group_rows, portion.group_rows))
-            units.append(ReadUnit(tuple(number for group in groups for number in writer.write(group)), in_order=True))
+            numbers = tuple(number for group in groups for number in writer.write(group))
+            units.append(ReadUnit(numbers, in_order=True, largest=_largest(portion.images)))
         else:
             waiting += portion.images
             write_waiting(group_rows)
@@ -191,7 +196,14 @@ def write_manifest(
     write_waiting(1)
     writer.close()
     manifest = Manifest(StoragePath.of(place), part_rows, np.array(writer.starts))
-    return ManifestListing(manifest, units, digest.hexdigest(), passed_over, without_overlay, tuple(skipped), repeats)
+    return ManifestListing(
+        manifest, units, digest.hexdigest(), passed_over, without_overlay, tuple(skipped), repeats, unreadable
+    )
+
+
+def _largest(images: Sequence[ImageRef]) -> int:
+    """Return the size in bytes of the largest image that will be read."""
+    return max((image.size or 0 for image in images if image.reason is None), default=0)
 
 
 def publish_manifest(manifest: Manifest, folder: StoragePath, *, replace: bool) -> Manifest:

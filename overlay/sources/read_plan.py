@@ -7,7 +7,7 @@ whose masks are too far away are deferred to another pass.
 
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 from overlay.archives.entries import Span
@@ -39,6 +39,8 @@ class ReadUnit:
     """whether the unit is one sequential pass over an archive or a table"""
     positions: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     """group -> positions in it to be read, counted from 0, where these are not all"""
+    largest: int = 0
+    """bytes of the largest image, as far as sizes are known"""
 
 
 def join_units(units: Sequence[ReadUnit], at_least: int, most: int) -> list[ReadUnit]:
@@ -52,13 +54,14 @@ def join_units(units: Sequence[ReadUnit], at_least: int, most: int) -> list[Read
     for start in range(0, len(free), together):
         several = free[start : start + together]
         positions = {group: rows for unit in several for group, rows in unit.positions.items()}
-        found.append(ReadUnit(tuple(group for unit in several for group in unit.groups), False, positions))
+        groups = tuple(group for unit in several for group in unit.groups)
+        found.append(ReadUnit(groups, False, positions, max(unit.largest for unit in several)))
     return found
 
 
 def remove_done(units: Sequence[ReadUnit], done: set[int]) -> list[ReadUnit]:
     """Return the units without the groups in ``done``."""
-    left = [ReadUnit(tuple(group for group in unit.groups if group not in done), unit.in_order) for unit in units]
+    left = [replace(unit, groups=tuple(group for group in unit.groups if group not in done)) for unit in units]
     return [unit for unit in left if unit.groups]
 
 

@@ -13,12 +13,13 @@ from typing import BinaryIO, Protocol
 
 from overlay.archives.index import read_member, read_members_in_order
 from overlay.config import Limits
-from overlay.errors import ErrorKind, ImageError, Reason, one_line
+from overlay.errors import ErrorKind, ImageError, Reason, RequestError, one_line
 from overlay.images.ref import ImageRef, ReadFunction
 from overlay.sources import parquet_images
 from overlay.sources.inputs import IRREGULAR
 from overlay.sources.parquet_images import EMBEDDED_MASK
 from overlay.sources.read_plan import ReadUnit
+from overlay.storage.filenames import impossible_name
 from overlay.storage.path import NotRegularFileError, StoragePath
 
 Contents = Sequence[bytes | None]
@@ -157,15 +158,22 @@ def read_bytes(uri: str, limit: int = Limits.member_bytes) -> bytes:
     """Read a file of at most ``limit`` bytes.
 
     Raises:
-        ImageError: the file does not exist, is larger, or is not a regular file, or its permissions forbid reading.
+        ImageError: the file does not exist, is larger, or is not a regular file, no file can have its name, or its
+            permissions forbid reading.
         OSError: the file can't be read for a transient cause.
     """
     try:
         data = StoragePath(uri).read_bytes(limit + 1)
     except (FileNotFoundError, PermissionError) as error:
         raise ImageError(f"{UNREADABLE}: {error.strerror}", ErrorKind.UNREADABLE) from error
-    except (NotRegularFileError, IsADirectoryError) as error:
-        raise ImageError(IRREGULAR, IRREGULAR.kind) from error
+    except RequestError as error:
+        raise ImageError(one_line(error), ErrorKind.REFUSED) from error
+    except (ValueError, OSError) as error:  # a NUL in a name is a ValueError
+        if said := impossible_name(uri):
+            raise ImageError(said, ErrorKind.REFUSED) from error
+        if isinstance(error, NotRegularFileError | IsADirectoryError):
+            raise ImageError(IRREGULAR, IRREGULAR.kind) from error
+        raise
     if len(data) > limit:
         raise ImageError(f"file too large: more than {limit} bytes (limits.member_bytes)", ErrorKind.TOO_LARGE)
     return data

@@ -20,6 +20,7 @@ from overlay.sources.input_folder import list_folder
 from overlay.sources.input_list import InputList, read_list
 from overlay.sources.input_table import list_dataset, list_table
 from overlay.sources.inputs import ListingRule, Portion, list_files, list_members
+from overlay.sources.list_lines import list_lines
 from overlay.sources.own_output import is_own_output
 from overlay.storage.filenames import file_stem, is_archive, is_image, is_table
 from overlay.storage.path import StoragePath
@@ -46,7 +47,7 @@ def resolve_inputs(
             all files of a list or a table lie outside the folders that it may name.
     """
     skipped: list[str] = []
-    lines = read_list(sys.stdin, roots) if "-" in inputs else InputList()
+    lines = read_list(list_lines(sys.stdin), roots) if "-" in inputs else InputList()
     sources = _sources(inputs, lines.places, skipped)
     found = bool(lines.refused)
     if skipped or found:
@@ -108,7 +109,7 @@ def _sources(inputs: Sequence[str], listed: Sequence[StoragePath], skipped: list
             sources[place] = partial(_list_archive, place)
         elif is_table(place.name):
             sources[place] = partial(list_table, place)
-        elif not place.is_folder():
+        elif not _is_folder(place):
             files.append(place)
         elif is_dataset(place):
             sources[place] = partial(list_dataset, place)
@@ -117,6 +118,13 @@ def _sources(inputs: Sequence[str], listed: Sequence[StoragePath], skipped: list
     folders = [f"{place.path}/" for place in sources if not is_table(place.name) and not is_archive(place.name)]
     rest = [file for file in files if not (is_image(file.name) and file.path.startswith(tuple(folders)))]
     return [*sources.items(), *_group_files(rest)]
+
+
+def _is_folder(place: StoragePath) -> bool:
+    try:
+        return place.is_folder()
+    except OSError:  # of a bucket; a row that says so, when it is read
+        return False
 
 
 def _group_files(files: Sequence[StoragePath]) -> Iterator[_Source]:

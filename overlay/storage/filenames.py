@@ -105,6 +105,20 @@ def file_stem(name: str) -> str:
     return next((name[: -len(end)] for end in ARCHIVE_ENDINGS if name.lower().endswith(end)), name)
 
 
+def impossible_name(path: str) -> str | None:
+    """Return why no file or object can have a path or an address; None where one can.
+
+    Limits are those of Linux (NAME_MAX, PATH_MAX) and of S3's keys, in bytes.
+    """
+    if "\0" in path:
+        return "no file can have this name: it has a NUL in it"
+    most_part, most = (1024, 1024) if "://" in path else (255, 4095)
+    parts = [len(part.encode(errors="surrogateescape")) for part in path.split("/")]
+    if max(parts) > most_part or sum(parts) + len(parts) - 1 > most:
+        return f"no file can have this name: it is too long, {sum(parts) + len(parts) - 1} bytes"
+    return None
+
+
 def escape_name(name: str) -> str:
     """Return a name with backslash escapes for bytes that are not UTF-8 (lone surrogates, by PEP 383)."""
     return name.encode(errors="backslashreplace").decode()

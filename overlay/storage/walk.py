@@ -45,6 +45,8 @@ class WalkedFolder:
     """number of hidden folders and system folders, which are not entered"""
     skipped: tuple[str, ...] = ()
     """folders that are not entered by `WalkRule.leave_out`, relative to the root"""
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    """folders that can't be read, relative to the root -> reason"""
     folders: Mapping[str, Collection[str]] = field(default_factory=dict)
     """path of each folder so far -> names of all the folders in it, by which `WalkRule.keys` decided"""
 
@@ -55,7 +57,7 @@ def walk_folder(folder: StoragePath, rule: WalkRule = WalkRule()) -> Iterator[Wa
     Hidden folders and system folders are counted and not entered.
 
     Raises:
-        OSError: the folder, or a folder in it, can't be read.
+        OSError: the folder can't be read.
     """
     return _walk_bucket(folder, rule) if folder.in_bucket else _walk_disk(folder.text, rule)
 
@@ -92,15 +94,22 @@ def _walk_disk(root: str, rule: WalkRule) -> Iterator[WalkedFolder]:
         names: list[str] = []
         irregular: list[str] = []
         skipped: list[str] = []
+        unreadable: dict[str, str] = {}
         left_out = 0
         below: dict[str, list[str]] = {}
         for folder in together:  # grows during the iteration
-            status = os.stat(f"{root}/{folder}")  # noqa: PTH116
-            if (status.st_dev, status.st_ino) in seen:
+            try:
+                status = os.stat(f"{root}/{folder}")  # noqa: PTH116
+                if (status.st_dev, status.st_ino) in seen:
+                    continue
+                seen.add((status.st_dev, status.st_ino))
+                with os.scandir(f"{root}/{folder}") as entries:
+                    kinds = {entry.name: _kind(entry) for entry in entries}
+            except OSError as error:
+                if not folder:
+                    raise
+                unreadable[folder.rstrip("/")] = f"folder that can't be read: {error.strerror}"
                 continue
-            seen.add((status.st_dev, status.st_ino))
-            with os.scandir(f"{root}/{folder}") as entries:
-                kinds = {entry.name: _kind(entry) for entry in entries}
             if folder and rule.leave_out(kinds):
                 skipped.append(folder.rstrip("/"))
                 continue
@@ -115,9 +124,9 @@ def _walk_disk(root: str, rule: WalkRule) -> Iterator[WalkedFolder]:
                 else:
                     together.append(f"{folder}{name}/")
         waiting += [below[name] for name in sorted(below, reverse=True)]
-        if names or left_out or skipped:
+        if names or left_out or skipped or unreadable:
             names.sort()
-            yield WalkedFolder(names, stamp, frozenset(irregular), left_out, tuple(skipped), folders)
+            yield WalkedFolder(names, stamp, frozenset(irregular), left_out, tuple(skipped), unreadable, folders)
 
 
 def _kind(entry: "os.DirEntry[str]") -> Literal["file", "folder", "other"]:
@@ -163,4 +172,4 @@ def _walk_bucket(root: StoragePath, rule: WalkRule) -> Iterator[WalkedFolder]:
                 (lower.setdefault(key, []) if key else together).append((f"{folder}{name}/", inner[name]))
         waiting += [lower[key] for key in sorted(lower, reverse=True)]
         if names or left_out or skipped:
-            yield WalkedFolder(sorted(names), stamps.__getitem__, frozenset(), left_out, tuple(skipped), inside)
+            yield WalkedFolder(sorted(names), stamps.__getitem__, frozenset(), left_out, tuple(skipped), {}, inside)

@@ -1,4 +1,5 @@
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from overlay.config import Limits, MaskNames
-from overlay.errors import RequestError
+from overlay.errors import ErrorKind, RequestError
 from overlay.sources.inputs import Portion
 from overlay.sources.resolve import resolve_inputs
 from overlay.storage.atomic import write_text_atomically
@@ -159,3 +160,43 @@ def test_links_keep_the_names_that_were_given(tmp_path: Path) -> None:
     assert ids(tmp_path / "pics" / "y.zip") == ["5.png"]
     assert ids(tmp_path / "pics" / "t.parquet") == ["0"]
     assert ids(tmp_path / "pics") == ["a/x.png", "y.zip/5.png", "t.parquet/0"]
+
+
+def test_what_cannot_be_read_in_a_folder_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, "a/1.png", "closed/2.png", "lost.zip", "torn.parquet")
+    scan = os.scandir
+
+    def refuse(path: str) -> object:
+        if path.endswith("closed/"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    def fail(place: StoragePath, limits: Limits) -> None:
+        raise OSError(5, "Input/output error", place.text)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    monkeypatch.setattr("overlay.sources.inputs.list_archive", fail)
+    portions = resolve_inputs([str(tmp_path)], CLASSES, Limits())
+    reasons = {image.id: image.reason for portion in portions for image in portion.images}
+    assert {id: reason and reason.kind for id, reason in reasons.items()} == {
+        "a/1.png": None,
+        "closed": ErrorKind.UNREADABLE,
+        "lost.zip": ErrorKind.UNREADABLE,
+        "torn.parquet": ErrorKind.DAMAGED,
+    }
+    assert reasons["closed"] == "folder that can't be read: Permission denied"
+    assert str(reasons["lost.zip"]).startswith("archive that can't be read: [Errno 5] Input/output error")
+
+
+def test_names_in_a_list_that_no_file_can_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, "1.png")
+    monkeypatch.chdir(tmp_path)
+    names = [f"{'x' * 300}.png", f"{'d/' * 2500}x.png", "a\0b.png", "http://127.0.0.1/x.png"]
+    data = "\ufeff" + "\r\n".join(["1.png", "gone.png", *(f'"{name}"' for name in names)])
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data.encode("utf-16-le"))))
+    images = [image for portion in resolve_inputs(["-"], CLASSES, Limits()) for image in portion.images]
+    kinds = [image.reason and image.reason.kind for image in images]
+    assert len(images) == 6
+    assert kinds.count(None) == 2  # gone.png is one of them: reading will tell
+    assert kinds.count(ErrorKind.REFUSED) == 4
+    assert len({image.id for image in images}) == 6

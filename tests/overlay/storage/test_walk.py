@@ -2,6 +2,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -78,3 +79,21 @@ def test_a_stamp_tells_another_file(tmp_path: Path) -> None:
     assert folder.stamp("x.png") == (5, "1")
     file.unlink()
     assert folder.stamp("x.png") == (None, None)
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, "a/1.png", "closed/2.png", "z/3.png")
+    scan = os.scandir
+
+    def refuse(path: str) -> object:
+        if path.rstrip("/").endswith(("closed", "none")):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    found = list(walk_folder(StoragePath.of(tmp_path), RULE))
+    assert [folder.names for folder in found] == [["a/1.png"], [], ["z/3.png"]]
+    assert found[1].unreadable == {"closed": "folder that can't be read: Permission denied"}
+    (tmp_path / "none").mkdir()
+    with pytest.raises(PermissionError):
+        list(walk_folder(StoragePath.of(tmp_path / "none"), RULE))
