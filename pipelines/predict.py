@@ -12,7 +12,7 @@ an interrupted run. Up to 1,000 images are classified in this process, more of t
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +20,8 @@ from overlay import tracking
 from overlay.config import Predict
 from overlay.engines.base import Pixels, ScoredBatch
 from overlay.errors import WorkError, faults_end_the_work, saved_if_interrupted
+from overlay.images.decoder_pool import decoder_pool
+from overlay.images.decoder_process import ProcessLimits
 from overlay.models.ensemble import Ensemble, load_ensemble
 from overlay.models.model_file import ModelCard, ModelFile
 from overlay.prediction.output_folder import PredictionFolder, PredictionRequest
@@ -59,8 +61,16 @@ class PredictionBackend(Protocol):
         """Yield the scored rows of all units in batches, in any order."""
 
 
+@dataclass(frozen=True)
+class PredictionOutcome:
+    """Outcome of a complete prediction."""
+
+    unreadable: int
+    """number of inputs that could not be read, whose rows say why"""
+
+
 @faults_end_the_work()
-def run(config: Predict) -> None:
+def run(config: Predict) -> PredictionOutcome:
     """Predict all inputs into the folder ``config.out``.
 
     Raises:
@@ -68,10 +78,10 @@ def run(config: Predict) -> None:
         WorkError: a task or the storage failed; the same command resumes.
     """
     with FolderLock(StoragePath.of(config.out), "predict") as lock:
-        _predict(config, lock)
+        return _predict(config, lock)
 
 
-def _predict(config: Predict, lock: FolderLock) -> None:
+def _predict(config: Predict, lock: FolderLock) -> PredictionOutcome:
     tracked = tracking.resolve_mode(config.tracking)
     loaded = load_ensemble(config.model, config.legacy)
     folder, stages = PredictionFolder(StoragePath.of(config.out)), StageTimes()
@@ -82,15 +92,17 @@ def _predict(config: Predict, lock: FolderLock) -> None:
         state = folder.check(request, listing.manifest, overwrite=config.overwrite, retry_errors=config.retry_errors)
         if state == "complete" and not config.retry_errors:
             print(f"{folder.path} holds these predictions already; nothing to do")
-            return
+            return PredictionOutcome(folder.unreadable())
         limits = DecodeLimits(
             config.max_pixels or loaded.card.max_pixels,
             config.limits.member_bytes,
             config.images.bits or loaded.card.bits,
+            ProcessLimits(config.limits.decode_bytes, config.limits.decode_seconds),
         )
         if state == "new":
             needed = prediction_bytes(listing.manifest, 1 + len(loaded.card.classes))
             check_free_space(folder.path, needed, "the prediction")
+        decoder_pool(limits.process)  # its processes import their decoders while this one prepares the model
         calibration = None
         if config.precision == "int8":
             calibration = sample_pixels(GroupDecoder(listing.manifest, loaded.card, limits), listing.units)
@@ -129,6 +141,7 @@ def _predict(config: Predict, lock: FolderLock) -> None:
     if tracked != "disabled":
         own = Path("wandb") if folder.path.in_bucket else Path(folder.path.text, "wandb")
         tracking.log_prediction(config, tracked, own, {name: value for name, (value, _) in values.items()})
+    return PredictionOutcome(summary.unreadable)
 
 
 def _list_inputs(config: Predict, loaded: Ensemble, folder: Path, stages: StageTimes) -> ManifestListing:

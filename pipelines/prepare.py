@@ -11,9 +11,9 @@ written atomically and `dataset.json` comes last, so that a killed run is resume
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster import session
@@ -28,7 +28,7 @@ from overlay.dataset.card import (
 )
 from overlay.dataset.prepared import PreparedDataset, open_dataset
 from overlay.duplicates.near_duplicates import NearDuplicates, describe_pairs, resolve_conflicts, search_pairs
-from overlay.errors import RequestError, WorkError, faults_end_the_work, saved_if_interrupted
+from overlay.errors import ErrorKind, RequestError, WorkError, faults_end_the_work, saved_if_interrupted
 from overlay.preparation.contact_sheets import draw_classes, draw_duplicates
 from overlay.preparation.division import split_dataset
 from overlay.preparation.listing import ListedSources, create_request, list_sources
@@ -38,7 +38,7 @@ from overlay.preparation.staging import (
     assemble_shard,
     read_sha256,
     read_staged,
-    stage_part,
+    staged_parts,
     staged_path,
     write_index,
 )
@@ -56,7 +56,8 @@ from pipelines.runtime.command_log import log_into
 from pipelines.runtime.progress import progress_meter
 from pipelines.runtime.room import await_tasks
 from pipelines.runtime.shared_disk import check_shared_disk
-from pipelines.runtime.tasks import ThroughputMeter, read_inputs, run_in_parallel
+from pipelines.runtime.stage_tasks import stage_groups
+from pipelines.runtime.tasks import ThroughputMeter, run_in_parallel
 
 
 @faults_end_the_work()
@@ -84,6 +85,11 @@ def _prepare(config: Prepare, accept: Callable[[ClassCounts], None], lock: Folde
         if already_prepared(out, request, config.overwrite):
             print(f"{out} is prepared already, from these files with these options; nothing to do")
             return open_dataset(out)
+        if (unread := listed.manifest.unreadable) > config.max_unreadable:
+            raise WorkError(
+                f"{unread} archives, tables or folders of the sources can't be read, and max_unreadable is "
+                f"{config.max_unreadable}; check them and their permissions"
+            )
         print("\n".join([describe_sources(listed.sources, listed.classes.usable), *listed.remarks]))
         # The staged images are deleted once all shards are there.
         check_free_space(out, 2 * image_bytes(listed.manifest.manifest), "the dataset, while it is made,")
@@ -124,14 +130,14 @@ class _Split:
 def _stage(job: _Job) -> None:
     """Decode, draw and encode each image once; one task for each row group of the manifest."""
     sizes = [len(job.manifest.rows_of_group(part)) for part in range(job.manifest.groups)]
-    there = set(job.staged.children())
-    done = {part for part in range(len(sizes)) if staged_path(job.staged, part).name in there}
+    done = staged_parts(job.staged)
     if done:
         print(f"going on: {sum(sizes[part] for part in done)} of {sum(sizes)} images are done already")
     if todo := remove_done(job.listed.manifest.units, done):
         left = sum(size for part, size in enumerate(sizes) if part not in done)
-        calls = ((read, job.manifest, job.staged, job.config) for read in read_inputs(job.manifest, todo))
-        _run_over_images(stage_part, calls, "drawing", left)
+        allowed = job.config.max_unreadable - job.listed.manifest.unreadable
+        outcomes = stage_groups(job.manifest, todo, job.staged, job.config, allowed)
+        _follow(((each.done, each.rejected) for each in outcomes), "drawing", left)
 
 
 def _split(job: _Job) -> _Split:
@@ -175,7 +181,7 @@ def _assemble(job: _Job, split: _Split) -> PreparedDataset:
     """Write the shards and then the card (commit), and delete the staged files."""
     shards = write_index(job.staged, split.images, job.config.shard_rows)
     calls = ((shard, job.staged, job.out) for shard in range(shards))
-    _run_over_images(assemble_shard, calls, "writing", split.images.num_rows)
+    _follow(run_in_parallel(assemble_shard, calls), "writing", split.images.num_rows)
     counted = split.images.group_by(["label", "split"]).aggregate([([], "count_all")]).to_pylist()
     number = {(row["label"], row["split"]): row["count_all"] for row in counted}
     hashed = split.images.append_column("sha256", read_sha256(job.staged, split.images))
@@ -184,6 +190,7 @@ def _assemble(job: _Job, split: _Split) -> PreparedDataset:
         counts={label: {side: number.get((label, side), 0) for side in SPLITS} for label in job.listed.classes.classes},
         rejected=split.rejected.num_rows,
         parts=shards,
+        unreadable=pc.sum(pc.equal(split.rejected["error_kind"], ErrorKind.UNREADABLE)).as_py() or 0,
         masks={label: asdict(counts) for label, counts in count_masks(job.staged, job.manifest.groups).items()},
     )
     write_card(job.out, DatasetCard.create(job.request, contents, split.summary, split.duplicates))
@@ -193,10 +200,8 @@ def _assemble(job: _Job, split: _Split) -> PreparedDataset:
     return dataset
 
 
-def _run_over_images(
-    work: Callable[..., tuple[int, int]], calls: Iterable[tuple[Any, ...]], description: str, total: int
-) -> None:
-    """Run tasks, each of which returns the numbers of images done and rejected, and show progress.
+def _follow(outcomes: Iterable[tuple[int, int]], description: str, total: int) -> None:
+    """Show the progress of tasks by their outcomes, the numbers of images done and rejected.
 
     Raises:
         WorkError: a task failed.
@@ -205,7 +210,7 @@ def _run_over_images(
     try:
         saved = saved_if_interrupted(lambda: f"{description}: {finished} of {total} images are saved")
         with progress_meter(description, total) as meter, saved:
-            for done, refused in run_in_parallel(work, calls):
+            for done, refused in outcomes:
                 rejected, finished = rejected + refused, finished + done
                 fields = {"rejected": str(rejected)} if rejected else {}
                 if rate := throughput.update(done):

@@ -2,7 +2,7 @@
 
 The parser is imported only where a verb is given, and Ray and torch only when its arguments are valid, so help and
 error messages are printed at once. Exit status: 0 done, 2 the request was wrong (nothing written), 1 the work failed,
-130 and 143 interrupted by SIGINT and SIGTERM.
+3 done but for inputs that could not be read, 130 and 143 interrupted by SIGINT and SIGTERM.
 """
 
 import importlib
@@ -28,8 +28,8 @@ examples:
   overlay submit --address http://head:8265 -- train /shared/dataset --out /shared/run
 
 overlay VERB --help lists a verb's options; overlay VERB ... --print_config prints them with their values, as YAML for
---config. Exit status: 0 done, 2 the request was wrong, 1 the work failed, 130 and 143 interrupted: the same command
-goes on."""
+--config. Exit status: 0 done, 2 the request was wrong, 1 the work failed, 3 done but for inputs that could not be read,
+130 and 143 interrupted: the same command goes on."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,8 +86,8 @@ def _run(verb: str, config: Config) -> int:
     if isinstance(config, Submit):
         return _submit(config)
     job = "check" if isinstance(config, Prepare) and config.check else verb
-    importlib.import_module(f"pipelines.{job}").run(config)
-    return 0
+    outcome = importlib.import_module(f"pipelines.{job}").run(config)
+    return 3 if getattr(outcome, "unreadable", 0) else 0  # those of prepare and predict have it
 
 
 def _submit(config: Submit) -> int:

@@ -139,6 +139,9 @@ class Prepare:
     cluster: ClusterOptions = field(default_factory=ClusterOptions)
     max_pixels: int = MAX_PIXELS
     """largest image in pixels; a larger one is rejected before it is decoded"""
+    max_unreadable: int = 0
+    """most inputs that may be left out because they can't be read (network, disk, permission); with more of them the
+    preparation fails, and the same command tries them again"""
     shard_rows: int = 256
     """images in one Parquet shard"""
     overwrite: bool = False
@@ -161,4 +164,5 @@ class Prepare:
             "labels.column and masks.colors both say what the classes are; give one of them",
         )
         check(self.max_pixels >= 1, f"max_pixels is {self.max_pixels}; it must be at least 1")
+        check(self.max_unreadable >= 0, f"max_unreadable is {self.max_unreadable}; it must be at least 0")
         check(self.shard_rows >= 1, f"shard_rows is {self.shard_rows}; it must be at least 1")

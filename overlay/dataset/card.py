@@ -74,6 +74,8 @@ class DatasetContents:
     """Parquet files of ``data/``"""
     masks: dict[str, dict[str, int]] = field(default_factory=dict)
     """class -> the fields of `overlay.preparation.mask_checks.MaskCounts`"""
+    unreadable: int = 0
+    """number of rejected inputs that could not be read"""
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,8 @@ class DatasetCard:
     """class -> number of masks, and of those that are empty, look inverted or cover more than 90 % of the image"""
     split_origin: str = ""
     """where a given split is from: split.column or the sources' folders; empty for one of our own"""
+    unreadable: int = 0
+    """number of rejected inputs that could not be read, as --max_unreadable allowed"""
 
     @classmethod
     def create(
@@ -173,6 +177,7 @@ class DatasetCard:
             versions=package_versions(),
             masks=contents.masks,
             split_origin=split.origin,
+            unreadable=contents.unreadable,
         )
 
 
@@ -193,7 +198,8 @@ def read_card(path: str | Path | StoragePath) -> DatasetCard:
         newer = values["format"] > DATASET_FORMAT
         written_by = values["overlay_version"]
         if not newer:
-            values = {"masks": {}, "split_origin": ""} | values | {"request": parse_request(values["request"])}
+            missing = {"masks": {}, "split_origin": "", "unreadable": 0}
+            values = missing | values | {"request": parse_request(values["request"])}
             return DatasetCard(**{field.name: values[field.name] for field in fields(DatasetCard)})
     except (ValueError, KeyError, TypeError) as error:
         raise RequestError(f"{file} is damaged, or no card of a dataset of ours; name another folder") from error

@@ -52,6 +52,11 @@ class PreparedDataset:
         return RowSelection("fold", tuple(fold for fold, side in enumerate(self.rotation) if side == split))
 
     @property
+    def unreadable(self) -> int:
+        """Number of inputs that could not be read, and are not in the dataset."""
+        return self.card.unreadable
+
+    @property
     def place(self) -> StoragePath:
         """Folder of the dataset."""
         return StoragePath.of(self.path)

@@ -181,6 +181,11 @@ class PredictionFolder:
         files = [part_name(part) for part in sorted(self.committed())]
         write_text_atomically(self._success, json.dumps({"files": files, **asdict(request)}, indent=2) + "\n")
 
+    def unreadable(self) -> int:
+        """Return how many inputs of a complete prediction could not be read."""
+        metrics = open_parquet(self.path / "metrics.parquet").read(columns=["name", "value"]).to_pylist()
+        return int(next((row["value"] for row in metrics if row["name"] == "unreadable"), 0))
+
     def _saved_path(self, number: int) -> StoragePath:
         return self._work / f"rows-{number:06d}.parquet"
 

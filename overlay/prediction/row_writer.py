@@ -66,7 +66,7 @@ class PredictionWriter:
                     if done.any():
                         partly[group] = tuple(np.flatnonzero(~done).tolist())
             if groups:
-                found.append(ReadUnit(tuple(groups), unit.in_order, partly))
+                found.append(ReadUnit(tuple(groups), unit.in_order, partly, unit.largest))
         return found
 
     def add(self, block: ScoredBatch) -> None:

@@ -95,6 +95,7 @@ class PredictionSummary:
         values: dict[str, tuple[float, str]] = {
             "images": (self.images, "images"),
             "errors": (self.errors.total(), "images"),
+            "unreadable": (self.unreadable, "images"),
             "seconds": (stages.elapsed, "s"),
             "images_per_second": (stages.images / max(stages.elapsed, 1e-9), "images/s"),
             "bytes_read": (stages.bytes, "bytes"),

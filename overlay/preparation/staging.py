@@ -6,22 +6,16 @@ assembled from staged files without decoding images again.
 """
 
 import math
-from collections.abc import Sequence
-from itertools import repeat
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from overlay.config import Prepare
 from overlay.dataset.prepared import part_path
 from overlay.dataset.schema import DATASET_SCHEMA, REJECTED_SCHEMA
-from overlay.errors import ImageError
-from overlay.images.render import render_row
 from overlay.sources.manifest import Manifest
-from overlay.sources.reader import Contents, Reader
-from overlay.storage.atomic import write_atomically
+from overlay.storage.atomic import write_atomically, write_text_atomically
 from overlay.storage.parquet import open_parquet, write_rows
 from overlay.storage.path import StoragePath
 
@@ -65,40 +59,31 @@ def staged_path(staged: StoragePath, part: int) -> StoragePath:
     return staged / f"part-{part:05d}.parquet"
 
 
-def stage_part(
-    read: tuple[int, Sequence[Contents] | None], manifest: Manifest, staged: StoragePath, config: Prepare
-) -> tuple[int, int]:
-    """Render one row group of the manifest into a staged file; return the numbers of images and of rejected ones.
-
-    ``read``: number of the row group and, where they were read in order, the bytes of each row's image and masks; else
-    None. Images that the listing rejected are neither read nor counted.
+def mark_unread(staged: StoragePath, part: int, *, unread: bool) -> None:
+    """Mark a staged file as one some of whose inputs could not be read, or take the mark away.
 
     Raises:
-        OSError: an input can't be read for a transient cause, or the staged file can't be written.
+        OSError: the mark can't be written or deleted.
     """
-    part, contents = read
-    done = rejected = 0
-    refs = manifest.read_group(part)
-    with (
-        write_rows(staged_path(staged, part), STAGED_SCHEMA) as rows,
-        Reader(config.limits.member_bytes) as reader,
-    ):
-        for ref, content in zip(refs, contents or repeat(None, len(refs)), strict=True):
-            known = {"id": ref.id, "uri": ref.uri, "label": ref.label, "source": ref.source}
-            if ref.reason is not None:
-                rows.write(known | {"image": None, "reason": ref.reason, "error_kind": ref.reason.kind})
-                continue
-            done += 1
-            try:
-                read_from = reader.read_function(ref, content)
-                rendered = render_row(
-                    ref, config.overlay, max_pixels=config.max_pixels, read=read_from, bits=config.images.bits
-                )
-                rows.write(known | rendered)
-            except ImageError as error:
-                rejected += 1
-                rows.write(known | {"image": None, "reason": str(error), "error_kind": error.kind})
-    return done, rejected
+    mark = staged / f"part-{part:05d}.unread"
+    if unread:
+        write_text_atomically(mark, "")
+    else:
+        mark.remove()
+
+
+def staged_parts(staged: StoragePath) -> set[int]:
+    """Return the numbers of the staged files of an interrupted run, without the marked ones, which are staged again.
+
+    Raises:
+        OSError: the folder can't be read.
+    """
+    found = {ending: set[int]() for ending in (".parquet", ".unread")}
+    for name in staged.children():
+        stem, dot, ending = name.partition(".")
+        if stem.startswith("part-"):
+            found[dot + ending].add(int(stem.removeprefix("part-")))
+    return found[".parquet"] - found[".unread"]
 
 
 def read_staged(staged: StoragePath, manifest: Manifest) -> tuple[pa.Table, pa.Table]:

@@ -17,11 +17,12 @@ from overlay.sources.decode import DecodedBatch, GroupDecoder
 from overlay.sources.read_plan import ReadUnit, join_units
 from overlay.storage.path import StoragePath
 from pipelines.inference.model_actors import actor_count, create_engine_plan, score_with_plan
-from pipelines.inference.read_groups import read_groups, request_from_row
+from pipelines.inference.read_groups import TASK_RETRIES, read_groups, request_from_row
 from pipelines.runtime.placement import choose_device
 from pipelines.runtime.ray_errors import explain_ray_error
 from pipelines.runtime.room import await_actors
 from pipelines.runtime.shared_disk import check_shared_disk
+from pipelines.runtime.task_memory import node_memory, split_by_memory, task_bytes
 
 _JOINED_GROUPS = 8
 
@@ -39,7 +40,7 @@ class RayBackend:
         await_actors(config.device, config.actors, config.cluster)
         inputs = [("inputs", StoragePath.of(each)) for each in config.inputs if each != "-"]
         check_shared_disk(read=inputs, written=[("out", StoragePath.of(config.out))])
-        self._cluster = session.resources()
+        self._cluster, self._limits = session.resources(), config.limits
         self._engine = InferenceOptions(
             choose_device(config.device, self._cluster),
             config.precision,
@@ -65,14 +66,21 @@ class RayBackend:
         Raises:
             WorkError: a task or an actor failed after all of Ray's retries.
         """
+        for some in split_by_memory(units, self._limits):
+            yield from self._classify(decoder, some)
+
+    def _classify(self, decoder: GroupDecoder, units: Sequence[ReadUnit]) -> Iterator[ScoredBatch]:
         several = join_units(units, at_least=8 * max(1, int(self._cluster.cpus)), most=_JOINED_GROUPS)
-        groups = read_groups(decoder.manifest, several)
+        memory = min(node_memory(), task_bytes(max(unit.largest for unit in units), self._limits))
+        groups = read_groups(decoder.manifest, several, memory)
         rows = groups.rows.map_batches(
             decode_groups,  # type: ignore[arg-type]  # Ray's type knows nothing of fn_kwargs
             batch_size=1,
             batch_format="pyarrow",
             fn_kwargs={"decoder": ray.put(decoder)},
             num_cpus=groups.cpus,
+            memory=memory,
+            max_retries=TASK_RETRIES,
         )
         try:
             for block in score_with_plan(self._plan, rows, self._engine, self._cluster).iter_batches(batch_size=None):

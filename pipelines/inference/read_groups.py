@@ -33,6 +33,9 @@ positions: rows of the group to be decoded; null for all
 contents: bytes of the image and the masks of each row, where they were read in order; else null
 fault, fault_kind: reason why reading in order failed; else null
 """
+TASK_RETRIES = 4
+"""times that a reading or decoding task is tried again where its worker or node is lost; Ray Data's default is without
+end"""
 _BLOCK_BYTES = 2**20
 
 
@@ -46,15 +49,20 @@ class GroupRequests:
     """CPUs to reserve for a decoding task"""
 
 
-def read_groups(manifest: Manifest, units: Sequence[ReadUnit]) -> GroupRequests:
-    """Return the groups of all units as a lazy Ray Dataset; each comes once, in any order."""
+def read_groups(manifest: Manifest, units: Sequence[ReadUnit], memory: int) -> GroupRequests:
+    """Return the groups of all units as a lazy Ray Dataset; each comes once, in any order.
+
+    ``memory``: bytes that a decoding task asks for.
+    """
     in_order = any(unit.in_order for unit in units)
     rows = ray.data.range(len(units), override_num_blocks=len(units)).map_batches(
         read_unit,  # type: ignore[arg-type]  # Ray's type knows nothing of fn_kwargs
         batch_size=1,
         fn_kwargs={"manifest": manifest, "units": ray.put(units)},
-        # Stages with different num_cpus are not fused.
+        # Stages with different resources are not fused.
         num_cpus=0.25 if in_order else 1,
+        memory=None if in_order else memory,
+        max_retries=TASK_RETRIES,
     )
     if in_order:
         rows.context.target_max_block_size = _BLOCK_BYTES  # pass on each group as soon as it is read

@@ -6,7 +6,7 @@ several seconds to start.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -14,30 +14,40 @@ import ray
 from ray.exceptions import RayError
 
 from cluster import session
-from overlay.errors import WorkError
+from overlay.errors import ImageError, Reason, WorkError
+from overlay.preparation.stage_part import PartInput
 from overlay.sources.manifest import Manifest
 from overlay.sources.read_plan import ReadUnit
-from overlay.sources.reader import Contents, read_in_order
+from overlay.sources.reader import read_in_order, unreadable
 from pipelines.runtime.ray_errors import explain_ray_error
 
 _Result = TypeVar("_Result")
+_RETRIES = 2
 
 
-def run_in_parallel(work: Callable[..., _Result], calls: Iterable[tuple[Any, ...]]) -> Iterator[_Result]:
+def run_in_parallel(
+    work: Callable[..., _Result],
+    calls: Iterable[tuple[Any, ...]],
+    options: Callable[[tuple[Any, ...]], Mapping[str, Any]] = lambda _: {},
+) -> Iterator[_Result]:
     """Call ``work`` in Ray tasks, once with the arguments of each call, and yield the results in order of completion.
 
-    An argument may be an ObjectRef of another task's result. A call is retried where its worker dies.
+    An argument may be an ObjectRef of another task's result. A call is retried twice where its worker dies.
+    ``options``: from a call to options of its Ray task, such as the memory that it needs.
 
     Raises:
         WorkError: a call raised an error, or failed after all of Ray's retries.
     """
-    task = ray.remote(num_cpus=1)(work)
+    task = ray.remote(num_cpus=1, max_retries=_RETRIES)(work)
     left = iter(calls)
     pending: list[ray.ObjectRef[_Result]] = []
     try:
         while True:
             most = 2 * max(1, int(session.resources().cpus))  # each time, since a cluster may grow
-            pending += [task.remote(*arguments) for arguments in islice(left, max(0, most - len(pending)))]
+            pending += [
+                task.options(**options(arguments)).remote(*arguments)
+                for arguments in islice(left, max(0, most - len(pending)))
+            ]
             if not pending:
                 return
             done, pending = ray.wait(pending)
@@ -50,14 +60,13 @@ def run_in_parallel(work: Callable[..., _Result], calls: Iterable[tuple[Any, ...
 
 
 def read_inputs(manifest: Manifest, units: Sequence[ReadUnit]) -> Iterator[Any]:
-    """Yield (group, contents), or an ObjectRef of it, for each group of the units: an argument for `run_in_parallel`.
-
-    Contents are the bytes of each row's image and masks, where the archive can only be read in order; else None.
-    """
+    """Yield a `PartInput`, or an ObjectRef of it, for each group of the units: an argument for `run_in_parallel`."""
     for unit in units:
         if not unit.in_order:
-            yield from ((group, None) for group in unit.groups)
+            yield from map(PartInput, unit.groups)
     in_order = [unit for unit in units if unit.in_order]
+    if not in_order:
+        return
     begin = ray.remote(num_cpus=0, max_restarts=3, max_task_retries=3)(ArchivePass)
     at_one_time = max(1, int(session.resources().cpus))
     for start in range(0, len(in_order), at_one_time):
@@ -73,24 +82,29 @@ class ArchivePass:
 
     def __init__(self, manifest: Manifest, unit: ReadUnit) -> None:
         self._manifest, self._unit = manifest, unit
+        self._fault: Reason | None = None
         self._begin()
 
-    def group(self, number: int) -> tuple[int, list[Contents]]:
-        """Return the group with index ``number`` in the unit, and its contents.
-
-        Raises:
-            OSError: the archive can't be read, or has changed since it was listed.
-        """
+    def group(self, number: int) -> PartInput:
+        """Return the group with index ``number`` in the unit, and its contents, or the reason why it can't be read."""
         if number < self._next:  # requested again, since its node was lost
             self._begin()
-        while True:
-            read = next(self._groups)
-            self._next += 1
-            if self._next > number:
-                return read
+        while self._fault is None:
+            try:
+                group, contents = next(self._groups)
+            except OSError as error:
+                self._fault = unreadable(error)
+            except ImageError as error:
+                self._fault = error.reason
+            else:
+                self._next += 1
+                if self._next > number:
+                    return PartInput(group, contents)
+        return PartInput(self._unit.groups[number], fault=self._fault)
 
     def _begin(self) -> None:
         self._groups, self._next = read_in_order(self._manifest, self._unit), 0
+        self._fault = None
 
 
 class ThroughputMeter:

@@ -220,3 +220,9 @@ def test_a_bucket_is_refused_by_the_type_of_the_option(
     assert lines(capsys) == [f"overlay demo: {reason}", f"overlay submit: {reason}"]
     submitted.assert_not_called()
     demo.assert_not_called()
+
+
+@pytest.mark.parametrize(("unreadable", "status"), [(0, 0), (2, 3)])
+def test_inputs_that_could_not_be_read_are_status_3(demo: Mock, unreadable: int, status: int) -> None:
+    demo.return_value = Mock(unreadable=unreadable)
+    assert main.main(["demo"]) == status

@@ -88,6 +88,9 @@ def test_new_begun_complete(tmp_path: Path, images: Path) -> None:
     ]
     (out / "_SUCCESS.json").unlink()
     assert folder.check(asked.request, manifest, overwrite=False) == "begun"
+    assert folder.unreadable() == 0
+    folder.commit(asked.request, {"images": (2, "images"), "unreadable": (1, "images")})
+    assert folder.unreadable() == 1
 
 
 def test_another_request_is_refused_by_what_differs(tmp_path: Path, images: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from overlay.config import Limits
-from overlay.errors import WorkError
+from overlay.errors import ErrorKind, WorkError
 from overlay.sources.inputs import ListingRule, list_members
 from overlay.sources.manifest import write_manifest
 from overlay.storage.path import StoragePath
@@ -24,12 +24,17 @@ def test_a_pass_over_an_archive_can_be_asked_again(phantoms: Path, tmp_path: Pat
     groups = [[ref.masks for ref in manifest.read_group(number)] for number in range(manifest.groups)]
     reading = ArchivePass(manifest, unit)
     first = [reading.group(number) for number in range(len(groups))]
-    assert [number for number, _ in first] == list(range(len(groups)))
-    assert [[len(each) for each in contents] for _, contents in first] == [
+    assert [read.part for read in first] == list(range(len(groups)))
+    assert [[len(each) for each in read.contents or ()] for read in first] == [
         [1 + len(masks) for masks in group] for group in groups
     ]
     again = ArchivePass(manifest, unit)  # as where its node was lost
     assert [again.group(number) for number in (2, 3, 1)] == [first[2], first[3], first[1]]
+    Path(archive).unlink()
+    lost = ArchivePass(manifest, unit).group(1)
+    assert (lost.part, lost.contents) == (1, None)
+    assert lost.fault is not None
+    assert lost.fault.kind is ErrorKind.UNREADABLE
 
 
 def test_no_more_calls_are_taken_than_are_worked_on(ray_session: None) -> None:
