@@ -38,9 +38,9 @@ BLOCK_BYTES = 2**22
 """of memory, allocated and written at one time; a multiple of every page's size"""
 
 _PARTIAL, _LAST, _BEST = "partial-", "last.pt", "best.pt"
-_NAME = re.compile(r"step-\d{9,}")
 _VALIDATED = "-validated"
 """added to the name where the folder of the step has the state before the epoch's validation"""
+_NAME = re.compile(rf"step-\d{{9,}}({_VALIDATED})?")
 
 
 @dataclass(frozen=True)

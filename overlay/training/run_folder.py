@@ -10,6 +10,7 @@ import yaml
 from overlay.config import Train, dotted
 from overlay.errors import RequestError
 from overlay.storage.atomic import write_text_atomically
+from overlay.storage.filenames import is_temporary
 from overlay.storage.path import StoragePath
 
 # Options that may differ between the command that began a run and one that resumes it: where it runs, not what it is.
@@ -121,7 +122,7 @@ class RunFolder:
             )
         self.path.make_folder()
         for name in self.path.children():
-            if _is_temporary(name):  # of a killed process
+            if is_temporary(name):  # of a killed process
                 (self.path / name).remove()
         # First of all, since a folder without it is not recognised as a run's, should this process be killed now.
         write_text_atomically(self.config_file, yaml.safe_dump(asdict(config), sort_keys=False))
@@ -168,11 +169,6 @@ def open_run(config: Train) -> RunFolder:
                 "give the same options to go on, or another --out"
             )
     return folder
-
-
-def _is_temporary(name: str) -> bool:
-    """Whether a file is an incomplete one that `write_atomically` leaves behind in a process that is killed."""
-    return name.startswith(".") and name.endswith(".tmp")
 
 
 def _read_yaml(file: StoragePath) -> object:

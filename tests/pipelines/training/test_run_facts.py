@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -17,16 +18,12 @@ PLACEMENT = Placement("cpu", least_workers=1, most_workers=1, worker_cpus=1.0)
 FACTS = RunFacts(batch_size=16, precision="bf16", order="memory", engine="torch", device="cpu")
 
 
-class Setup(TrainingSetup):
-    """A setup of 300 images, of which nothing but the options and the placement is there."""
-
-    def class_counts(self, split: str) -> list[int]:
-        return {"train": [100, 100], "val": [50, 50]}[split]
-
-
 def setup(loop: Loop) -> TrainingSetup:
+    """A setup of 300 images, of which nothing but the options, the counts and the placement is there."""
     nothing = cast(Any, None)
-    return Setup(Train(dataset="d", out="o", input=Input(size=32), train=loop), nothing, nothing, nothing, PLACEMENT)
+    dataset = cast(Any, SimpleNamespace(card=SimpleNamespace(counts={"a": {"train": 200, "val": 100, "test": 9}})))
+    config = Train(dataset="d", out="o", input=Input(size=32), train=loop)
+    return TrainingSetup(config, dataset, nothing, nothing, PLACEMENT)
 
 
 @pytest.mark.parametrize(
