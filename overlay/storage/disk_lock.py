@@ -41,7 +41,10 @@ class DiskLock:
         for _ in range(_TRIES):
             self._make_folder()
             with suppress(FileNotFoundError):  # another process, which made the folder, has removed it
-                return self._take(self._path, silent)
+                rival = self._take(self._path, silent)
+                if rival is None:
+                    self._remove_leftovers()
+                return rival
         raise OSError(errno.EAGAIN, "the folder is deleted again and again", str(self._path.parent))
 
     def beat(self) -> bool:
@@ -79,6 +82,12 @@ class DiskLock:
                 return None
             successor.unlink(missing_ok=True)
         return None
+
+    def _remove_leftovers(self) -> None:
+        """Delete the files of processes that were killed while they asked for the lock; a living one tries again."""
+        for file in self._path.parent.iterdir():
+            if file.name.startswith(f"{self._path.name}.") and file.name.endswith(".tmp"):
+                file.unlink(missing_ok=True)
 
     def _create(self, path: Path) -> bool:
         """Create a file with this owner's record, unless there is one; return whether it was created."""

@@ -246,6 +246,7 @@ def test_the_lock_of_one_that_took_over_and_died_is_taken_over_in_turn(tmp_path:
     first, second = ended_process(), replace(ended_process(), token="0" * 32)
     (tmp_path / LOCK_NAME).write_bytes(first.to_bytes())
     (tmp_path / f"{LOCK_NAME}.{first.token}.tmp").write_bytes(second.to_bytes())
+    (tmp_path / f"{LOCK_NAME}.{'1' * 32}.tmp").touch()  # of a process that was killed while it asked
 
     with FolderLock(StoragePath.of(tmp_path), "train") as lock:
         lock.take()
