@@ -24,8 +24,8 @@ class ProgressMeter:
         self._task = bar.add_task(description, total=total, completed=done, extra="") if bar else None
         self._before = self._done = done
         self._fields: dict[str, float | str] = {}
-        self._started = self._shown = time.monotonic()
         self.silence = SilenceWatch(description, "progress", self._print_beside if bar else print_progress)
+        self._started = self._shown = self.silence.last
 
     def advance(self, n: int = 1, **fields: float | str) -> None:
         """Add ``n`` to the count; ``fields``, such as a loss, are shown beside it until they change."""

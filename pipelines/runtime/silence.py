@@ -16,7 +16,10 @@ _JOIN_SECONDS = 2.0
 
 
 class SilenceWatch:
-    """Time since the last result, and the lines about it, after 30, 60, 120, ... seconds."""
+    """Time since the last result, and the lines about it, after 30, 60, 120, ... seconds.
+
+    ``last`` is the time of the last result, or of the begin, on the monotonic clock.
+    """
 
     def __init__(
         self, description: str, lacking: str = "result", print_line: Callable[[str], None] = print_progress
@@ -26,11 +29,11 @@ class SilenceWatch:
 
     def reset(self, now: float) -> None:
         """Note a result at this time of the monotonic clock."""
-        self._last, self._patience = now, QUIET_SECONDS
+        self.last, self._patience = now, QUIET_SECONDS
 
     def report(self) -> None:
         """Print a line where it is due."""
-        quiet = time.monotonic() - self._last
+        quiet = time.monotonic() - self.last
         if quiet < self._patience:
             return
         self._patience *= 2
