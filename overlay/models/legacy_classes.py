@@ -15,6 +15,7 @@ from overlay.errors import UnsupportedModel
 from overlay.models.inert_pickle import Record
 from overlay.models.plain_values import plain_value
 from overlay.models.safe_load import is_state_dict
+from overlay.models.visit_budget import VisitBudget
 
 _TO_INDEX = re.compile(r"(?:class|label|name|cat|category|target)s?(?:to|2)(?:idx|index|id|ix|int|num)(?:s|es)?")
 _FROM_INDEX = re.compile(r"(?:idx|index|id|ix|int|num|i)(?:to|2)(?:class|label|name|cat|category|target)s?(?:es|name)?")
@@ -50,11 +51,12 @@ def find_class_names(content: Mapping[Any, Any], outputs: int) -> ClassNames | N
     Where no mapping has as many classes as outputs, the first one is returned as it is.
 
     Raises:
-        UnsupportedModel: a mapping fits the outputs and can't be read, or two disagree.
+        UnsupportedModel: a mapping fits the outputs and can't be read, two disagree, or there is more than can be
+            looked at.
     """
     fitting: list[ClassNames] = []
     others: list[ClassNames] = []
-    for key, direction, value in _mappings(content, "", 0):
+    for key, direction, value in _mappings(content, "", 0, VisitBudget()):
         try:
             names = _read(value, direction, outputs)
         except _Unreadable as error:
@@ -71,8 +73,11 @@ def find_class_names(content: Mapping[Any, Any], outputs: int) -> ClassNames | N
     return next(iter([*fitting, *others]), None)
 
 
-def _mappings(content: Mapping[Any, Any], prefix: str, depth: int) -> Iterator[tuple[str, Direction, Any]]:
+def _mappings(
+    content: Mapping[Any, Any], prefix: str, depth: int, budget: VisitBudget
+) -> Iterator[tuple[str, Direction, Any]]:
     """Yield the key, the direction and the value of each entry whose key is one of class names."""
+    budget.spend(min(len(content), _MOST_VALUES))
     for name, entry in list(content.items())[:_MOST_VALUES]:
         if not isinstance(name, str) or _PASSED_OVER.search(name):
             continue
@@ -86,8 +91,10 @@ def _mappings(content: Mapping[Any, Any], prefix: str, depth: int) -> Iterator[t
             yield key, "index to name", value
         elif _NAMES.fullmatch(plain):
             yield key, None, value
-        elif isinstance(value, Mapping) and depth < _DEEPEST and not is_state_dict(value):
-            yield from _mappings(value, f"{key}.", depth + 1)
+        elif isinstance(value, Mapping) and depth < _DEEPEST:
+            budget.spend(len(value))
+            if not is_state_dict(value):
+                yield from _mappings(value, f"{key}.", depth + 1, budget)
 
 
 def _read(given: Any, direction: Direction, outputs: int) -> tuple[str, ...] | None:  # noqa: ANN401

@@ -8,6 +8,7 @@ from typing import Any
 
 from overlay.models.inert_pickle import Record
 from overlay.models.safe_load import Weight, is_state_dict
+from overlay.models.visit_budget import VisitBudget
 
 _WHOLE = ("model", "net", "network", "module")
 _AVERAGED = ("state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema")
@@ -32,7 +33,11 @@ class FoundWeights:
 
 
 def find_weights(content: object) -> FoundWeights | None:
-    """Find a state_dict, a whole model or both in what a file holds; None where there is neither."""
+    """Find a state_dict, a whole model or both in what a file holds; None where there is neither.
+
+    Raises:
+        UnsupportedModel: it holds more than can be looked at.
+    """
     if isinstance(content, Record):
         content = {"model": content}
     if not isinstance(content, dict):
@@ -40,7 +45,7 @@ def find_weights(content: object) -> FoundWeights | None:
     if is_state_dict(content):
         return FoundWeights(OrderedDict(content), None, {})
     module = _find_module(content)
-    state = _find_state(content, 0)
+    state = _find_state(content, 0, VisitBudget())
     if state is None and module is None:
         return None
     beside = {name: value for name, value in content.items() if not isinstance(value, Weight)}
@@ -58,12 +63,14 @@ def _find_module(content: Mapping[Any, Any]) -> Record | None:
     return None
 
 
-def _find_state(content: Mapping[Any, Any], depth: int) -> "OrderedDict[str, Weight] | None":
+def _find_state(content: Mapping[Any, Any], depth: int, budget: VisitBudget) -> "OrderedDict[str, Weight] | None":
+    budget.spend(len(content) + sum(len(value) for value in content.values() if isinstance(value, dict)))
     for key in _STATES:
         found = content.get(key)
         if is_state_dict(found):
             return OrderedDict(found)
-        if isinstance(found, dict) and depth < _DEEPEST and (inner := _find_state(found, depth + 1)) is not None:
+        inner = _find_state(found, depth + 1, budget) if isinstance(found, dict) and depth < _DEEPEST else None
+        if inner is not None:
             return inner
     # Weights among other things: tensors beside numbers and names, or under a name that is nobody else's.
     loose = OrderedDict(

@@ -14,6 +14,7 @@ from overlay.errors import UnsupportedModel
 from overlay.models import heads
 from overlay.models.inert_pickle import Record
 from overlay.models.safe_load import Weight
+from overlay.models.visit_budget import VisitBudget
 
 _DEEPEST = 12
 # Attributes without influence on a network that is not trained, or that follow from the rest.
@@ -35,23 +36,27 @@ class HeadLayer:
     attributes: Mapping[str, Any]
 
 
-def module_tensors(module: Record, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Weight]]:
+def module_tensors(
+    module: Record, prefix: str = "", depth: int = 0, budget: VisitBudget | None = None
+) -> Iterator[tuple[str, Weight]]:
     """Yield the items of a module's state_dict.
 
     Raises:
-        UnsupportedModel: its modules are nested more than 12 deep.
+        UnsupportedModel: its modules are nested more than 12 deep, or are more than can be looked at.
     """
+    budget = budget or VisitBudget()
     if depth > _DEEPEST:
         raise UnsupportedModel(f"is no network of torchvision: its modules lie {depth} deep; give a state_dict")
     inner = module.attributes
     passing = inner.get("_non_persistent_buffers_set")
     hidden = passing if isinstance(passing, set) else set(getattr(passing, "args", ((),))[0] if passing else ())
+    budget.spend(len(inner["_parameters"]) + len(inner["_buffers"]) + len(inner["_modules"]))
     for name, tensor in [*inner["_parameters"].items(), *inner["_buffers"].items()]:
         if isinstance(tensor, Weight) and name not in hidden:
             yield f"{prefix}{name}", tensor
     for name, child in inner["_modules"].items():
         if isinstance(child, Record):
-            yield from module_tensors(child, f"{prefix}{name}.", depth + 1)
+            yield from module_tensors(child, f"{prefix}{name}.", depth + 1, budget)
 
 
 def head_layers(module: Record | nn.Module, root: str) -> list[HeadLayer]:
@@ -62,7 +67,7 @@ def head_layers(module: Record | nn.Module, root: str) -> list[HeadLayer]:
     Raises:
         UnsupportedModel: there is no part of this name, or it does not end with a Linear layer.
     """
-    layers = list(_layers(_attributes(module)["_modules"].get(root), root))
+    layers = list(_layers(_attributes(module)["_modules"].get(root), root, 0, VisitBudget()))
     if layers and layers[-1].kind in ("Softmax", "LogSoftmax") and layers[-1].attributes.get("dim") in (1, -1, None):
         layers.pop()
     active = [layer.kind for layer in layers if layer.kind not in ("Dropout", "Identity", "Flatten")]
@@ -136,7 +141,7 @@ def head_weights(layers: list[HeadLayer], tensors: Mapping[str, Weight]) -> dict
     return found
 
 
-def _layers(module: Any, name: str, depth: int = 0) -> Iterator[HeadLayer]:  # noqa: ANN401
+def _layers(module: Any, name: str, depth: int, budget: VisitBudget) -> Iterator[HeadLayer]:  # noqa: ANN401
     if not isinstance(module, Record | nn.Module) or depth > _DEEPEST:
         raise UnsupportedModel(
             f"has no head called {name.partition('.')[0]}; give a state_dict of torchvision's network"
@@ -146,8 +151,9 @@ def _layers(module: Any, name: str, depth: int = 0) -> Iterator[HeadLayer]:  # n
     if kind != "Sequential":
         yield HeadLayer(name, kind, attributes)
         return
+    budget.spend(len(attributes["_modules"]))
     for inner, child in attributes["_modules"].items():
-        yield from _layers(child, f"{name}.{inner}", depth + 1)
+        yield from _layers(child, f"{name}.{inner}", depth + 1, budget)
 
 
 def _attributes(module: Record | nn.Module) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ it is JSON in the metadata. Files of other programs get a card when they are rea
 import base64
 import hashlib
 import json
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -45,6 +46,9 @@ MODEL_FILE = "Resnet_fineTuning.pth"
 MODEL_FORMAT = 4
 """format that this version writes, and the newest that it reads"""
 _SCALED_CONTOURS = 4  # first format whose contours are as wide at each image size
+
+
+_MOST_PIXELS = 10**10
 
 
 @dataclass(frozen=True)
@@ -233,17 +237,25 @@ def read_state(file: Path, where: str) -> Mapping[str, Weight]:
         stored: object = getattr(content, "overlay", None)
         if stored is not None and is_state_dict(content):
             return _read_own(content, stored, where)[0]
-        found = find_weights(content)
-        if found is None:
-            raise no_weights(where)
-        if found.state is not None:
-            return found.state
-        assert found.module is not None  # one of the two is there
-        return OrderedDict(module_tensors(found.module))
+        return _found_state(content, where)
     except RequestError:
         if is_url(where):
             file.unlink()  # else a page that says "not found" would stay in the cache
         raise
+
+
+def _found_state(content: object, where: str) -> Mapping[str, Weight]:
+    try:
+        found = find_weights(content)
+        if found is None:
+            raise no_weights(where)
+        return OrderedDict(module_tensors(found.module)) if found.state is None and found.module else found.state or {}
+    except RequestError:
+        raise
+    except UnsupportedModel as error:
+        raise RequestError(f"{where} {error}") from error
+    except Exception as error:  # objects put together by hand lack what every module has
+        raise RequestError(f"{where} holds no model that can be read: {one_line(error)}") from error
 
 
 def _read_own(content: dict[str, Weight], stored: object, where: str) -> tuple[StateDict, ModelCard]:
@@ -301,10 +313,19 @@ def _check_values(card: ModelCard) -> None:
     check(32 <= card.size <= 2048, f"the card's size is {card.size}; it must lie between 32 and 2048")
     check(all(0 <= mean <= 1 for mean in card.mean), f"the card's mean is {card.mean}; it must lie between 0 and 1")
     check(all(0 < std <= 10 for std in card.std), f"the card's std is {card.std}; it must lie above 0")
-    check(card.max_pixels >= 1, f"the card's max_pixels is {card.max_pixels}; it must be at least 1")
-    threshold = card.uncertain_below
-    right = threshold is None or 0 <= threshold <= 1
-    check(right, f"the card's uncertain_below is {threshold}; it must lie between 0 and 1")
+    positive, hashes = card.positive, card.hashes
+    for name, right, rule in (
+        ("max_pixels", 1 <= card.max_pixels <= _MOST_PIXELS, f"lie between 1 and {_MOST_PIXELS}"),
+        ("fold", card.fold is None or card.fold >= 0, "be at least 0"),
+        ("temperature", 0 < card.temperature < math.inf, "be a number above 0"),
+        ("positive", positive is None or positive in names, "be one of the classes"),
+        ("threshold", card.threshold is None or 0 <= card.threshold <= 1, "lie between 0 and 1"),
+        ("threshold_n", card.threshold_n >= 0, "be at least 0"),
+        ("uncertain_below", card.uncertain_below is None or 0 <= card.uncertain_below <= 1, "lie between 0 and 1"),
+        ("hashes", hashes is None or (min(hashes.train, hashes.val) >= 0 <= hashes.distance <= 256), "be possible"),
+        ("bits", card.bits is None or 8 <= card.bits <= 16, "lie between 8 and 16"),
+    ):
+        check(right, f"the card's {name} is {getattr(card, name)!r:.60}; it must {rule}")
 
 
 def _legacy(content: object, options: Legacy, where: str) -> tuple[StateDict, ModelCard]:

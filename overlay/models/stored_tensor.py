@@ -9,9 +9,9 @@ from pickle import UnpicklingError
 import torch
 from torch import Tensor
 
-# Elements of a tensor that has more of them than its storage, since some have the same place in memory: no layer of
-# torchvision's networks has more, and copying a tensor of a short file takes no more than this.
-_LARGEST_EXPANDED = 2**27
+# Elements of a tensor that has more of them than its storage, since some have the same place in memory: copying such a
+# tensor of a file takes no more than this.
+_LARGEST_EXPANDED = 2**16
 _DTYPES = {
     "Float": torch.float32,
     "Double": torch.float64,
@@ -92,7 +92,7 @@ class StoredTensor:
         """Make a tensor of values from a file.
 
         Raises:
-            UnpicklingError: it reaches beyond its storage, or is expanded to more than 2**27 elements.
+            UnpicklingError: it reaches beyond its storage, or is expanded to more than 2**16 elements.
         """
         shape, stride = _whole_numbers(shape), _whole_numbers(stride)
         if not isinstance(offset, int) or offset < 0 or len(shape) != len(stride):
