@@ -13,7 +13,7 @@ from overlay.sources.inputs import Portion
 from overlay.sources.resolve import resolve_inputs
 from overlay.storage.atomic import write_text_atomically
 from overlay.storage.path import StoragePath
-from tests.overlay.archives.test_index import zipped
+from tests.overlay.archives.test_index import tar, zipped
 from tests.overlay.storage.test_walk import make
 
 CLASSES = ("benign", "malignant")
@@ -200,3 +200,38 @@ def test_names_in_a_list_that_no_file_can_have(tmp_path: Path, monkeypatch: pyte
     assert kinds.count(None) == 2  # gone.png is one of them: reading will tell
     assert kinds.count(ErrorKind.REFUSED) == 4
     assert len({image.id for image in images}) == 6
+
+
+def test_folders_above_are_no_labels_whatever_the_input_is(
+    tmp_path: Path, new_bucket: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All images below /data/benign are not benign: else accuracy would be 1.000 of one class."""
+    above = tmp_path / "benign"
+    make(above, "a/1.png", "a/2.png", "b/3.png")
+    (above / "x.zip").write_bytes(zipped({"1.png": b""}))
+    (above / "w.tar").write_bytes(tar({"1.png": b"", "1.txt": b"benign"}))
+    struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    pq.write_table(pa.table({"uri": ["a/1.png", f"{above}/a/2.png"]}), above / "t.parquet")
+    images = pa.array([{"bytes": b"x", "path": "benign/x.png"}, {"bytes": None, "path": "a/1.png"}], struct)
+    pq.write_table(pa.table({"image": images}), above / "hf.parquet")
+    bucket = StoragePath.of(new_bucket()) / "benign"
+    for name in ("a/1.png", "b/2.png"):
+        write_text_atomically(bucket / name, name)
+    monkeypatch.chdir(above)
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"a/1.png\n{above}/a/2.png\n"))
+    inputs: list[tuple[object, ...]] = [
+        (above / "a",),
+        (above / "a", above / "b"),
+        (above / "a" / "1.png", above / "a" / "2.png"),
+        (above / "*" / "*.png",),
+        *((above / name,) for name in ("x.zip", "w.tar", "t.parquet", "hf.parquet")),
+        (above / "x.zip", above / "w.tar", above / "t.parquet", above / "hf.parquet", above / "a"),
+        ("-",),
+        (bucket,),
+        (bucket / "a" / "1.png",),
+        (bucket / "*" / "*.png", above / "a"),
+    ]
+    for each in inputs:
+        found = labels(*each)
+        assert len(found) > 0
+        assert set(found.values()) == {None}, each
