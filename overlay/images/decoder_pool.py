@@ -4,18 +4,19 @@
     pool.run(decode_image, data).value
 
 A process serves one image after the other, so that a death tells which image it was; that image is tried again in
-another process. The bytes are read before, by the caller: decoder processes have no credentials to lose.
+another process. The bytes are read before, by the caller: decoder processes need no credentials, and get none.
 """
 
 import atexit
 import os
 import pickle
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from functools import cache
 from multiprocessing.connection import Connection
@@ -31,6 +32,7 @@ PRELOADED = ("overlay.images.render", "overlay.images.resize", "overlay.images.h
 """modules that all decoder processes have imported"""
 DEFAULT_LIMITS = ProcessLimits(Limits.decode_bytes, Limits.decode_seconds)
 _LARGE_BYTES = 32 * 2**20  # of which one process takes one at a time, since each may need hundreds of MiB
+_SECRET = re.compile("KEY|SECRET|TOKEN|CREDENTIAL|PASSW", re.IGNORECASE)
 _Value = TypeVar("_Value")
 
 
@@ -179,7 +181,7 @@ class DecoderPool:
                     [sys.executable, "-m", "overlay.images.decoder_process", *words],
                     stdin=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
-                    env=os.environ | threads | {"PYTHONPATH": path},
+                    env=_without_secrets(os.environ) | threads | {"PYTHONPATH": path},
                 )
             self._server = process, control
         return self._server
@@ -192,6 +194,10 @@ class DecoderPool:
             process.kill()
             process.wait()
             self._server = None
+
+
+def _without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if not _SECRET.search(name)}
 
 
 def _receive(control: socket.socket) -> int | None:

@@ -85,14 +85,15 @@ def _serve(connection: Connection, limits: ProcessLimits) -> None:
     """Answer requests, then end this process."""
     code = 0
     try:
-        with Path(os.devnull).open("w") as nothing:  # what C libraries print of damaged files
-            os.dup2(nothing.fileno(), sys.stdout.fileno())
-            os.dup2(nothing.fileno(), sys.stderr.fileno())
+        with Path(os.devnull).open("w") as nothing:  # for what C libraries print of damaged files
+            for stream in (1, 2):
+                os.dup2(nothing.fileno(), stream)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump would hold a patient's image
         before = _address_space()
         if before:
             _, hard = resource.getrlimit(resource.RLIMIT_AS)
-            resource.setrlimit(resource.RLIMIT_AS, (before + limits.bytes, hard))
+            most = before + limits.bytes
+            resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
         while not code:
             connection.send_bytes(_answer(connection.recv_bytes(), limits))
             if _address_space() > before + _RENEWED_BYTES:

@@ -1,6 +1,7 @@
 """Fault injection for decoders: 500 images, one on which the decoder dies by SIGSEGV, and one that takes 8 GiB.
 
     python scripts/fault_injection/poison.py --images 500
+    python scripts/fault_injection/poison.py --images 500 --here
 
 `overlay predict` in one process and on Ray, and `overlay prepare`: each must end by itself with 498 images and two rows
 with a reason. The faulty decoder is a module that each Python process of the command loads at its start; it stands in
@@ -47,6 +48,7 @@ def main() -> int:
     """Make the images, run the commands, and compare their rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=500)
+    parser.add_argument("--here", action="store_true", help="only predict in one process, without Ray")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="overlay-poison-") as temporary:
         folder = Path(temporary)
@@ -60,11 +62,9 @@ def main() -> int:
             with _image(poisoned, number).open("ab") as file:
                 file.write(mark)
         predict = ["predict", str(folder / "model.pth")]
-        commands: dict[str, tuple[list[str], list[str]]] = {
-            "predict": (predict, []),
-            "predict on Ray": (predict, ["--actors", "1"]),
-            "prepare": (["prepare"], []),
-        }
+        commands: dict[str, tuple[list[str], list[str]]] = {"predict": (predict, [])}
+        if not options.here:
+            commands |= {"predict on Ray": (predict, ["--actors", "1"]), "prepare": (["prepare"], [])}
         wrong = 0
         for name, (words, more) in commands.items():
             for images in (clean, poisoned):

@@ -22,6 +22,10 @@ def process() -> int:
     return os.getpid()
 
 
+def secrets() -> list[str]:
+    return [name for name in os.environ if name.startswith(("AWS_", "WANDB_"))]
+
+
 def keep_memory() -> int:
     _kept.append(bytearray(GIB + GIB // 4))
     return os.getpid()
@@ -70,6 +74,18 @@ def test_a_call_returns_its_result_and_processor_time(pool: DecoderPool) -> None
     assert found.value == 5
     assert found.seconds >= 0
     assert pool.run(process).value == pool.run(process).value != os.getpid()
+
+
+def test_decoders_get_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "WANDB_API_KEY"):
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    pool = DecoderPool(ProcessLimits(GIB, 60))
+    assert "AWS_REGION" in pool.run(secrets).value
+    assert not {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "WANDB_API_KEY"} & set(
+        pool.run(secrets).value
+    )
+    pool.close()
 
 
 def test_a_death_is_an_error_of_its_image_after_two_retries(pool: DecoderPool, tmp_path: Path) -> None:
