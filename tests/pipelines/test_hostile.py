@@ -15,6 +15,7 @@ from PIL import Image
 
 from overlay.config import Predict
 from pipelines import predict
+from tests import hostile
 from tests.overlay.archives.test_index import tar, zipped
 from tests.pipelines.test_archives import random_model
 
@@ -110,3 +111,57 @@ def test_a_row_for_each_and_none_wrong(corpus: Path, random_model: Path, phantom
         assert row["prob_benign"] == pytest.approx(good[name]["prob_benign"], abs=1e-6)
     whole = [id for id in good if id.endswith("good.png")]
     assert {round(good[id]["prob_benign"], 5) for id in whole} == {round(good["a/photo.png"]["prob_benign"], 5)}
+
+
+def run_with_faulty_decoder(folder: Path, words: list[str], listed: bytes = b"") -> int:
+    """Run a command in ``folder`` whose decoders are `hostile.DECODER`; return its exit status."""
+    decoder = folder / "decoder"
+    decoder.mkdir(exist_ok=True)
+    hostile.install_decoder(decoder)
+    path = os.pathsep.join([str(decoder), *sys.path])
+    return subprocess.run(
+        [sys.executable, "-m", "overlay", *words],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": path},
+        input=listed,
+        check=False,
+    ).returncode
+
+
+@pytest.mark.slow
+def test_predict_ends_with_a_row_for_each_hostile_input(random_model: Path, tmp_path: Path) -> None:
+    expected = {f"files/{id}": kind for id, kind in hostile.write_files(tmp_path / "files").items()}
+    expected |= {f"files/{id}": kind for id, kind in hostile.write_archives(tmp_path / "files").items()}
+    (tmp_path / "shown").mkdir()
+    for table, rows in hostile.write_tables(tmp_path, tmp_path / "shown").items():
+        expected |= {f"{table}/{id}": kind for id, kind in rows.items()}
+    names = ["shown/table.png", "shown/lost.png", f"shown/{'x' * 300}.png"]
+    expected |= {
+        f"shown/{Path(name).name}": kind for name, kind in zip(names, (None, "unreadable", "refused"), strict=True)
+    }
+    listed = b"\xff\xfe" + "\r\n".join(f'"{name}"' for name in names).encode("utf-16-le")
+    inputs = ["files", "paths.parquet", "images.parquet", "-"]
+    words = ["predict", str(random_model), *inputs, "--out", "out", "--limits.decode_bytes", str(2**30)]
+    assert run_with_faulty_decoder(tmp_path, words, listed) == 3
+    found = pq.read_table(tmp_path / "out" / "predictions", columns=["id", "error_kind"]).to_pylist()
+    assert {row["id"]: row["error_kind"] for row in found} == expected
+    assert len(found) == len(expected)
+
+
+@pytest.mark.slow
+def test_prepare_ends_with_a_row_for_each_hostile_input(tmp_path: Path) -> None:
+    expected = {f"a/{id}": kind for id, kind in hostile.write_files(tmp_path / "set" / "a").items() if kind}
+    for number in range(24):
+        file = tmp_path / "set" / "ab"[number % 2] / f"{number}.png"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(hostile.picture(100 + number))
+    words = ["prepare", "set", "--out", "out", "--limits.decode_bytes", str(2**30)]
+    assert run_with_faulty_decoder(tmp_path, words) == 0
+    rejected = pq.read_table(tmp_path / "out" / "rejected.parquet").to_pylist()
+    assert {row["id"]: row["error_kind"] for row in rejected} == expected
+    (tmp_path / "set" / "b" / "lost.png").symlink_to("/proc/self/mem")  # which can't be read at its beginning
+    assert run_with_faulty_decoder(tmp_path, [*words[:-4], "--out", "less"]) == 1
+    assert not (tmp_path / "less" / "dataset.json").exists()
+    assert run_with_faulty_decoder(tmp_path, [*words[:-4], "--out", "less", "--max_unreadable", "1"]) == 3
+    rejected = pq.read_table(tmp_path / "less" / "rejected.parquet").to_pylist()
+    assert {row["id"]: row["error_kind"] for row in rejected} == expected | {"b/lost.png": "unreadable"}
