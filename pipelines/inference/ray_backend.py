@@ -17,7 +17,7 @@ from overlay.sources.decode import DecodedBatch, GroupDecoder
 from overlay.sources.read_plan import ReadUnit, join_units
 from overlay.storage.path import StoragePath
 from pipelines.inference.model_actors import actor_count, create_engine_plan, score_with_plan
-from pipelines.inference.read_groups import TASK_RETRIES, read_groups, request_from_row
+from pipelines.inference.read_groups import read_groups, request_from_row
 from pipelines.runtime.placement import choose_device
 from pipelines.runtime.ray_errors import explain_ray_error
 from pipelines.runtime.room import await_actors
@@ -80,7 +80,6 @@ class RayBackend:
             fn_kwargs={"decoder": ray.put(decoder)},
             num_cpus=groups.cpus,
             memory=memory,
-            max_retries=TASK_RETRIES,
         )
         try:
             for block in score_with_plan(self._plan, rows, self._engine, self._cluster).iter_batches(batch_size=None):

@@ -33,9 +33,6 @@ positions: rows of the group to be decoded; null for all
 contents: bytes of the image and the masks of each row, where they were read in order; else null
 fault, fault_kind: reason why reading in order failed; else null
 """
-TASK_RETRIES = 4
-"""times that a reading or decoding task is tried again where its worker or node is lost; Ray Data's default is without
-end"""
 _BLOCK_BYTES = 2**20
 
 
@@ -62,7 +59,6 @@ def read_groups(manifest: Manifest, units: Sequence[ReadUnit], memory: int) -> G
         # Stages with different resources are not fused.
         num_cpus=0.25 if in_order else 1,
         memory=None if in_order else memory,
-        max_retries=TASK_RETRIES,
     )
     if in_order:
         rows.context.target_max_block_size = _BLOCK_BYTES  # pass on each group as soon as it is read

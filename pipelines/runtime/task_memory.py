@@ -11,7 +11,7 @@ import ray
 from overlay.config import Limits
 from overlay.sources.read_plan import ReadUnit
 
-_LEAST = 256 * 2**20
+_LEAST = 640 * 2**20  # a worker of Ray Data that decodes small images takes 470 MiB
 _BYTES_A_BYTE = 12  # a float TIFF of 49 megapixels (187 MiB) takes 2.1 GiB
 _LARGE = 2**30
 

@@ -98,7 +98,7 @@ def test_what_no_node_can_read_fails_the_preparation_unless_it_is_allowed(
 
 
 def test_memory_of_tasks() -> None:
-    assert task_bytes(0, Limits()) == 256 * MIB
+    assert task_bytes(0, Limits()) == 640 * MIB
     assert 2.1 * 1024 * MIB < task_bytes(49_000_000 * 4, Limits()) < 3 * 1024 * MIB
     assert task_bytes(2**40, Limits()) == Limits().decode_bytes
     units = [ReadUnit((number,), False, largest=size) for number, size in enumerate((MIB, 200 * MIB, 2 * MIB))]
