@@ -30,14 +30,15 @@ def complete_in_bucket(checkpoints: StoragePath) -> list[str]:
 
 
 def remove_others(checkpoints: StoragePath, keep: StoragePath | None) -> None:
-    """Remove all objects below ``checkpoints`` but those of one complete checkpoint.
+    """Remove all checkpoints but a complete one, whole or in part, and other folders; stray objects are left alone.
 
     Raises:
         OSError: one can't be deleted.
     """
     kept = set() if keep is None else {keep.name, keep.name + _MARKER}
     for name in checkpoints.children():
-        if name not in kept:
+        ours = name.startswith("step-") or (checkpoints / name).is_folder()
+        if ours and name not in kept:
             (checkpoints / name).remove()
 
 

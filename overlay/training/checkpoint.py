@@ -40,7 +40,7 @@ BLOCK_BYTES = 2**22
 _PARTIAL, _LAST, _BEST = "partial-", "last.pt", "best.pt"
 _VALIDATED = "-validated"
 """added to the name where the folder of the step has the state before the epoch's validation"""
-_NAME = re.compile(rf"step-\d{{9,}}({_VALIDATED})?")
+_NAME = re.compile(rf"step-\d{{9,}}(?:{_VALIDATED})?")
 
 
 @dataclass(frozen=True)
@@ -190,13 +190,14 @@ class CheckpointWriter:
         newest = newest_checkpoint(self._checkpoints)
         previous = None if newest is None else Path(newest.text)
         folder = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=checkpoints))
+        name = self._new_name(state.step, newest)
         try:
             self._last.save(folder / _LAST)
             if improved:
                 self._best.save(folder / _BEST)
             elif previous is not None and (previous / _BEST).exists():
                 _link(previous / _BEST, folder / _BEST)
-            folder.replace(checkpoints / self._new_name(state.step, newest))
+            folder.replace(checkpoints / name)
         except OSError as error:
             if is_disk_full(error):
                 needed = self._last.size + (self._best.size if improved else 0)
@@ -205,7 +206,7 @@ class CheckpointWriter:
         finally:
             shutil.rmtree(folder, ignore_errors=True)  # not there once it is renamed
         sync(checkpoints)
-        if previous is not None:
+        if previous is not None and previous.name < name:  # never one that another worker has written since
             shutil.rmtree(previous, ignore_errors=True)  # over NFS, what somebody has open stays until it is closed
         if on_written is not None:
             on_written()

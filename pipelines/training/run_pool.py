@@ -102,7 +102,7 @@ def _stopped_if_interrupted(working: Mapping["ray.ObjectRef[str | None]", int]) 
 
 def _train_one(run: PooledRun, train: Callable[[Train], None]) -> str | None:
     """Train in this process, with its output in the log; return why it failed, or None."""
-    with _output_to(run.log):
+    with append_output(run.log):
         try:
             # A training of the same comparison, whose command was killed a moment ago, may have some seconds to live.
             FolderLock(StoragePath.of(run.request.out), "train").wait_for_release()
@@ -114,7 +114,7 @@ def _train_one(run: PooledRun, train: Callable[[Train], None]) -> str | None:
 
 
 @contextmanager
-def _output_to(file: StoragePath) -> Iterator[None]:
+def append_output(file: StoragePath) -> Iterator[None]:
     """Append the output of a block to a file, to one in a bucket when the block ends."""
     file.parent.make_folder()
     if not file.in_bucket:
