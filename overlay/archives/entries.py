@@ -1,7 +1,8 @@
 """Members of untrusted zip and tar archives, in their order.
 
-zipfile and tarfile parse the headers. This module checks what they would accept: unpacked size, compression ratio and
-time, and for a tar that offsets only increase and that the end-of-archive blocks are there.
+tarfile parses the headers of a tar, and `overlay.archives.zip_directory` the directory of a zip. This module checks
+what they would accept: number of members, unpacked size, compression ratio and time, and for a tar the size of its
+headers, that offsets only increase and that the end-of-archive blocks are there.
 """
 
 import json
@@ -13,7 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, BinaryIO, cast
 
-from overlay.archives.stream import ArchiveError, CountingFile, Method, UnpackedStream, check_time, check_unpacked_size
+from overlay.archives.stream import ArchiveError, Method, UnpackedStream, check_time, check_unpacked_size
+from overlay.archives.zip_directory import read_directory
 from overlay.config import Limits
 from overlay.errors import ErrorKind, Reason, one_line
 from overlay.storage.filenames import escape_name
@@ -84,31 +86,25 @@ def read_entries(file: BinaryIO, limits: Limits) -> Iterator[ArchiveEntry]:
 def _zip_entries(file: BinaryIO, limits: Limits) -> Iterator[ArchiveEntry]:
     packed = file.seek(0, 2)
     deadline = time.monotonic() + limits.seconds
-    try:
-        archive = zipfile.ZipFile(cast(IO[bytes], CountingFile(file)))
-    except UnicodeDecodeError:
-        raise ArchiveError("damaged archive: a name is marked as UTF-8 and is not") from None
-    except (zipfile.BadZipFile, NotImplementedError, struct.error, EOFError, ValueError, OverflowError) as error:
-        raise ArchiveError(f"damaged or cut off zip: {one_line(error)}") from error
     total = 0
-    for info in archive.infolist():  # not namelist(): members with equal names all count
-        total += info.file_size
+    for entry in read_directory(file):
+        total += entry.size
         check_unpacked_size(total, packed, limits)
         check_time(deadline, limits)
-        method = _ZIP_METHODS.get(info.compress_type)
+        method = _ZIP_METHODS.get(entry.method)
         problem = None
-        if info.flag_bits & _ENCRYPTED:
+        if entry.flags & _ENCRYPTED:
             problem = Reason("encrypted member", ErrorKind.REFUSED)
         elif method is None:
-            name = zipfile.compressor_names.get(info.compress_type, "?")  # type: ignore[attr-defined]
+            name = zipfile.compressor_names.get(entry.method, "?")  # type: ignore[attr-defined]
             problem = Reason(f"compression that is not read: {name}", ErrorKind.REFUSED)
-        elif not 0 <= info.header_offset < packed:
+        elif not 0 <= entry.offset < packed:
             problem = Reason("damaged archive: the member is not where the zip's directory says", ErrorKind.DAMAGED)
         yield ArchiveEntry(
-            info.filename.replace("\\", "/"),
-            Span(method or "stored", info.header_offset, info.compress_size, info.file_size, info.CRC),
-            folder=info.is_dir(),
-            link=(info.external_attr >> 16) & 0o170000 == _LINK,
+            entry.name.replace("\\", "/"),
+            Span(method or "stored", entry.offset, entry.packed, entry.size, entry.crc),
+            folder=entry.name.endswith("/"),
+            link=(entry.attributes >> 16) & 0o170000 == _LINK,
             problem=problem,
         )
 
@@ -138,6 +134,7 @@ def _tar_entries(file: BinaryIO, method: Method, limits: Limits) -> Iterator[Arc
             if member.size < 0:
                 raise ArchiveError("damaged archive: a member of negative size")
             archive.members = []  # type: ignore[attr-defined]  # tarfile would keep all of them in memory
+            stream.end_headers(archive.pax_headers)
             span = Span(method, member.offset_data, member.size, member.size, None)
             regular = member.type in _REGULAR and not member.issparse()
             label = None

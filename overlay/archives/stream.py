@@ -3,6 +3,7 @@
 import errno
 import math
 import time
+from collections.abc import Mapping
 from typing import BinaryIO, Literal
 
 import pyarrow as pa
@@ -45,6 +46,7 @@ class UnpackedStream:
             self._data = pa.CompressedInputStream(pa.PythonFile(self._file, mode="r"), method)
         self._seekable = method == "tar"
         self._position = 0
+        self._headers = 0
         self._limits = limits
         self._deadline = time.monotonic() + (limits.seconds if limits else math.inf)
 
@@ -61,12 +63,24 @@ class UnpackedStream:
         """Read a header; called by tarfile.
 
         Raises:
-            ArchiveError: the data are damaged, a limit is exceeded, or the header has more than 1 MiB.
+            ArchiveError: the data are damaged, a limit is exceeded, or the header has more than 1 MiB, or all headers
+                of a member more than 2 MiB.
         """
-        if not 0 <= size <= _HEADER_BYTES:
-            raise ArchiveError(f"damaged archive: a header of {size} bytes")
+        self._headers += max(size, 0)
+        if not 0 <= size <= _HEADER_BYTES or self._headers > 2 * _HEADER_BYTES:
+            raise ArchiveError(f"damaged archive: a header of {size if size > _HEADER_BYTES else self._headers} bytes")
         self.last_header = self.take(size)
         return self.last_header
+
+    def end_headers(self, shared: Mapping[str, str]) -> None:
+        """Begin to count the headers of the next member; ``shared`` are those of all members, which tarfile keeps.
+
+        Raises:
+            ArchiveError: these have more than 1 MiB.
+        """
+        self._headers = 0
+        if shared and sum(len(name) + len(value) for name, value in shared.items()) > _HEADER_BYTES:
+            raise ArchiveError(f"damaged archive: headers of more than {_HEADER_BYTES} bytes for all members")
 
     def take(self, size: int) -> bytes:
         """Read ``size`` bytes, fewer only at the end.

@@ -235,8 +235,8 @@ def test_encrypted_members_and_methods_that_are_not_read(place: Callable[..., St
         (b"<html>not found</html>", "no archive that can be read (zip, tar, tar.gz, tar.zst)"),
         (b"<html>" * 1000, "no archive that can be read (zip, tar, tar.gz, tar.zst)"),
         (gzip.compress(b"<html>" * 1000), "no archive that can be read (zip, tar, tar.gz, tar.zst)"),
-        (zipped(FILES)[:-30], "damaged or cut off zip: File is not a zip file"),
-        (b"PK\3\4" + b"x" * 1000, "damaged or cut off zip: File is not a zip file"),
+        (zipped(FILES)[:-30], "damaged or cut off zip: it has no directory at its end"),
+        (b"PK\3\4" + b"x" * 1000, "damaged or cut off zip: it has no directory at its end"),
     ],
     ids=["empty", "page", "long page", "compressed page", "cut off", "no zip"],  # a gzip header holds the time
 )
@@ -414,3 +414,22 @@ def test_damaged_bytes_end_in_rows(place: Callable[..., StoragePath], name: str,
     assert all(reason and reason.isprintable() for _, reason in listing.problems)
     with suppress(ImageError, OSError):
         contents(archive, listing.members)
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_headers_of_a_tar_are_bounded(place: Callable[..., StoragePath], pack: Callable[[bytes], bytes]) -> None:
+    """Shared pax headers stay in tarfile's memory, and their number before a member has no bound."""
+    shared = {f"k{number}": "v" * 100 for number in range(3000)}
+    header = tarfile.TarInfo.create_pax_global_header(shared)
+    good = tar({"a/1.png": b"x"})
+    listing = list_archive(place(pack(header * 20 + good)), LIMITS)
+    assert [name for name, _ in listing.problems] == [None]
+    assert "damaged archive: a header of " in listing.problems[0][1]
+    many = [
+        tarfile.TarInfo.create_pax_global_header({f"{part}-{name}": value for name, value in shared.items()})
+        + good[:1024]
+        for part in range(5)
+    ]
+    listing = list_archive(place(pack(b"".join(many) + good)), LIMITS)
+    assert listing.problems == [(None, "damaged archive: headers of more than 1048576 bytes for all members")]
+    assert list_archive(place(pack(header + good)), LIMITS).problems == []
