@@ -112,7 +112,7 @@ def test_sources_of_a_dataset(recorder: Recorder, phantoms: Path, tmp_path: Path
     named = recorder.addresses
     table = pa.table({"uri": [*named, "good.png"], "label": ["a"] * len(named) + ["b"]})
     pq.write_table(table, tmp_path / "uris.parquet")
-    listing = list_labelled([str(tmp_path / "uris.parquet")], ListingOptions(), tmp_path / "work")
+    listing = list_labelled([str(tmp_path / "uris.parquet")], ListingOptions(), tmp_path)
     reasons = [ref.reason for ref, _ in listing.read()]
     assert [bool(reason and reason.startswith(NOT_ALLOWED)) for reason in reasons].count(True) == len(named)
     assert recorder.received == []

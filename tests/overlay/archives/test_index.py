@@ -431,5 +431,5 @@ def test_headers_of_a_tar_are_bounded(place: Callable[..., StoragePath], pack: C
         for part in range(5)
     ]
     listing = list_archive(place(pack(b"".join(many) + good)), LIMITS)
-    assert listing.problems == [(None, "damaged archive: headers of more than 1048576 bytes for all members")]
+    assert listing.problems[-1] == (None, "damaged archive: headers of more than 1048576 bytes for all members")
     assert list_archive(place(pack(header + good)), LIMITS).problems == []
