@@ -90,6 +90,7 @@ def test_the_files_of_the_contract(prepared: PreparedDataset, source: Path) -> N
             "version": ";".join(str(file.stat().st_mtime_ns) for file in masked),
             "spans": None,
             "reason": None,
+            "error_kind": None,
             "drawn": True,
         }
     ]
