@@ -38,7 +38,9 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="overlay-pairs-") as temporary:
         folder = Path(temporary)
-        _make_inputs(folder, options.images)
+        _make_inputs(folder)
+        if set(options.pairs) - {"predict", "export"}:
+            _make_dataset(folder, options.images)
         wrong = 0
         for pair in options.pairs:
             verbs = pair.split("/") * 2
@@ -50,10 +52,8 @@ def main() -> int:
         return 1 if wrong else 0
 
 
-def _make_inputs(folder: Path, images: int) -> None:
-    from overlay.images import phantoms
-
-    phantoms.write_phantoms(folder / "phantoms", images_per_class=images, seed=0)
+def _make_inputs(folder: Path) -> None:
+    """Write images of noise, and two models."""
     write_noise_images(folder / "noise", 600, seed=0)
     for name in ("model", "other"):
         write_random_model(folder / f"{name}.pth")
@@ -62,7 +62,14 @@ def _make_inputs(folder: Path, images: int) -> None:
 
     card = model_file.load_model_file(folder / "other.pth").card
     model_file.save_model_file(folder / "other.pth", {name: value * 1.01 for name, value in changed.items()}, card)  # type: ignore[arg-type]
-    words = ["prepare", str(folder / "phantoms"), "--out", str(folder / "dataset"), "--split.folds", "3"]
+
+
+def _make_dataset(folder: Path, images: int) -> None:
+    """Prepare a dataset of phantoms."""
+    from overlay.images import phantoms
+
+    phantoms.write_phantoms(folder / "phantoms", images_per_class=images, seed=0)
+    words = ["prepare", str(folder / "phantoms"), "--out", str(folder / "dataset")]
     subprocess.run([sys.executable, "-m", "overlay", *words], check=True, stdout=subprocess.DEVNULL)
 
 
