@@ -48,7 +48,6 @@ EVALUATION_FILES = (
     "classification_report.csv",
     "confusion_matrix.png",
     "report.html",
-    LOG_FILE,
     "metrics.json",
 )
 """in the order in which they are written; a folder with ``metrics.json`` is complete"""
@@ -111,7 +110,7 @@ def check_evaluation_folder(out: StoragePath, given: str) -> None:
     """
     if out.is_file():
         raise RequestError(f"--out {given} is a file; name a folder")
-    if strange := [name for name in out.children() if not _is_own(name) and not is_stray(name)]:
+    if strange := [name for name in out.children() if not (_is_own(name) or is_stray(name) or name == LOG_FILE)]:
         raise RequestError(f"--out {given} holds something else ({strange[0]}); choose an empty folder")
 
 

@@ -22,7 +22,7 @@ from overlay.evaluation.report_data import Inference, SeenImages
 from overlay.evaluation.subgroups import SubgroupColumn
 from overlay.evaluation.subject import EvaluationSubject
 from overlay.storage.atomic import write_text_atomically
-from overlay.storage.filenames import LOCK_NAME
+from overlay.storage.filenames import LOCK_NAME, LOG_FILE
 from overlay.storage.path import StoragePath
 from overlay.training.history import Epoch, write_history
 
@@ -133,9 +133,10 @@ def test_a_folder_of_an_evaluation_can_be_used_again(subject: EvaluationSubject,
     out.mkdir()
     (out / ".report.html.0123.tmp").touch()  # as a process leaves it that was killed
     (out / LOCK_NAME).touch()
+    (out / LOG_FILE).touch()  # of the command
     check_evaluation_folder(StoragePath.of(out), "out")
     write_evaluation(subject, predictions(), StoragePath.of(out), Extras(None))
-    assert {file.name for file in out.iterdir()} == {*EVALUATION_FILES, LOCK_NAME}
+    assert {file.name for file in out.iterdir()} == {*EVALUATION_FILES, LOCK_NAME, LOG_FILE}
     check_evaluation_folder(StoragePath.of(out), "out")
 
 
