@@ -57,9 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             watch.give_time(GRACE_SECONDS)  # to close all, whatever time the work asked for
             return _say_interrupted(verb, interrupt)
         except (SystemExit, Exception) as error:
-            if watch.received is not None:  # what broke then, or was told to exit, is no fault
+            if (number := watch.first_signal()) is not None:  # what broke then, or was told to exit, is no fault
                 watch.give_time(GRACE_SECONDS)
-                return _say_interrupted(verb, Interrupted(watch.received, watch.give_time))
+                return _say_interrupted(verb, Interrupted(number, watch.give_time))
             if isinstance(error, SystemExit):  # --help and --print_config
                 return int(error.code or 0)
             return _explain(verb, error)

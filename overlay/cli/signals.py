@@ -21,6 +21,10 @@ SAME_SECONDS = 1.0
 """signals within this time count as one: `timeout` and batch systems send one to the process and one to its group"""
 
 
+_READ_SECONDS = 0.05
+"""the thread needs less to read a signal that came just before"""
+
+
 class SignalWatch:
     """Context in which SIGINT and SIGTERM interrupt the main thread; a second signal ends the process at once.
 
@@ -31,7 +35,8 @@ class SignalWatch:
     def __init__(self, who: str) -> None:
         self._who = who
         self.received: int | None = None
-        """number of the first signal"""
+        """number of the first signal, also where another handler got it: Ray has its own while it starts"""
+        self._raised = False
         self._arrived = self._deadline = 0.0
         self._previous: dict[int, object] = {}
 
@@ -59,14 +64,20 @@ class SignalWatch:
             os.write(self._pipe[1], b"\0")
             self._previous = {}
 
+    def first_signal(self) -> int | None:
+        """Return the number of the first signal, where there was one, also of a moment ago; call it when work ended."""
+        if self.received is None and self._previous:
+            time.sleep(_READ_SECONDS)
+        return self.received
+
     def give_time(self, seconds: float) -> None:
         """Let the process end by itself in so many seconds from now."""
         self._deadline = time.monotonic() + seconds
 
     def _raise(self, number: int, _: FrameType | None) -> None:
         """Interrupt the main thread at the first signal; `_watch` handles those that follow."""
-        if self.received is None:
-            self.received = number
+        if not self._raised:
+            self._raised, self.received = True, number
             raise Interrupted(number, self.give_time)
 
     def _watch(self) -> None:
@@ -84,7 +95,7 @@ class SignalWatch:
                 if number not in SIGNALS:
                     continue
                 if not self._arrived:
-                    self._number, self._arrived = number, time.monotonic()
+                    self.received, self._arrived = number, time.monotonic()
                     if not self._deadline:  # the main thread may have been here before
                         self.give_time(GRACE_SECONDS)
                 elif time.monotonic() - self._arrived > SAME_SECONDS:
@@ -94,7 +105,7 @@ class SignalWatch:
         """End the process without waiting for anything; files that are not complete have other names."""
         text = f"{self._who}: interrupted, and ended at once; what was saved stays, and the same command goes on\n"
         os.write(self._stderr, text.encode())
-        os._exit(128 + self._number)
+        os._exit(128 + (self.received or 0))
 
     def _forget(self) -> None:
         """Restore the default in a forked child, which would write into its parent's pipe."""

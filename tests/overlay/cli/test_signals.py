@@ -35,6 +35,10 @@ def lose():
     except BaseException:
         raise OSError("connection lost") from None
 
+def replace():  # as Ray does while it starts
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+    sleep()
+
 def linger():
     try:
         sleep()
@@ -79,8 +83,9 @@ def test_one_line_says_what_is_saved(number: signal.Signals) -> None:
     assert process.returncode == 128 + number
 
 
-def test_what_fails_after_a_signal_is_no_failure() -> None:
-    process = start("lose")
+@pytest.mark.parametrize("work", ["lose", "replace"])
+def test_what_fails_or_exits_after_a_signal_is_no_failure(work: str) -> None:
+    process = start(work)
     process.send_signal(signal.SIGTERM)
     _, told = process.communicate(timeout=30)
     assert told == "overlay demo: interrupted by SIGTERM; what was saved stays; the same command goes on\n"
