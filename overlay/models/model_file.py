@@ -147,7 +147,8 @@ def save_model_file(
     elif hashes is not None:
         write_beside(StoragePath.of(path), hashes)
     with write_atomically(path, size=sum(tensor.nbytes for tensor in plain.values())) as temporary:
-        torch.save(plain, temporary)
+        with temporary.open("wb") as file:  # torch.save would write the temporary file's name into it
+            torch.save(plain, file)
 
 
 def load_model_file(path: str | Path | StoragePath, options: Legacy | None = None) -> ModelFile:
