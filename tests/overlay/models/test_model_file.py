@@ -308,8 +308,8 @@ def test_what_holds_no_weights_is_refused_and_never_run(resnet18: dict[str, Tens
     assert not trace.exists()
 
 
-def test_a_path_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    for path in (tmp_path / "w.pth", "s3://bucket/w.pth"):
+def test_a_path_that_is_not_there_is_refused(tmp_path: Path, new_bucket: Callable[[], str]) -> None:
+    for path in (tmp_path / "w.pth", StoragePath.of(new_bucket()) / "w.pth"):
         assert refusal(load_pretrained, "resnet18", str(path)) == f"no weights at {path}; check the path"
     assert refusal(load_pretrained, "resnet18", str(tmp_path)).startswith(f"the weights at {tmp_path} can't be read: ")
 
