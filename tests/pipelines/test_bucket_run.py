@@ -98,7 +98,8 @@ def test_a_whole_run_in_a_bucket(bucket: StoragePath, here: Path, phantoms: Path
         first = begin(config, here, nodes.address)
         wait_for_step(8, bucket, first)
         kill_session(first.pid)
-        assert first.wait() == -signal.SIGKILL
+        first.communicate()
+        assert first.returncode == -signal.SIGKILL
         progress = checkpoint.read_progress(made / "checkpoints")
         said = run(config, here, nodes.address)
         assert f"going on after epoch {len(progress.history)} of 6, at step {progress.step} of 36" in said
@@ -140,7 +141,7 @@ def test_two_nodes_with_disks_of_their_own_train_in_a_bucket(
             kill_node()
             wait_for_step(newest_step(bucket) + 2, bucket, first)  # Ray Train resumes on the node that is left
             kill_session(first.pid)
-            first.wait()
+            first.communicate()
         step = newest_step(bucket)
         with private_node(nodes, here):
             assert f"at step {step} of 18" in run(config, here, nodes.address)
