@@ -146,9 +146,10 @@ def save_model_file(
         plain.overlay_hashes = torch.from_numpy(hashes.to_array())  # type: ignore[attr-defined]
     elif hashes is not None:
         write_beside(StoragePath.of(path), hashes)
-    with write_atomically(path, size=sum(tensor.nbytes for tensor in plain.values())) as temporary:
-        with temporary.open("wb") as file:  # torch.save would write the temporary file's name into it
-            torch.save(plain, file)
+    size = sum(tensor.nbytes for tensor in plain.values())
+    # By an open file, since torch.save would write the temporary file's name into it.
+    with write_atomically(path, size=size) as temporary, temporary.open("wb") as file:
+        torch.save(plain, file)
 
 
 def load_model_file(path: str | Path | StoragePath, options: Legacy | None = None) -> ModelFile:
