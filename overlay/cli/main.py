@@ -9,12 +9,16 @@ import importlib
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import TYPE_CHECKING
 
 from overlay import __version__
 from overlay.cli.verbs import USAGE, VERBS, Config
 from overlay.config import JOB_ACTIONS, Compare, Predict, Prepare, Submit, Train
 from overlay.config.options import named_places, nearest
 from overlay.errors import Interrupted, RequestError, WorkError, interruption_status
+
+if TYPE_CHECKING:
+    from overlay.cli.signals import SignalWatch
 
 _EXAMPLES = """\
 examples:
@@ -55,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(verb, config)
         except KeyboardInterrupt as interrupt:
             watch.give_time(GRACE_SECONDS)  # to close all, whatever time the work asked for
-            return _say_interrupted(verb, interrupt)
+            return _say_interrupted(verb, _named_by_signal(interrupt, watch))
         except (SystemExit, Exception) as error:
             if (number := watch.first_signal()) is not None:  # what broke then, or was told to exit, is no fault
                 watch.give_time(GRACE_SECONDS)
@@ -157,6 +161,16 @@ def _explain(verb: str, error: Exception) -> int:
     return _say(
         f"overlay {verb}", f"failed with {type(error).__name__}; please report it with the lines above", status=1
     )
+
+
+def _named_by_signal(interrupt: KeyboardInterrupt, watch: "SignalWatch") -> KeyboardInterrupt:
+    """Return an interruption with its signal, also where Ray's C++ part has raised one of its own."""
+    if isinstance(interrupt, Interrupted) or (number := watch.first_signal()) is None:
+        return interrupt
+    named = Interrupted(number, watch.give_time)
+    for note in getattr(interrupt, "__notes__", []):
+        named.add_note(note)
+    return named
 
 
 def _say_interrupted(verb: str, interrupt: KeyboardInterrupt) -> int:

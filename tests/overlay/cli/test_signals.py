@@ -39,6 +39,14 @@ def replace():  # as Ray does while it starts
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
     sleep()
 
+def translate():  # as calls of Ray do
+    with saved_if_interrupted(lambda: "3 of 5 rows are saved"):
+        print("ready", flush=True)
+        try:
+            time.sleep(60)
+        except BaseException:
+            raise KeyboardInterrupt from None
+
 def linger():
     try:
         sleep()
@@ -73,9 +81,10 @@ def start(work: str, grace: float = 50.0) -> "subprocess.Popen[str]":
     return process
 
 
+@pytest.mark.parametrize("work", ["sleep", "translate"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_one_line_says_what_is_saved(number: signal.Signals) -> None:
-    process = start("sleep")
+def test_one_line_says_what_is_saved(number: signal.Signals, work: str) -> None:
+    process = start(work)
     process.send_signal(number)
     _, told = process.communicate(timeout=30)
     name = signal.Signals(number).name
