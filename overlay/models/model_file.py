@@ -164,6 +164,8 @@ def load_model_file(path: str | Path | StoragePath, options: Legacy | None = Non
         OSError: the bucket can't be reached.
     """
     place = StoragePath.of(path)
+    if not place.exists():
+        raise RequestError(f"no weights at {path}; check the path")
     file = place / MODEL_FILE if place.is_folder() else place
     with local_weights(file) as local:
         return _read_model(local, file, options or Legacy())

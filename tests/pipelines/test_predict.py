@@ -144,7 +144,7 @@ def test_bad_requests_write_nothing(random_model: Path, images: Path, tmp_path: 
     for model_path, inputs, message in [
         (str(random_model), ["nowhere"], "input nowhere is not there"),
         (str(random_model), [str(tmp_path / "empty")], "no image in"),
-        ("nowhere.pth", [str(images)], r"no weights at .*nowhere\.pth; check the path"),
+        ("nowhere.pth", [str(images)], "no weights at nowhere.pth"),
         (str(images / "text.png"), [str(images)], "holds no"),
     ]:
         with pytest.raises(RequestError, match=message) as refused:
