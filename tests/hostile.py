@@ -16,25 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from scripts.fault_injection.poison import DECODER, KILLS, TAKES_MEMORY
 from tests.overlay.archives.test_index import tar, zipped
-
-KILLS, TAKES_MEMORY = b"kill me", b"take 8 GiB"
-DECODER = f"""
-import os, signal
-import PIL.Image
-
-real = PIL.Image.open
-
-def open(file, *arguments, **options):
-    data = file.getvalue()
-    if {KILLS!r} in data:
-        os.kill(os.getpid(), signal.SIGSEGV)
-    if {TAKES_MEMORY!r} in data:
-        bytearray(8 * 2**30)
-    return real(file, *arguments, **options)
-
-PIL.Image.open = open
-"""
 
 
 def picture(seed: int = 0, kind: str = "PNG") -> bytes:

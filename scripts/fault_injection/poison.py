@@ -24,8 +24,8 @@ from PIL import Image
 
 from scripts.fault_injection.predict import write_random_model
 
-_KILLS, _TAKES_MEMORY = b"kill me", b"take 8 GiB"
-_DECODER = f"""
+KILLS, TAKES_MEMORY = b"kill me", b"take 8 GiB"
+DECODER = f"""
 import os, signal
 import PIL.Image
 
@@ -33,9 +33,9 @@ real = PIL.Image.open
 
 def open(file, *arguments, **options):
     data = file.getvalue() if hasattr(file, "getvalue") else b""
-    if {_KILLS!r} in data:
+    if {KILLS!r} in data:
         os.kill(os.getpid(), signal.SIGSEGV)
-    if {_TAKES_MEMORY!r} in data:
+    if {TAKES_MEMORY!r} in data:
         bytearray(8 * 2**30)
     return real(file, *arguments, **options)
 
@@ -53,12 +53,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="overlay-poison-") as temporary:
         folder = Path(temporary)
         (folder / "decoder").mkdir()
-        (folder / "decoder" / "sitecustomize.py").write_text(_DECODER)
+        (folder / "decoder" / "sitecustomize.py").write_text(DECODER)
         write_random_model(folder / "model.pth")
         clean, poisoned = folder / "clean", folder / "poisoned"
         for images in (clean, poisoned):
             _write_images(images, options.images)
-        for number, mark in ((options.images // 2, _KILLS), (options.images // 3, _TAKES_MEMORY)):
+        for number, mark in ((options.images // 2, KILLS), (options.images // 3, TAKES_MEMORY)):
             with _image(poisoned, number).open("ab") as file:
                 file.write(mark)
         predict = ["predict", str(folder / "model.pth")]
