@@ -1,7 +1,6 @@
 """Pool of model actors on Ray Data: decoded batches to scored batches, for evaluation and prediction."""
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -10,28 +9,15 @@ from ray.data import ActorPoolStrategy
 
 from cluster.session import Resources
 from overlay.config import InferenceOptions
-from overlay.engines.base import BatchScores, EnginePlan, ImageBatch, Pixels, replace_pixels
-from overlay.engines.factory import open_engine, prepare_engines
+from overlay.engines.base import BatchScores, EnginePlan, ImageBatch, replace_pixels
+from overlay.engines.factory import open_engine
 from pipelines.runtime.placement import actor_cpus
 
 if TYPE_CHECKING:
-    from overlay.models.model_file import ModelFile  # which imports torch, and an actor with OpenVINO needs none
+    pass  # which imports torch, and an actor with OpenVINO needs none
 
 BATCHES_IN_FLIGHT = 2
 """batches at one actor: one that is computed, and one that waits there"""
-
-
-def create_engine_plan(
-    models: "Sequence[ModelFile]", options: InferenceOptions, calibration: Pixels | None = None
-) -> EnginePlan:
-    """Convert a model, or several to be averaged, for the engine, in this process and before anything is written.
-
-    ``calibration``: images (n, size, size, 3) for int8.
-
-    Raises:
-        RequestError: the engine is not installed, or doesn't fit the device or the precision.
-    """
-    return prepare_engines(models, options.kind, options.device, options.precision, calibration)
 
 
 def score_with_plan(

@@ -11,12 +11,13 @@ from ray.exceptions import RayError
 from cluster import session
 from overlay.config import InferenceOptions, Predict
 from overlay.engines.base import Pixels, ScoredBatch
+from overlay.engines.factory import prepare_engines
 from overlay.errors import WorkError
 from overlay.models.model_file import ModelFile
 from overlay.sources.decode import DecodedBatch, GroupDecoder
 from overlay.sources.read_plan import ReadUnit, join_units
 from overlay.storage.path import StoragePath
-from pipelines.inference.model_actors import actor_count, create_engine_plan, score_with_plan
+from pipelines.inference.model_actors import actor_count, score_with_plan
 from pipelines.inference.read_groups import read_groups, request_from_row
 from pipelines.runtime.placement import choose_device
 from pipelines.runtime.ray_errors import explain_ray_error
@@ -51,7 +52,9 @@ class RayBackend:
             embeddings=config.embeddings,
             cluster=config.cluster,
         )
-        self._plan = create_engine_plan(models, self._engine, calibration)
+        self._plan = prepare_engines(
+            models, self._engine.kind, self._engine.device, self._engine.precision, calibration
+        )
         self.computed = str(self._plan)
         self.processes: Mapping[str, float] = {
             "read": self._cluster.cpus,
