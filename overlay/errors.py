@@ -56,8 +56,8 @@ class Reason(str):
         return str(self), self.kind
 
 
-class ImageError(ValueError):
-    """Image that can't be used; the message is the reason, for a row of a table."""
+class InputError(ValueError):
+    """Input that can't be used; the message is the reason, for a row of a table."""
 
     def __init__(self, reason: str, kind: ErrorKind = ErrorKind.DAMAGED) -> None:
         super().__init__(reason)
@@ -67,6 +67,10 @@ class ImageError(ValueError):
     def reason(self) -> Reason:
         """The message with the kind of error."""
         return Reason(str(self), self.kind)
+
+
+class ImageError(InputError):
+    """Image that can't be used."""
 
 
 class UnsupportedModel(ValueError):

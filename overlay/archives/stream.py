@@ -9,7 +9,7 @@ from typing import BinaryIO, Literal
 import pyarrow as pa
 
 from overlay.config import Limits
-from overlay.errors import ErrorKind, Reason, one_line
+from overlay.errors import ErrorKind, InputError, one_line
 
 Method = Literal["tar", "gzip", "zstd", "stored", "deflated"]
 """tar: member of a plain tar; gzip, zstd: of a tar that is compressed as a whole; stored, deflated: of a zip"""
@@ -21,17 +21,8 @@ _STEP = 2**20
 _BLOCK = 512
 
 
-class ArchiveError(ValueError):
-    """The archive is damaged or exceeds a limit; the message is the reason."""
-
-    def __init__(self, reason: str, kind: ErrorKind = ErrorKind.DAMAGED) -> None:
-        super().__init__(reason)
-        self.kind = kind
-
-    @property
-    def reason(self) -> Reason:
-        """The message with the kind of error."""
-        return Reason(str(self), self.kind)
+class ArchiveError(InputError):
+    """Archive, or member of one, that is damaged or exceeds a limit."""
 
 
 class UnpackedStream:
