@@ -1,4 +1,5 @@
 import os
+import signal
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -14,6 +15,8 @@ settings.load_profile("overlay")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Some tests interrupt their own process; a shell script that runs the tests in the background ignores SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # Ray Data warns of defaults that it sets itself.
     config.addinivalue_line("filterwarnings", r"ignore::DeprecationWarning:ray\..*")
     # A thread of Ray Data that is told to end while it still waits ends by an exception of its own.

@@ -170,7 +170,9 @@ class FolderLock:
             if not held:
                 self._lost = f"the lock of {self._folder} is lost ({reason}); the same command resumes"
                 self._say(self._lost)
-                os.kill(os.getpid(), signal.SIGINT)
+                # A shell without job control starts a command that runs in the background with SIGINT ignored.
+                ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+                os.kill(os.getpid(), signal.SIGTERM if ignored else signal.SIGINT)
                 return
             last = time.monotonic()
 

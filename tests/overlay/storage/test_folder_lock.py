@@ -229,6 +229,32 @@ def test_a_lock_that_is_lost_ends_the_work(folder: StoragePath) -> None:
         work(lock)
 
 
+LOSE = """
+import sys, time
+from overlay.cli.signals import SignalWatch
+from overlay.errors import WorkError
+from overlay.storage.folder_lock import FolderLock, LockTiming
+from overlay.storage.path import StoragePath
+try:
+    with SignalWatch("train"), FolderLock(StoragePath(sys.argv[1]), "train", LockTiming(beat=0.1)) as lock:
+        lock.take()
+        for file in (StoragePath(sys.argv[1]) / name for name in StoragePath(sys.argv[1]).children()):
+            file.remove()
+        time.sleep(60)
+except WorkError as error:
+    print(error)
+"""
+
+
+def test_a_lock_that_is_lost_ends_a_command_in_the_background(tmp_path: Path) -> None:
+    def ignore() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell without job control does
+
+    words = [sys.executable, "-c", LOSE, str(tmp_path / "out")]
+    done = subprocess.run(words, preexec_fn=ignore, capture_output=True, text=True, check=False, timeout=50)
+    assert "is lost" in done.stdout, done.stderr
+
+
 def test_a_process_that_was_stopped_for_long_does_not_renew_its_lock(tmp_path: Path) -> None:
     def work(lock: FolderLock) -> None:
         lock.take()
