@@ -1,5 +1,6 @@
 """Exception types and exit statuses, and error messages in one line."""
 
+import errno
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,19 @@ class RequestError(ValueError):
 
 class WorkError(RuntimeError):
     """Failure of a valid request; the command line prints its message and exits with status 1."""
+
+
+class DiskFullError(OSError):
+    """A disk or a quota is full; the message names the folder and the bytes that are missing."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(errno.ENOSPC, message)
+
+    def __str__(self) -> str:
+        return str(self.args[1])
+
+    def __reduce__(self) -> tuple[type["DiskFullError"], tuple[str]]:
+        return DiskFullError, (str(self),)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -106,5 +120,9 @@ def saved_if_interrupted(describe: Callable[[], str]) -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's message in one line of at most 200 characters; without one, the name of its type."""
-    return (" ".join(str(error).split()) or type(error).__name__)[:200]
+    """Return an error's message in one line; without one, the name of its type.
+
+    A message of another library is cut at 200 characters; our own say at their end what to do, and are whole.
+    """
+    said = " ".join(str(error).split()) or type(error).__name__
+    return said if isinstance(error, RequestError | WorkError | DiskFullError) else said[:200]

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from overlay.storage.disk_space import DiskFullError, disk_full_error, is_disk_full
+from overlay.errors import DiskFullError
+from overlay.storage.disk_space import disk_full_error, is_disk_full
 from overlay.storage.object_store import retry
 from overlay.storage.path import StoragePath
 

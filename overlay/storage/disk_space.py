@@ -5,23 +5,10 @@ import os
 import shutil
 from pathlib import Path
 
-from overlay.errors import RequestError
+from overlay.errors import DiskFullError, RequestError
 from overlay.storage.path import StoragePath
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-class DiskFullError(OSError):
-    """A disk or a quota is full; the message names the folder and the bytes that are missing."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(errno.ENOSPC, message)
-
-    def __str__(self) -> str:
-        return str(self.args[1])
-
-    def __reduce__(self) -> tuple[type["DiskFullError"], tuple[str]]:
-        return DiskFullError, (str(self),)
 
 
 def is_disk_full(error: BaseException) -> bool:

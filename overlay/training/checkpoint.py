@@ -23,9 +23,10 @@ import torch
 from torch.utils.serialization import config
 
 from overlay.config import EarlyStopping
+from overlay.errors import DiskFullError
 from overlay.models.network import StateDict
 from overlay.storage.atomic import sync
-from overlay.storage.disk_space import DiskFullError, allocated_bytes, is_disk_full
+from overlay.storage.disk_space import allocated_bytes, is_disk_full
 from overlay.storage.path import StoragePath
 from overlay.storage.transfer import DOWNLOAD_BYTES
 from overlay.training.bucket_checkpoint import complete_in_bucket, publish_checkpoint, read_marker, remove_others

@@ -70,9 +70,9 @@ class CommandLog:
 
     def close(self) -> None:
         """Close the files, and upload the objects after what they hold already."""
-        for file in self._files:
+        while self._files:  # a logger may print through this process's streams until it ends
             with suppress(OSError):
-                file.close()
+                self._files.pop().close()
         for folder in self._buckets:
             with suppress(OSError):
                 _append_object(folder / LOG_FILE, self._lines)

@@ -75,10 +75,6 @@ def _finished(out: Path) -> dict[Path, int]:
     return {file: file.stat().st_mtime_ns for file in out.glob("runs/*/*/*/evaluation/metrics.json")}
 
 
-def _trained_again(before: dict[Path, int], now: dict[Path, int]) -> int:
-    return sum(now.get(file) != changed for file, changed in before.items())
-
-
 def _prepare(folder: Path, images: int) -> None:
     from overlay.images import phantoms
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from overlay.storage.disk_space import free_bytes
 from scripts.fault_injection.verb_commands import VERB_NAMES, VerbCommands
 
-ROOM = 300
+ROOM = 600
 """megabytes of the disk with --fill, before another file takes them"""
 
 

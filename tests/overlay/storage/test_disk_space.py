@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from overlay.errors import RequestError
+from overlay.errors import DiskFullError, RequestError
 from overlay.storage import disk_space
 from overlay.storage.atomic import write_atomically
-from overlay.storage.disk_space import DiskFullError, allocated_bytes, check_free_space, free_bytes, is_disk_full
+from overlay.storage.disk_space import allocated_bytes, check_free_space, free_bytes, is_disk_full
 from overlay.storage.path import StoragePath
 
 TORCH = RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 576 vs 534")

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from overlay.config import EarlyStopping
+from overlay.errors import DiskFullError
 from overlay.models.network import StateDict
 from overlay.storage.atomic import write_text_atomically
-from overlay.storage.disk_space import DiskFullError
 from overlay.storage.path import StoragePath
 from overlay.training import checkpoint
 from overlay.training.checkpoint import CheckpointState, CheckpointWriter, TrainingProgress

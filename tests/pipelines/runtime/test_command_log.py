@@ -95,6 +95,17 @@ def test_a_folder_in_a_bucket_gets_the_log_at_the_end(monkeypatch: pytest.Monkey
     assert re.fullmatch(rf"before\n{TIME} 5 images\n", text)
 
 
+def test_a_logger_that_keeps_the_stream_prints_after_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with command_log("prepare", "text"):
+        log_into(tmp_path)
+        kept = sys.stderr
+    print("the last word of a library", file=kept)
+    assert capsys.readouterr().err == "the last word of a library\n"
+    assert (tmp_path / LOG_FILE).read_text() == ""
+
+
 def test_without_a_log_nothing_is_written(tmp_path: Path) -> None:
     log_into(tmp_path)
     print("x")

@@ -3,8 +3,7 @@ import errno
 import pytest
 from ray.exceptions import RayTaskError, WorkerCrashedError
 
-from overlay.errors import WorkError
-from overlay.storage.disk_space import DiskFullError
+from overlay.errors import DiskFullError, WorkError
 from overlay.training.sampler import Worker
 from pipelines.training.failures import SAME_FAILURES, fatal_reason
 from pipelines.training.status_board import StatusBoard
