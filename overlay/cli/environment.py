@@ -10,6 +10,7 @@ import stat
 import tempfile
 from pathlib import Path
 
+from overlay.config.credentials import check_no_credentials
 from overlay.errors import RequestError
 
 _KEPT = {
@@ -21,12 +22,19 @@ _KEPT = {
 """variable -> the file that is read in the home folder without it"""
 
 
+_ADDRESSES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
+"""addresses that messages repeat"""
+
+
 def complete_environment() -> None:
     """Set HOME and the user's name where there is none, or HOME can't be written to.
 
     Raises:
-        RequestError: no folder for temporary files can be written to, or that of the home has another owner.
+        RequestError: the address of a cluster has credentials, no folder for temporary files can be written to, or that
+            of the home has another owner.
     """
+    for name in _ADDRESSES:
+        check_no_credentials(name, os.environ.get(name))
     if not _has_name():
         for name in ("LOGNAME", "USER"):
             os.environ.setdefault(name, f"uid-{os.getuid()}")

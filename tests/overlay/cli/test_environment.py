@@ -79,3 +79,11 @@ def test_lines_of_the_core_of_ray_are_left_out() -> None:
         (b"\x1b[33m[2026-11-26 06:46:13,1 W 1 1] (raylet) x.cc:1: no\n", False),
     ]
     assert [(line, kept.keeps(line)) for line, _ in lines] == lines
+
+
+@pytest.mark.parametrize("name", ["RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"])
+def test_credentials_in_the_address_of_a_cluster_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "http://user:secret@head:8265")
+    with pytest.raises(RequestError, match=f"^{name} has credentials in an address") as refusal:
+        complete_environment()
+    assert "secret" not in str(refusal.value)
