@@ -99,7 +99,8 @@ class WandbRun:
         """Log the epochs that W&B does not have yet; W&B's step is the epoch."""
         for epoch in epochs:
             if epoch.epoch not in self._logged:
-                self._run.log(asdict(epoch), step=epoch.epoch, commit=True)
+                known = {name: value for name, value in asdict(epoch).items() if value is not None}
+                self._run.log(known, step=epoch.epoch, commit=True)
                 self._logged.add(epoch.epoch)
 
     def finish(

@@ -24,6 +24,7 @@ from overlay.images.decoder_pool import decoder_pool
 from overlay.images.decoder_process import ProcessLimits
 from overlay.models.ensemble import Ensemble, load_ensemble
 from overlay.models.model_file import ModelCard, ModelFile
+from overlay.prediction.cost import OccupiedHardware
 from overlay.prediction.output_folder import PredictionFolder, PredictionRequest
 from overlay.prediction.row_writer import PredictionWriter
 from overlay.prediction.schema import PredictionColumns
@@ -56,6 +57,10 @@ class PredictionBackend(Protocol):
     @property
     def processes(self) -> Mapping[str, float]:
         """Stage -> processes or threads that work at it, where these are more than one."""
+
+    @property
+    def hardware(self) -> OccupiedHardware:
+        """Hardware that the prediction occupies."""
 
     def classify(self, decoder: GroupDecoder, units: Sequence[ReadUnit]) -> Iterator[ScoredBatch]:
         """Yield the scored rows of all units in batches, in any order."""
@@ -108,6 +113,7 @@ def _predict(config: Predict, lock: FolderLock) -> PredictionOutcome:
             calibration = sample_pixels(GroupDecoder(listing.manifest, loaded.card, limits), listing.units)
         backend = _choose_backend(config, loaded.members, calibration, small=_is_small(config, listing))
         stages.processes |= backend.processes
+        stages.hardware = backend.hardware
         request = replace(request, computed=backend.computed)
         manifest = folder.begin(request, listing, anew=state == "new")
         log_into(folder.path)

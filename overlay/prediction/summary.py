@@ -15,6 +15,7 @@ from overlay.evaluation.estimates import estimate_text
 from overlay.evaluation.influence import accuracy_influence, macro_f1_influence
 from overlay.evaluation.intervals import Estimate, estimate_metric
 from overlay.evaluation.report_data import SeenImages
+from overlay.prediction.cost import OccupiedHardware
 from overlay.prediction.output_folder import PredictionFolder
 from overlay.prediction.row_writer import error_reason
 from overlay.sources.manifest import Manifest
@@ -32,6 +33,7 @@ class StageTimes:
     """stage -> seconds, summed over all processes"""
     processes: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 1.0))
     """stage -> number of processes or threads"""
+    hardware: OccupiedHardware = field(default_factory=lambda: OccupiedHardware(cores=1))
     elapsed: float = 0.0
     """wall-clock seconds of classification"""
     images: int = 0
@@ -39,6 +41,8 @@ class StageTimes:
     """bytes read"""
     first_images: int = 0
     """images in the first scored batch"""
+    first_forward: float = 0.0
+    """seconds of the first scored batch in its engine"""
     first_at: float = 0.0
     """arrival of the first scored batch, in seconds of `time.monotonic`"""
     last_at: float = 0.0
@@ -53,6 +57,7 @@ class StageTimes:
         self.last_at = time.monotonic()
         if not self.images:
             self.first_at, self.first_images = self.last_at, len(block["row"])
+            self.first_forward = self.seconds["forward"]
         self.images += len(block["row"])
         self.bytes += int(block["bytes"].sum())
 
@@ -62,11 +67,41 @@ class StageTimes:
             return None
         return (self.images - self.first_images) / (self.last_at - self.first_at)
 
+    def device_wait_share(self) -> float | None:
+        """Return the share of the time after the first scored batch in which an engine had no batch, in the mean.
+
+        None where there was only one batch.
+        """
+        if self.last_at == self.first_at:
+            return None
+        busy = (self.seconds["forward"] - self.first_forward) / self.processes["forward"]
+        return max(0.0, 1 - busy / (self.last_at - self.first_at))
+
     def bottleneck(self) -> tuple[str, float]:
         """Return the slowest stage, and its share of the stages' time; time is divided by the number of processes."""
-        alone = {stage: seconds / self.processes[stage] for stage, seconds in self.seconds.items()}
+        alone = self._stage_times()
         stage = max(alone, key=lambda name: alone[name])
         return stage, alone[stage] / max(sum(alone.values()), 1e-9)
+
+    def cost_values(self) -> dict[str, tuple[float, str]]:
+        """Return the rows of ``metrics.parquet`` for the cost: name -> value and unit."""
+        values = self.hardware.cost_values(self.images, self.elapsed)
+        if (share := self.device_wait_share()) is not None:
+            values["device_wait_share"] = (share, "1")
+        return values
+
+    def describe_cost(self) -> str:
+        """Return the cost and what the device waited for as one line."""
+        text = f"cost: {self.hardware.describe_cost(self.images, self.elapsed)}"
+        if (share := self.device_wait_share()) is None:
+            return text
+        others = {stage: time for stage, time in self._stage_times().items() if stage in ("read", "decode", "write")}
+        cause = f", for {max(others, key=lambda name: others[name])}" if share >= 0.005 else ""
+        return f"{text}; the device waited {share:.0%} of the time{cause}"
+
+    def _stage_times(self) -> dict[str, float]:
+        """Return the seconds of each stage, divided by the number of its processes."""
+        return {stage: seconds / self.processes[stage] for stage, seconds in self.seconds.items()}
 
 
 @dataclass(frozen=True)
@@ -103,6 +138,7 @@ class PredictionSummary:
         }
         if rate := stages.steady_rate():
             values["images_per_second_once_started"] = (rate, "images/s")
+        values |= stages.cost_values()
         values |= {f"predicted_{name}": (self.predicted[name], "images") for name in self.classes}
         values |= {f"errors: {reason}": (count, "images") for reason, count in self.errors.most_common()}
         if self.uncertain is not None:
@@ -137,7 +173,8 @@ class PredictionSummary:
             lines.append(f"{self.uncertain} are uncertain by the model's own threshold")
         stage, share = stages.bottleneck()
         times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in stages.seconds.items())
-        return [*lines, f"bottleneck: {stage} ({share:.0%} of the stages' time: {times})"]
+        lines.append(f"bottleneck: {stage} ({share:.0%} of the stages' time: {times})")
+        return [*lines, stages.describe_cost()] if stages.images else lines
 
     def _estimates(self) -> dict[str, Estimate]:
         """Return accuracy and macro-F1 of the images whose label is known, each a group of its own."""

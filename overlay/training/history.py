@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,11 +29,21 @@ class Epoch:
     seconds: float
     grad_norm: float
     """mean over the epoch's steps, before any clipping"""
+    images_per_core_second: float
+    """images_per_second divided by the CPU cores of the machine, or of all nodes of the Ray cluster"""
+    images_per_gpu_second: float | None
+    """the same for the workers' GPUs; None on CPUs"""
+    device_wait_share: float | None
+    """share of the training's time, validation aside, in which the first worker's device had no step to compute; None
+    for an epoch of which only the validation was left when the run was resumed"""
+
+
+_SCHEMA = pa.schema([(field.name, pa.int64() if field.name == "epoch" else pa.float64()) for field in fields(Epoch)])
 
 
 def history_table(history: Sequence[Epoch]) -> pa.Table:
     """Return the history as a table, one row an epoch."""
-    return pa.Table.from_pylist([asdict(epoch) for epoch in history])
+    return pa.Table.from_pylist([asdict(epoch) for epoch in history], schema=_SCHEMA)
 
 
 def write_history(history: Sequence[Epoch], path: StoragePath) -> None:

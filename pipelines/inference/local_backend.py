@@ -14,6 +14,7 @@ from overlay.config import Predict
 from overlay.engines.base import Pixels, ScoredBatch, score_rows
 from overlay.engines.factory import open_engine, prepare_engines
 from overlay.models.model_file import ModelFile
+from overlay.prediction.cost import OccupiedHardware
 from overlay.sources.decode import DecodedBatch, GroupDecoder
 from overlay.sources.read_plan import ReadUnit
 from overlay.sources.reader import group_requests
@@ -37,6 +38,7 @@ class LocalBackend:
         self._cores = joblib.cpu_count()
         self.processes: Mapping[str, float] = {"read": self._cores, "decode": self._cores}
         """stage -> number of threads"""
+        self.hardware = OccupiedHardware(self._cores, gpus=1 if device == "cuda" else 0)
 
     def classify(self, decoder: GroupDecoder, units: Sequence[ReadUnit]) -> Iterator[ScoredBatch]:
         """Yield the scored rows of all units, one group at a time."""

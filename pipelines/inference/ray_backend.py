@@ -14,6 +14,7 @@ from overlay.engines.base import Pixels, ScoredBatch
 from overlay.engines.factory import prepare_engines
 from overlay.errors import WorkError
 from overlay.models.model_file import ModelFile
+from overlay.prediction.cost import OccupiedHardware
 from overlay.sources.decode import DecodedBatch, GroupDecoder
 from overlay.sources.read_plan import ReadUnit, join_units
 from overlay.storage.path import StoragePath
@@ -56,12 +57,15 @@ class RayBackend:
             models, self._engine.kind, self._engine.device, self._engine.precision, calibration
         )
         self.computed = str(self._plan)
+        actors = actor_count(self._engine, self._cluster)
         self.processes: Mapping[str, float] = {
             "read": self._cluster.cpus,
             "decode": self._cluster.cpus,
-            "forward": float(actor_count(self._engine, self._cluster)),
+            "forward": float(actors),
         }
         """stage -> number of processes"""
+        gpus = actors * config.cluster.gpus_per_worker if self._engine.device == "cuda" else 0
+        self.hardware = OccupiedHardware(self._cluster.cpus, gpus)
 
     def classify(self, decoder: GroupDecoder, units: Sequence[ReadUnit]) -> Iterator[ScoredBatch]:
         """Yield the scored rows of all units, one batch at a time, in any order.

@@ -106,10 +106,11 @@ class TrainingMonitor:
             OSError: history.parquet or curves.png could not be written.
         """
         for epoch in epochs[self._printed :]:
+            waited = "" if epoch.device_wait_share is None else f", the device waited {epoch.device_wait_share:.0%}"
             print(
                 f"epoch {epoch.epoch:3d}   loss {epoch.train_loss:.4f}, val {epoch.val_loss:.4f}   accuracy "
                 f"{epoch.train_accuracy:.3f}, val {epoch.val_accuracy:.3f}   val macro-F1 "
-                f"{epoch.val_macro_f1:.3f}   {epoch.images_per_second:.1f} images/s",
+                f"{epoch.val_macro_f1:.3f}   {epoch.images_per_second:.1f} images/s{waited}",
                 flush=True,
             )
         self._printed = max(self._printed, len(epochs))

@@ -23,6 +23,7 @@ from overlay.models.device import autocast, use_all_cores, use_deterministic_alg
 from overlay.models.network import StateDict
 from overlay.training import checkpoint
 from overlay.training.checkpoint import CheckpointState, CheckpointWriter, TrainingProgress
+from overlay.training.device_wait import DeviceWait
 from overlay.training.epoch_metrics import EpochMetrics
 from overlay.training.history import Epoch, best_epoch
 from overlay.training.learner import Learner, LearningTask
@@ -81,6 +82,7 @@ class TrainingWorker:
         task = LearningTask(job.config, classes, weights, self._plan, job.class_weights)
         self._learner = Learner(task, self._device, worker)
         self._metrics = EpochMetrics(classes, self._device)
+        self._wait = DeviceWait(self._device)
         self._interruptions = Interruptions(job.board, worker)
         self._writer = CheckpointWriter(job.checkpoints)
         self._step, self._history, self._seconds = 0, list[Epoch](), 0.0
@@ -113,6 +115,7 @@ class TrainingWorker:
             self._writer.wait()
             return
         self._learner.begin_epoch(self._plan.epoch(self._step))
+        self._wait.reset()
         for batch in self._stream():
             self.train_step(batch)
             decision = self._interruptions.decide(self._step)
@@ -137,10 +140,12 @@ class TrainingWorker:
         images, labels = copy_to_device(batch.images, self._device), copy_to_device(batch.labels, self._device)
         self._learning_rate = self._learner.learning_rate
         self._writer.raise_error()
+        self._wait.begin_step()
         try:
             logits, losses = self._learner.step(images, labels, batch.step, self._total_weight(batch.step))
         except torch.OutOfMemoryError as error:
             raise WorkError(self._describe_out_of_memory()) from error
+        self._wait.end_step()
         self._metrics.add(logits, labels, losses)
         self._step = batch.step + 1
         if self._worker.rank == 0 and time.monotonic() - self._posted >= POST_SECONDS:
@@ -156,7 +161,7 @@ class TrainingWorker:
         config, job = self._job.config, self._job
         if self._device.type == "cuda":
             torch.cuda.synchronize()  # steps that are queued there belong to the training's time
-        trained_for = time.monotonic() - self._epoch_began
+        rate, cpus = self._plan.samples / (time.monotonic() - self._epoch_began), session.resources().cpus
         task = ValidationTask(job.validation, job.card, autocast(self._device, config.train.precision))
         validated = validate_epoch(
             self._learner.evaluation_network, task, self._worker, is_stop_requested=self._interruptions.ask
@@ -175,13 +180,17 @@ class TrainingWorker:
             val_accuracy=metrics.accuracy(val_confusion),
             val_macro_f1=metrics.macro_f1(val_confusion),
             learning_rate=float(self._learning_rate),
-            images_per_second=self._plan.samples / trained_for,
+            images_per_second=rate,
             seconds=time.monotonic() - self._epoch_began,
             grad_norm=self._learner.end_epoch(val_loss),
+            images_per_core_second=rate / cpus,
+            images_per_gpu_second=rate / gpus if (gpus := self._gpus()) else None,
+            device_wait_share=self._wait.share(),
         )
         self._history.append(epoch)
         improved = best_epoch(self._history, config.early_stopping) == len(self._history) - 1
         self._epoch_began = time.monotonic()
+        self._wait.reset()
         self.save(decision, best=self._learner.evaluation_state_dict() if improved else None)
         ray.train.report(asdict(epoch))
         job.board.post_memory.remote(_peak_memory(self._device))
@@ -206,6 +215,10 @@ class TrainingWorker:
         if decision == "save":
             self._writer.wait()
             board.post_saved_step.remote(self._step)
+
+    def _gpus(self) -> float:
+        """Return the number of GPUs of all workers; 0 on CPUs."""
+        return self._worker.world_size * self._job.config.cluster.gpus_per_worker if self._device.type == "cuda" else 0
 
     def _is_complete(self) -> bool:
         return TrainingProgress(self._step, self._history).is_complete(self._plan, self._job.config.early_stopping)

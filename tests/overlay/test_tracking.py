@@ -22,8 +22,8 @@ from overlay.training.history import Epoch
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 EPOCHS = [
-    Epoch(1, 0.75, 0.5, 0.5, 0.5, 0.25, 1e-4, 10.0, 2.0, 0.5),
-    Epoch(2, 0.5, 0.75, 0.25, 0.75, 0.5, 5e-5, 20.0, 1.0, 0.25),
+    Epoch(1, 0.75, 0.5, 0.5, 0.5, 0.25, 1e-4, 10.0, 2.0, 0.5, 5.0, None, 0.25),
+    Epoch(2, 0.5, 0.75, 0.25, 0.75, 0.5, 5e-5, 20.0, 1.0, 0.25, 10.0, 20.0, None),
 ]
 
 
@@ -157,6 +157,8 @@ def test_an_offline_run_holds_everything_once_and_no_key(folder: Path, home: Pat
     rows = [record["item"] for record in records["history"]]
     assert [record["step"]["num"] for record in records["history"]] == [1, 2, 3]
     assert [[row["epoch"], row["val_loss"], row["seconds"]] for row in rows[:2]] == [[1, 0.5, 2], [2, 0.25, 1]]
+    cost = ("images_per_core_second", "images_per_gpu_second", "device_wait_share")
+    assert [[row.get(name) for name in cost] for row in rows[:2]] == [[5, None, 0.25], [10, 20, None]]
     assert "test/confusion_matrix_table.nrows" in rows[2]
 
     summary: dict[str, Any] = {}

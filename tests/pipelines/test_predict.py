@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from cluster import session
 from overlay.config import Predict, Tracking
 from overlay.errors import RequestError
 from overlay.images.codec import decode_image
@@ -115,6 +116,10 @@ def test_the_metrics_count_what_the_rows_say(predicted: Path) -> None:
     known = [(Path(row["uri"]).parent.name, row["label"]) for row in rows if row["status"] == "ok"]
     assert metrics["accuracy"]["value"] == sum(true == label for true, label in known) / len(known)
     assert metrics["images_per_second"]["unit"] == "images/s"
+    per_core = metrics["images_per_second"]["value"] / session.resources().cpus
+    assert metrics["images_per_core_second"]["value"] == pytest.approx(per_core)
+    assert "images_per_gpu_second" not in metrics
+    assert 0 <= metrics["device_wait_share"]["value"] <= 1
 
 
 def test_few_images_get_the_same_rows_without_ray(

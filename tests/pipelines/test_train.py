@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cluster import session
 from overlay.config import Loop, Model, Tracking, Train
 from overlay.dataset.prepared import PreparedDataset
 from overlay.errors import RequestError
@@ -49,6 +50,11 @@ def test_leaves_the_files_of_the_contract(trained: Trained) -> None:
         "evaluation/report.html",
     }
     assert [epoch.epoch for epoch in epochs(trained.folder)] == [1, 2]
+    for epoch in epochs(trained.folder):
+        assert epoch.images_per_core_second == epoch.images_per_second / session.resources().cpus
+        assert epoch.images_per_gpu_second is None
+        assert epoch.device_wait_share is not None
+        assert 0 <= epoch.device_wait_share < 1
     with Image.open(trained.folder / "curves.png") as picture:
         assert picture.width > 1000
 

@@ -81,7 +81,9 @@ def test_the_page_of_a_run_has_its_name_and_its_training(subject: EvaluationSubj
     run = tmp_path / "my-run"
     run.mkdir()
     (run / "config.yaml").write_text("early_stopping:\n  metric: val_loss\n")
-    write_history([Epoch(1, 0.5, 0.5, 0.5, 0.5, 0.5, 1e-3, 10, 1, 1)], StoragePath.of(run / "history.parquet"))
+    write_history(
+        [Epoch(1, 0.5, 0.5, 0.5, 0.5, 0.5, 1e-3, 10, 1, 1, 5, None, 0)], StoragePath.of(run / "history.parquet")
+    )
     in_run = replace(subject, model=replace(subject.model, path=str(run / "m.pth")))
     result = write_evaluation(in_run, predictions(), StoragePath.of(run / "evaluation"), Extras(None))
     assert (result.report.title, result.report.training is None) == ("my-run", False)
@@ -151,7 +153,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path, name: str) -> None
 def test_an_evaluation_in_a_bucket(subject: EvaluationSubject, tmp_path: Path, new_bucket: Callable[[], str]) -> None:
     run = StoragePath.of(new_bucket()) / "my-run"
     write_text_atomically(run / "config.yaml", "early_stopping:\n  metric: val_loss\n")
-    write_history([Epoch(1, 0.5, 0.5, 0.5, 0.5, 0.5, 1e-3, 10, 1, 1)], run / "history.parquet")
+    write_history([Epoch(1, 0.5, 0.5, 0.5, 0.5, 0.5, 1e-3, 10, 1, 1, 5, None, 0)], run / "history.parquet")
     in_run = replace(subject, model=replace(subject.model, path=str(run / "m.pth")))
     out = run / "evaluation"
     write_text_atomically(out / "thesis.pdf", "")

@@ -123,7 +123,9 @@ def test_doubted_labels() -> None:
 def test_the_training_of_a_run(tmp_path: Path) -> None:
     run = StoragePath.of(tmp_path)
     assert read_training(run) is None
-    epochs = [Epoch(i + 1, 0.5, 0.5, loss, 0.5, 0.5, 1e-3, 10, 1, 1) for i, loss in enumerate((0.9, 0.4, 0.6))]
+    epochs = [
+        Epoch(i + 1, 0.5, 0.5, loss, 0.5, 0.5, 1e-3, 10, 1, 1, 5, None, 0) for i, loss in enumerate((0.9, 0.4, 0.6))
+    ]
     write_history(epochs, run / "history.parquet")
     (tmp_path / "config.yaml").write_text("early_stopping:\n  metric: val_loss\n  patience: 5\n")
     found = read_training(run)

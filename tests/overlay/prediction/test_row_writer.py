@@ -9,6 +9,7 @@ import pytest
 from overlay.config import Limits, Predict
 from overlay.engines.base import ScoredBatch
 from overlay.prediction import row_writer
+from overlay.prediction.cost import OccupiedHardware
 from overlay.prediction.output_folder import PredictionFolder, PredictionRequest
 from overlay.prediction.row_writer import PredictionWriter
 from overlay.prediction.schema import PredictionColumns
@@ -155,6 +156,29 @@ def test_the_speed_once_started_leaves_the_first_batch_out(monkeypatch: pytest.M
     assert stages.steady_rate() == 6 / 4
 
 
+def test_the_device_waits_where_no_engine_has_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 101.0, 104.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    stages = StageTimes(hardware=OccupiedHardware(cores=8, gpus=0.5))
+    stages.processes |= {"forward": 2.0}
+    stages.add(block(0) | {"seconds_forward": np.array([9.0])}, writing=0.0)
+    assert stages.device_wait_share() is None
+    stages.add(block(1, 2) | {"seconds_forward": np.array([1.0, 2.0]), "seconds_decode": np.ones(2)}, writing=0.5)
+    stages.add(block(3) | {"seconds_forward": np.array([3.0])}, writing=0.0)
+    # Two engines had batches for 6 s of 2 * 4 s.
+    assert stages.device_wait_share() == 0.25
+    stages.elapsed = 10.0
+    assert stages.cost_values() == {
+        "images_per_core_second": (4 / 10 / 8, "images/core-s"),
+        "images_per_gpu_second": (4 / 10 / 0.5, "images/GPU-s"),
+        "device_wait_share": (0.25, "1"),
+    }
+    assert stages.describe_cost() == (
+        "cost: 0.05 images/core-s on 8 cores, 0.8 images/GPU-s on 0.5 GPUs; the device waited 25% of the time, for "
+        "decode"
+    )
+
+
 def test_the_summary_counts_what_is_committed(begun: tuple[PredictionFolder, ManifestListing, Manifest]) -> None:
     folder, _, manifest = begun
     gathered = PredictionWriter(folder, manifest, LAYOUT, retry_errors=False)
@@ -167,7 +191,7 @@ def test_the_summary_counts_what_is_committed(begun: tuple[PredictionFolder, Man
         writing=0.5,
     )
     stages.processes |= {"read": 6.0}
-    stages.elapsed = 4.0
+    stages.elapsed, stages.hardware = 4.0, OccupiedHardware(cores=4)
     summary = summarise_predictions(folder, manifest, CLASSES, overlay_missing=10)
     values = {name: value for name, (value, _) in summary.values(stages).items()}
     # The five benign images come first; the last two of the malignant ones have errors.
@@ -187,4 +211,7 @@ def test_the_summary_counts_what_is_committed(begun: tuple[PredictionFolder, Man
         "the images whose label is known may include those that the model was trained on",
         "bottleneck: forward (67% of the stages' time: listing 0.0 s, read 3.0 s, decode 0.0 s, forward 2.0 s, "
         "write 0.5 s)",
+        "cost: 0.125 images/core-s on 4 cores",
     ]
+    assert (values["images_per_core_second"], "images_per_gpu_second" in values) == (0.125, False)
+    assert "device_wait_share" not in values  # there was only one batch

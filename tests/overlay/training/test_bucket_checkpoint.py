@@ -10,7 +10,7 @@ from overlay.training import bucket_checkpoint
 from overlay.training.bucket_checkpoint import complete_in_bucket, publish_checkpoint, read_marker
 from overlay.training.history import Epoch
 
-EPOCH = Epoch(1, 0.5, 0.5, float("nan"), 0.5, 0.1 + 0.2, 1e-4, 10.0, 2.0, 0.1)
+EPOCH = Epoch(1, 0.5, 0.5, float("nan"), 0.5, 0.1 + 0.2, 1e-4, 10.0, 2.0, 0.1, 5.0, None, 0.25)
 
 
 @pytest.fixture

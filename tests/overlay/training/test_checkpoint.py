@@ -24,7 +24,7 @@ from overlay.training.history import Epoch
 from overlay.training.learner import LearnerState
 from overlay.training.sampler import SamplePlan
 
-EPOCH = Epoch(1, 0.5, 0.5, 0.5, 0.5, 0.5, 1e-4, 10.0, 2.0, 0.1)
+EPOCH = Epoch(1, 0.5, 0.5, 0.5, 0.5, 0.5, 1e-4, 10.0, 2.0, 0.1, 5.0, None, 0.25)
 
 
 def last(step: int, weight: Tensor | None = None) -> CheckpointState:

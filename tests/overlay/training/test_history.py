@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -16,7 +17,7 @@ Metric = Literal["val_loss", "val_accuracy", "val_macro_f1"]
 
 
 def epochs(metric: str, values: Sequence[float], **others: float) -> list[Epoch]:
-    row = Epoch(0, 0.5, 0.5, 0.5, 0.5, 0.5, 1e-4, 10.0, 2.0, 0.1)
+    row = Epoch(0, 0.5, 0.5, 0.5, 0.5, 0.5, 1e-4, 10.0, 2.0, 0.1, 5.0, None, 0.25)
     changed: list[dict[str, Any]] = [{"epoch": i + 1, metric: value, **others} for i, value in enumerate(values)]
     return [replace(row, **change) for change in changed]
 
@@ -85,7 +86,11 @@ def test_history_is_a_row_an_epoch(tmp_path: Path) -> None:
         "images_per_second",
         "seconds",
         "grad_norm",
+        "images_per_core_second",
+        "images_per_gpu_second",
+        "device_wait_share",
     ]
+    assert table.schema.types == [pa.int64(), *[pa.float64()] * 12]  # a column of nulls, too
     assert [Epoch(**row) for row in table.to_pylist()] == history
     assert [asdict(epoch) for epoch in history] == table.to_pylist()
     assert [file.name for file in tmp_path.iterdir()] == ["history.parquet"]

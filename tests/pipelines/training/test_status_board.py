@@ -1,7 +1,7 @@
 from overlay.training.history import Epoch
 from pipelines.training.status_board import StatusBoard, TrainingStatus
 
-EPOCH = Epoch(1, 0.5, 0.5, 0.5, 0.5, 0.5, 1e-4, 10.0, 2.0, 0.1)
+EPOCH = Epoch(1, 0.5, 0.5, 0.5, 0.5, 0.5, 1e-4, 10.0, 2.0, 0.1, 5.0, None, 0.25)
 
 
 def test_the_status_is_what_was_posted_last() -> None:
