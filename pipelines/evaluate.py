@@ -39,6 +39,9 @@ from pipelines.runtime.command_log import log_into
 from pipelines.runtime.placement import choose_device
 from pipelines.runtime.room import await_actors
 
+DECODED_ROWS = 64
+"""images that are decoded at a time, at most; a GPU's batches are joined from several"""
+
 
 @faults_end_the_work()
 def run(config: Evaluate) -> None:
@@ -136,7 +139,7 @@ def score_split(
         WorkError: an image of the dataset can't be decoded, or a worker failed again and again.
     """
     plan = prepare_engine(subject.model, options.kind, options.device, options.precision, calibration)
-    look, size = subject.model.card.input, options.batch_size
+    look, size = subject.model.card.input, min(options.rows, DECODED_ROWS)
     if audit is None:
         reading = stored_images(subject.dataset, subject.split, look, size)
     else:

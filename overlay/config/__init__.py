@@ -10,6 +10,7 @@ from overlay.config.cluster import ClusterOptions
 from overlay.config.common import (
     MAX_PIXELS,
     SPLITS,
+    BatchSize,
     Device,
     EngineKind,
     Images,
@@ -21,6 +22,7 @@ from overlay.config.common import (
     ResizeRule,
     Tracking,
     check,
+    check_batch_size,
     check_engine,
     dotted,
     table_column,
@@ -29,7 +31,7 @@ from overlay.config.compare import COMPARISON_METRICS, Compare, ComparisonMetric
 from overlay.config.demo import Demo
 from overlay.config.evaluate import Evaluate
 from overlay.config.export import Export
-from overlay.config.inference import InferenceOptions
+from overlay.config.inference import InferenceOptions, rows_in_batch
 from overlay.config.masks import MaskNames, Masks
 from overlay.config.optimization import EarlyStopping, Loss, Optimizer
 from overlay.config.predict import Predict
@@ -43,6 +45,7 @@ __all__ = [
     "MAX_PIXELS",
     "SPLITS",
     "Augment",
+    "BatchSize",
     "Calibration",
     "ClusterOptions",
     "Compare",
@@ -80,7 +83,9 @@ __all__ = [
     "Train",
     "TrainingOptions",
     "check",
+    "check_batch_size",
     "check_engine",
     "dotted",
+    "rows_in_batch",
     "table_column",
 ]

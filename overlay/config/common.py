@@ -19,6 +19,8 @@ WeightsSource = Annotated[str, "weights"]
 ResizeRule = Literal["squash", "pad", "crop"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "bf16", "fp16", "fp32", "int8"]
+BatchSize = int | Literal["auto"]
+"""images in one forward pass of an inference; auto is chosen for the device"""
 EngineKind = Literal["auto", "torch", "compile", "openvino"]
 LogFormat = Literal["text", "json"]
 SPLITS = ("train", "val", "test")
@@ -123,6 +125,15 @@ class Legacy:
     def __post_init__(self) -> None:
         right = self.size is None or 32 <= self.size <= 2048
         check(right, f"legacy.size is {self.size}; it must lie between 32 and 2048")
+
+
+def check_batch_size(batch_size: BatchSize) -> None:
+    """Validate a batch size.
+
+    Raises:
+        RequestError: it is a number below 1.
+    """
+    check(batch_size == "auto" or batch_size >= 1, f"batch_size is {batch_size}; it must be at least 1, or auto")
 
 
 def check_engine(engine: EngineKind, precision: Precision) -> None:

@@ -5,6 +5,7 @@ from typing import Literal
 
 from overlay.config.cluster import ClusterOptions
 from overlay.config.common import (
+    BatchSize,
     Device,
     EngineKind,
     Legacy,
@@ -13,6 +14,7 @@ from overlay.config.common import (
     Precision,
     TableColumn,
     check,
+    check_batch_size,
     check_engine,
     table_column,
 )
@@ -35,8 +37,9 @@ class Evaluate:
     allow_seen: bool = False
     """evaluate on test images that the model has seen in training or validation, too; the report begins with their
     number"""
-    batch_size: int = 32
-    """images in one forward pass"""
+    batch_size: BatchSize = "auto"
+    """images in one forward pass; auto is 32 on CPUs, and on a GPU the number that is fastest there, measured at the
+    start. Where a GPU's memory is too small, it is halved"""
     device: Device = "auto"
     """auto is cuda where the cluster has a GPU"""
     engine: EngineKind = "auto"
@@ -53,7 +56,7 @@ class Evaluate:
 
     def __post_init__(self) -> None:
         check_engine(self.engine, self.precision)
-        check(self.batch_size >= 1, f"batch_size is {self.batch_size}; it must be at least 1")
+        check_batch_size(self.batch_size)
         check(
             self.subgroups is None or table_column(self.subgroups) is not None,
             f"subgroups is {self.subgroups!r}; give it as FILE.csv:column",

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from overlay.config.cluster import ClusterOptions
 from overlay.config.common import (
+    BatchSize,
     Device,
     EngineKind,
     Images,
@@ -15,6 +16,7 @@ from overlay.config.common import (
     SeveralPlaces,
     Tracking,
     check,
+    check_batch_size,
     check_engine,
 )
 from overlay.config.masks import MaskNames
@@ -41,8 +43,9 @@ class Predict:
     limits: Limits = field(default_factory=Limits)
     tracking: Tracking = field(default_factory=lambda: Tracking(mode="disabled"))
     cluster: ClusterOptions = field(default_factory=ClusterOptions)
-    batch_size: int = 32
-    """images in one forward pass"""
+    batch_size: BatchSize = "auto"
+    """images in one forward pass; auto is 32 on CPUs, and on a GPU the number that is fastest there, measured at the
+    start. Where a GPU's memory is too small, it is halved"""
     engine: EngineKind = "auto"
     """inference engine: torch, torch.compile, or OpenVINO; auto is OpenVINO on CPUs where it is installed"""
     device: Device = "auto"
@@ -79,8 +82,8 @@ class Predict:
         check(
             self.max_pixels is None or self.max_pixels >= 1, f"max_pixels is {self.max_pixels}; it must be at least 1"
         )
-        for name in ("batch_size", "part_rows"):
-            check(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
+        check(self.part_rows >= 1, f"part_rows is {self.part_rows}; it must be at least 1")
+        check_batch_size(self.batch_size)
         check_engine(self.engine, self.precision)
         both = "retry_errors resumes predictions that overwrite would delete; give one of them"
         check(not (self.retry_errors and self.overwrite), both)

@@ -9,6 +9,7 @@ other, so cores that also decode images lose nothing. All chunks have one shape,
 probabilities do not depend on the images beside it.
 """
 
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overlay.config import Precision
-from overlay.errors import ErrorKind, Reason
+from overlay.errors import ErrorKind, Reason, WorkError
 from overlay.sources.decode import DecodedBatch
 
 if TYPE_CHECKING:
@@ -28,6 +29,12 @@ Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 NO_NUMBER = Reason("the model gave no number", ErrorKind.CRASHED)
 """reason of an image whose probabilities are NaN: fp16 overflowed, or weights are NaN"""
+BATCHES_ON_GPU = 2
+"""batches in flight on a GPU: one that is computed, and one that is copied there, or whose results are fetched"""
+
+
+class DeviceMemoryError(WorkError):
+    """A GPU's memory is too small for one forward pass."""
 
 
 class ImageBatch(TypedDict):
@@ -53,7 +60,7 @@ class BatchScores(TypedDict):
     precision: NDArray[np.str_]
     """(n,): bf16, fp16, fp32 or int8"""
     seconds_forward: NDArray[np.float64]
-    """(n,), each image's share of the batch's time by the clock"""
+    """(n,), each image's share of the batch's time by the clock; time that two batches share counts once"""
     embedding: NotRequired[Floats]
     """(n, d), input of the network's last layer, where it was asked for; NaN where there is a reason"""
 
@@ -86,6 +93,11 @@ class EnginePlan:
     classes: int
     others: "tuple[ModelFile | OpenVinoModel, ...]" = ()
     """models whose probabilities are averaged with those of ``model``"""
+
+    @property
+    def in_flight(self) -> int:
+        """Batches that an engine of this plan takes at one time, each from a thread of its own."""
+        return BATCHES_ON_GPU if self.device == "cuda" else 1
 
     def __str__(self) -> str:
         averaged = f", mean of {1 + len(self.others)} models" if self.others else ""
@@ -122,7 +134,11 @@ class Forward:
     embedding_size: int
 
     def run(self, chunks: list[Pixels]) -> list[tuple[Floats, Floats]]:
-        """Return probabilities and embeddings of chunks of one shape, (chunk, size, size, 3)."""
+        """Return probabilities and embeddings of chunks of one shape, (chunk, size, size, 3).
+
+        Raises:
+            DeviceMemoryError: the GPU's memory is too small for a chunk.
+        """
         raise NotImplementedError
 
 
@@ -143,13 +159,20 @@ class MeanForward(Forward):
 
 
 class Engine:
-    """Inference engine: uint8 images to class probabilities, with test-time flips where they are asked for."""
+    """Inference engine: uint8 images to class probabilities, with test-time flips where they are asked for.
+
+    As many threads as the plan has batches in flight may call it at one time.
+    """
 
     def __init__(self, forward: Forward, classes: int, chunk: int, flips: bool) -> None:
-        self._forward, self.classes, self._chunk, self._flips = forward, classes, chunk, flips
+        self._forward, self.classes, self._flips = forward, classes, flips
+        self.chunk = chunk
+        """images in one forward pass; halved where a GPU's memory is too small for it"""
         self.precision = forward.precision
         """number format of the computation: bf16, fp16, fp32 or int8"""
         self.embedding_size = forward.embedding_size
+        self._lock = threading.Lock()
+        self._counted_until = 0.0
 
     def __call__(self, images: Pixels) -> Scores:
         """Classify images, uint8 (n, size, size, 3)."""
@@ -160,10 +183,42 @@ class Engine:
         mean: Floats = (scores.probabilities + mirrored.probabilities) / np.float32(2)
         return Scores(mean, scores.embeddings)
 
+    def busy_seconds(self, began: float) -> float:
+        """Return the seconds from ``began``, of `time.perf_counter`, to now that no other call has counted.
+
+        The sum over all calls is the time in which the engine had at least one batch.
+        """
+        with self._lock:
+            now = time.perf_counter()
+            seconds = now - max(began, self._counted_until)
+            self._counted_until = now
+        return seconds
+
     def _scores(self, images: Pixels) -> Scores:
-        starts = range(0, len(images), self._chunk)
-        chunks = [np.ascontiguousarray(images[start : start + self._chunk]) for start in starts]
-        if chunks and (missing := self._chunk - len(chunks[-1])):
+        while True:
+            chunk = self.chunk
+            try:
+                return self._score_chunks(images, chunk)
+            except DeviceMemoryError as error:
+                self._halve_chunk(chunk, error)
+
+    def _halve_chunk(self, chunk: int, error: DeviceMemoryError) -> None:
+        """Halve a chunk for which a GPU's memory is too small; another thread may have done so.
+
+        Raises:
+            WorkError: a chunk is one image already.
+        """
+        if chunk == 1:
+            raise WorkError("the GPU's memory is too small for one image; use --device cpu") from error
+        with self._lock:
+            if self.chunk == chunk:
+                self.chunk = chunk // 2
+                print(f"the GPU's memory is too small for {chunk} images in one forward pass; now {self.chunk}")
+
+    def _score_chunks(self, images: Pixels, chunk: int) -> Scores:
+        starts = range(0, len(images), chunk)
+        chunks = [np.ascontiguousarray(images[start : start + chunk]) for start in starts]
+        if chunks and (missing := chunk - len(chunks[-1])):
             chunks[-1] = np.concatenate([chunks[-1], np.repeat(chunks[-1][-1:], missing, axis=0)])
         results = self._forward.run(chunks)
         empty = [np.empty((0, size), np.float32) for size in (self.classes, self.embedding_size)]
@@ -203,7 +258,7 @@ def score_images(engine: Engine, rows: ImageBatch, embeddings: bool = False) -> 
     if images.any():
         began = time.perf_counter()
         scores = engine(rows["pixels"] if images.all() else rows["pixels"][images])
-        seconds[images] = (time.perf_counter() - began) / images.sum()
+        seconds[images] = engine.busy_seconds(began) / images.sum()
         probabilities[images], embedded[images] = scores.probabilities, scores.embeddings
     numbers = np.isfinite(probabilities).all(axis=1)
     scored: BatchScores = {

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Literal
 
 import joblib
 
-from overlay.config import EngineKind, Precision, check_engine
+from overlay.config import BatchSize, EngineKind, Precision, check_engine, rows_in_batch
 from overlay.engines.base import Engine, EnginePlan, Forward, MeanForward, OpenVinoModel, Pixels, ThreadLayout
+from overlay.engines.chunk_size import fastest_chunk
 from overlay.errors import RequestError
 
 if TYPE_CHECKING:
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 CHUNK = 4
 """images that one CPU core takes at a time: enough that weights are seldom read again, and few enough for its cache"""
+COMPILED_CHUNK = 256
+"""images in one forward pass of a compiled network on a GPU with ``batch_size`` auto: each size that is tried would be
+compiled"""
 
 
 def prepare_engine(
@@ -71,15 +75,23 @@ def prepare_engines(
     return replace(plans[0], others=tuple(plan.model for plan in plans[1:]))
 
 
-def open_engine(plan: EnginePlan, *, batch_size: int = 32, share: int = 1, flips: bool = False) -> Engine:
+def open_engine(plan: EnginePlan, *, batch_size: BatchSize = 32, share: int = 1, flips: bool = False) -> Engine:
     """Load the model of a plan onto its device.
 
-    ``batch_size``: images in a usual call. ``share``: engines on this machine, which divide its cores.
+    ``batch_size``: images in a usual call; with "auto", those of one forward pass on a GPU are chosen by its speed, and
+    printed. ``share``: engines on this machine, which divide its cores.
     ``flips``: average the probabilities of each image and of its mirror image, left for right.
     """
-    threads = thread_layout(plan, batch_size, max(1, joblib.cpu_count() // share))
+    chosen = batch_size == "auto" and plan.device == "cuda"
+    rows = COMPILED_CHUNK if chosen and plan.kind == "compile" else rows_in_batch(batch_size, plan.device)
+    threads = thread_layout(plan, rows, max(1, joblib.cpu_count() // share))
     members = [_open_forward(plan, model, threads) for model in (plan.model, *plan.others)]
-    return Engine(members[0] if len(members) == 1 else MeanForward(members), plan.classes, threads.chunk, flips)
+    forward = members[0] if len(members) == 1 else MeanForward(members)
+    chunk = threads.chunk
+    if chosen and not isinstance(plan.model, OpenVinoModel):
+        chunk = chunk if plan.kind == "compile" else fastest_chunk(forward, plan.model.card.size)
+        print(f"batch_size auto: {chunk} images in one forward pass")
+    return Engine(forward, plan.classes, chunk, flips)
 
 
 def _open_forward(plan: EnginePlan, model: "ModelFile | OpenVinoModel", threads: ThreadLayout) -> Forward:

@@ -8,16 +8,21 @@ import numpy as np
 import torch
 
 from overlay.config import Precision
-from overlay.engines.base import Floats, Forward, Pixels, ThreadLayout
+from overlay.engines.base import BATCHES_ON_GPU, DeviceMemoryError, Floats, Forward, Pixels, ThreadLayout
 from overlay.engines.inference_module import InferenceModule
 from overlay.models.device import has_bf16
+from overlay.models.device_copy import DeviceCopier, Download, Upload
 from overlay.models.model_file import ModelFile
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 class TorchForward(Forward):
-    """Forward pass in torch, one thread a stream, each on its share of the cores."""
+    """Forward pass in torch, one thread a stream, each on its share of the cores.
+
+    On a GPU one thread queues all computation, as CUDA graphs need it; others copy the next chunk meanwhile, and wait
+    for the results of the last.
+    """
 
     def __init__(
         self,
@@ -36,9 +41,11 @@ class TorchForward(Forward):
         classifier = InferenceModule(file, _TYPES[self.precision]).eval()
         self.embedding_size = classifier.embedding_size
         classifier = classifier.to(device=self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._copier = DeviceCopier(self._device)
         # A thread that starts with its own number of threads leaves that of the others alone.
         each = threads.cores // threads.streams
-        self._pool = ThreadPoolExecutor(threads.streams, initializer=torch.set_num_threads, initargs=(each,))
+        self._computing = ThreadPoolExecutor(threads.streams, initializer=torch.set_num_threads, initargs=(each,))
+        self._chunks = ThreadPoolExecutor(BATCHES_ON_GPU if device == "cuda" else threads.streams)
         self._classifier = (
             torch.compile(classifier, dynamic=False, options=_options(device)) if compiled else classifier
         )
@@ -47,13 +54,27 @@ class TorchForward(Forward):
             self.run([np.zeros((threads.chunk, size, size, 3), np.uint8)])
 
     def run(self, chunks: list[Pixels]) -> list[tuple[Floats, Floats]]:
-        """Return probabilities and embeddings of each chunk."""
-        return list(self._pool.map(self._forward, chunks))
+        """Return probabilities and embeddings of each chunk; several threads may call it.
+
+        Raises:
+            DeviceMemoryError: the GPU's memory is too small for a chunk.
+        """
+        return list(self._chunks.map(self._forward, chunks))
 
     def _forward(self, chunk: Pixels) -> tuple[Floats, Floats]:
+        """Copy a chunk to the device, have it computed, and wait for the results."""
+        try:
+            upload = self._copier.upload(chunk)
+            probabilities, embeddings = self._computing.submit(self._compute, upload).result()
+            return probabilities.array(), embeddings.array()
+        except torch.OutOfMemoryError as error:
+            raise DeviceMemoryError(str(error)) from error
+
+    def _compute(self, upload: Upload) -> tuple[Download, Download]:
         with torch.inference_mode():
-            probabilities, embeddings = self._classifier(torch.from_numpy(chunk).to(self._device))
-            return probabilities.cpu().numpy(), embeddings.cpu().numpy()
+            probabilities, embeddings = self._classifier(upload.tensor())
+            # CUDA graphs write the next results to the same place: these are copied before, in the same queue.
+            return self._copier.download(probabilities), self._copier.download(embeddings)
 
 
 def _options(device: str) -> dict[str, str | int | bool | Callable[..., Any]]:

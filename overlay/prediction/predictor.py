@@ -5,14 +5,14 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from overlay.config import EngineKind, Precision
+from overlay.config import Device, EngineKind, Precision
 from overlay.engines.base import NO_NUMBER
 from overlay.engines.factory import open_engine, prepare_engine
 from overlay.errors import ImageError, RequestError, one_line
@@ -51,8 +51,8 @@ class Predictor:
     """Loaded model that classifies images in this process; made by `overlay.load_model`.
 
     Raises:
-        RequestError: ``device`` is cuda and this machine has no GPU, or the engine or the precision does not support
-            the model or the device.
+        RequestError: ``device`` is none of these, or cuda and this machine has no GPU; or the engine or the precision
+            does not support the model or the device.
     """
 
     def __init__(
@@ -63,6 +63,8 @@ class Predictor:
         precision: Precision,
         batch_size: int,
     ) -> None:
+        if device not in get_args(Device):
+            raise RequestError(f"device is {device}; choose cpu or cuda (mps is refused: nothing was measured there)")
         if device == "cuda" and not torch.cuda.is_available():
             raise RequestError("device is cuda, but this machine has no GPU; choose cpu")
         self.card = loaded.card

@@ -1,12 +1,12 @@
 """Local backend of a prediction: decoding threads and one model in this process, by the functions that Ray tasks call.
 
 Threads prefetch a few decoded groups, so that the model does not wait; each has its images decoded by a process
-(`overlay.images.decoder_pool`), so that an image on which a decoder dies doesn't end the command.
+(`overlay.images.decoder_pool`), so that an image on which a decoder dies doesn't end the command. Other threads call
+the engine while the command writes rows: one on CPUs, and two on a GPU, of which one copies while the batch of the
+other is computed.
 """
 
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import joblib
 
@@ -18,6 +18,7 @@ from overlay.prediction.cost import OccupiedHardware
 from overlay.sources.decode import DecodedBatch, GroupDecoder
 from overlay.sources.read_plan import ReadUnit
 from overlay.sources.reader import group_requests
+from pipelines.inference.ahead import join_batches, map_ahead, worker_threads
 from pipelines.inference.small_jobs import choose_local_device
 
 
@@ -32,7 +33,7 @@ class LocalBackend:
     def __init__(self, config: Predict, models: Sequence[ModelFile], calibration: Pixels | None) -> None:
         device = choose_local_device(config.device)
         plan = prepare_engines(models, config.engine, device, config.precision, calibration)
-        self.computed = str(plan)
+        self.computed, self._in_flight = str(plan), plan.in_flight
         self._engine = open_engine(plan, batch_size=config.batch_size, flips=config.flips)
         self._embeddings = config.embeddings
         self._cores = joblib.cpu_count()
@@ -41,19 +42,11 @@ class LocalBackend:
         self.hardware = OccupiedHardware(self._cores, gpus=1 if device == "cuda" else 0)
 
     def classify(self, decoder: GroupDecoder, units: Sequence[ReadUnit]) -> Iterator[ScoredBatch]:
-        """Yield the scored rows of all units, one group at a time."""
-        with ThreadPoolExecutor(self._cores) as threads:
-            ahead = deque[Future[DecodedBatch]]()
-            try:
-                for unit in units:
-                    for request in group_requests(unit, decoder.manifest):
-                        ahead.append(threads.submit(decoder, request))
-                        if len(ahead) > self._cores:
-                            yield self._score(ahead.popleft().result())
-                while ahead:
-                    yield self._score(ahead.popleft().result())
-            finally:  # after an interruption, threads would finish the groups that wait
-                threads.shutdown(wait=False, cancel_futures=True)
+        """Yield the scored rows of all units, in their order."""
+        requests = (request for unit in units for request in group_requests(unit, decoder.manifest))
+        with worker_threads(self._cores) as decoding, worker_threads(self._in_flight) as scoring:
+            decoded = map_ahead(decoding, decoder, requests, self._cores)
+            yield from map_ahead(scoring, self._score, join_batches(decoded, self._engine.chunk), self._in_flight)
 
     def _score(self, batch: DecodedBatch) -> ScoredBatch:
         return score_rows(self._engine, batch, self._embeddings)

@@ -16,8 +16,8 @@ from pipelines.runtime.placement import actor_cpus
 if TYPE_CHECKING:
     pass  # which imports torch, and an actor with OpenVINO needs none
 
-BATCHES_IN_FLIGHT = 2
-"""batches at one actor: one that is computed, and one that waits there"""
+BATCHES_WAITING = 1
+"""batches that wait at an actor, beside those that its engine has"""
 
 
 def score_with_plan(
@@ -32,8 +32,13 @@ def score_with_plan(
     return rows.map_batches(
         ModelActor,
         fn_constructor_args=(ray.put(plan), options, actors_per_node(actors, options, cluster)),
-        batch_size=options.batch_size,
-        compute=ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=BATCHES_IN_FLIGHT),
+        batch_size=options.rows,
+        compute=ActorPoolStrategy(
+            size=actors,
+            max_tasks_in_flight_per_actor=plan.in_flight + BATCHES_WAITING,
+            max_concurrent_calls_per_actor=plan.in_flight,
+            enable_true_multi_threading=plan.in_flight > 1,
+        ),
         # Never a whole CPU: where actors ask for as much as the tasks before them, Ray Data fuses the two.
         num_cpus=0.99 if cpus == 1 else cpus,
         num_gpus=own.gpus_per_worker if options.device == "cuda" else 0,

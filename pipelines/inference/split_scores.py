@@ -1,9 +1,8 @@
 """Scores of a split of a prepared dataset: in this process, or by tasks and model actors on Ray."""
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import NotRequired, cast
 
 import joblib
@@ -16,6 +15,7 @@ from overlay.engines.base import BatchScores, EnginePlan, ImageBatch, replace_pi
 from overlay.engines.factory import open_engine
 from overlay.errors import WorkError
 from overlay.sources.split_reading import SplitReading
+from pipelines.inference.ahead import join_batches, map_ahead, worker_threads
 
 
 class LabelledScores(BatchScores):
@@ -33,15 +33,13 @@ def score_in_process(plan: EnginePlan, reading: SplitReading, options: Inference
     """
     engine = open_engine(plan, batch_size=options.batch_size, flips=options.flips)
     decode = cast(Callable[[pa.Table], ImageBatch], reading.decode)
+    tables = (cut for shard in range(len(reading.shards)) for cut in reading.cut(reading.rows(shard)))
     cores = joblib.cpu_count()
-    with ThreadPoolExecutor(cores) as threads:  # Pillow releases the GIL while it decodes
-        ahead = deque[Future[ImageBatch]]()
-        for rows in (cut for shard in range(len(reading.shards)) for cut in reading.cut(reading.rows(shard))):
-            ahead.append(threads.submit(decode, rows))
-            if len(ahead) > cores:
-                yield cast(LabelledScores, replace_pixels(engine, ahead.popleft().result()))
-        while ahead:
-            yield cast(LabelledScores, replace_pixels(engine, ahead.popleft().result()))
+    with worker_threads(cores) as decoding, worker_threads(plan.in_flight) as scoring:
+        decoded = map_ahead(decoding, decode, tables, cores)  # Pillow releases the GIL while it decodes
+        batches = join_batches(decoded, engine.chunk)
+        for scored in map_ahead(scoring, partial(replace_pixels, engine), batches, plan.in_flight):
+            yield cast(LabelledScores, scored)
 
 
 def score_on_ray(plan: EnginePlan, reading: SplitReading, options: InferenceOptions) -> Iterator[LabelledScores]:

@@ -167,6 +167,13 @@ def test_the_printed_configuration_is_whole_and_read_back(tmp_path: Path, capsys
             "early_stopping.metric is 'loss'; it must be one of val_loss, val_accuracy, val_macro_f1",
         ),
         ("predict", ["m", "i", "--out", "o", "--actors", "x"], "actors is 'x'; it must be a whole number or null"),
+        ("predict", ["m", "i", "--out", "o", "--device=mps"], "device is 'mps'; it must be one of auto, cpu, cuda"),
+        ("predict", ["m", "i", "--out", "o", "--batch_size=0"], "batch_size is 0; it must be at least 1, or auto"),
+        (
+            "predict",
+            ["m", "i", "--out", "o", "--batch_size=all"],
+            "batch_size is 'all'; it must be a whole number or one of auto",
+        ),
         ("train", ["d", "--out", "o", "--train.epochs", "0"], "train.epochs is 0; it must be at least 1"),
         ("train", ["d", "--out", "o", "--train.seed=-1"], "train.seed is -1; it must be at least 0 and below 2**32"),
         ("demo", ["--seed=-1"], "seed is -1; it must be at least 0 and below 2**32"),

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -15,8 +16,8 @@ import torch
 import torchvision
 from numpy.typing import NDArray
 
-from overlay.config import EngineKind, Precision
-from overlay.engines.base import Engine, EnginePlan, OpenVinoModel, ScoredBatch, ThreadLayout, score_rows
+from overlay.config import BatchSize, EngineKind, Precision
+from overlay.engines.base import Engine, EnginePlan, Forward, OpenVinoModel, ScoredBatch, ThreadLayout, score_rows
 from overlay.engines.factory import open_engine, prepare_engine, prepare_engines, thread_layout
 from overlay.errors import RequestError
 from overlay.models import model_file
@@ -71,7 +72,7 @@ def plain(file: ModelFile) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 def opened(file: ModelFile) -> Callable[..., Engine]:
     plans = {}
 
-    def opening(kind: EngineKind, precision: Precision, batch_size: int = 8, flips: bool = False) -> Engine:
+    def opening(kind: EngineKind, precision: Precision, batch_size: BatchSize = 8, flips: bool = False) -> Engine:
         if (kind, precision) not in plans:
             plans[kind, precision] = prepare_engine(
                 file, kind, "cpu", precision, PIXELS if precision == "int8" else None
@@ -190,6 +191,52 @@ def test_a_batch_is_divided_over_the_cores(
 ) -> None:
     plan = EnginePlan("openvino", device, "auto", OpenVinoModel(b"", b""), 3)
     assert thread_layout(plan, batch_size, cores) == layout
+
+
+def test_several_threads_get_the_scores_of_one(opened: Callable[..., Engine]) -> None:
+    """As two batches in flight on a GPU do."""
+    engine = opened("torch", "fp32")
+    expected = engine(PIXELS)
+    with ThreadPoolExecutor(2) as threads:
+        for scores in threads.map(engine, [PIXELS] * 6):
+            np.testing.assert_array_equal(scores.probabilities, expected.probabilities)
+            np.testing.assert_array_equal(scores.embeddings, expected.embeddings)
+
+
+@pytest.mark.parametrize(
+    ("kind", "batch_size", "chunk"), [("torch", "auto", 128), ("torch", 8, 8), ("compile", "auto", 256)]
+)
+def test_on_a_gpu_auto_takes_the_fastest_chunk(
+    kind: Literal["torch", "compile"],
+    batch_size: BatchSize,
+    chunk: int,
+    file: ModelFile,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The forward pass and its speed are replaced, since this machine may have no GPU."""
+    layouts: list[ThreadLayout] = []
+
+    class NoForward(Forward):
+        precision, embedding_size = "bf16", 512
+
+    def opened_forward(plan: EnginePlan, model: ModelFile, threads: ThreadLayout) -> Forward:
+        layouts.append(threads)
+        return NoForward()
+
+    monkeypatch.setattr("overlay.engines.factory._open_forward", opened_forward)
+    monkeypatch.setattr("overlay.engines.factory.fastest_chunk", lambda _, size: 128 if size == SIZE else 0)
+    engine = open_engine(prepare_engine(file, kind, "cuda"), batch_size=batch_size)
+    assert engine.chunk == chunk
+    said = f"batch_size auto: {chunk} images in one forward pass\n" if batch_size == "auto" else ""
+    assert capsys.readouterr().out == said
+    assert layouts[0].chunk == {("torch", "auto"): 512, ("torch", 8): 8, ("compile", "auto"): 256}[kind, batch_size]
+
+
+def test_on_a_cpu_auto_is_a_batch_of_32(opened: Callable[..., Engine]) -> None:
+    engine, auto = opened("torch", "fp32", 32), opened("torch", "fp32", "auto")
+    assert auto.chunk == engine.chunk
+    np.testing.assert_array_equal(auto(PIXELS).probabilities, engine(PIXELS).probabilities)
 
 
 @pytest.mark.parametrize("arch", ["swin_t", "maxvit_t", "mnasnet0_5", "convnext_tiny", "densenet121"])

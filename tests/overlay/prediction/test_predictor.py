@@ -154,3 +154,8 @@ def test_importing_the_package_is_light() -> None:
     program = "import sys, overlay; print({'torch', 'numpy', 'PIL', 'ray', 'overlay.config'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_apple_s_gpus_are_refused_by_name(file: Path) -> None:
+    with pytest.raises(RequestError, match=r"^device is mps; choose cpu or cuda \(mps is refused: "):
+        load_model(file, device="mps")  # type: ignore[arg-type]
