@@ -97,9 +97,12 @@ class Learner:
         """Apply the freezing of an epoch, counted from 0; call it before the epoch's first step, and when resuming."""
         changed = freezing.apply_freezing(self.network, self._config.model, epoch)
         if self._forward is None or changed:
-            trained = DistributedDataParallel(self.network) if self._worker.world_size > 1 else self.network
-            self._wrapped: nn.Module = trained
-            self._forward = torch.compile(trained) if self._config.train.compile else trained
+            self._wrapped: nn.Module = self.network
+            if self._worker.world_size > 1:  # gradients are views of the buckets that are exchanged: one copy less
+                self._wrapped = DistributedDataParallel(self.network, gradient_as_bucket_view=True)
+            # A share of a batch has one of two sizes, and each is compiled for itself.
+            compiled = self._config.train.compile
+            self._forward = torch.compile(self._wrapped, dynamic=False) if compiled else self._wrapped
 
     def step(self, images: Tensor, labels: Tensor, step: int, total_weight: float) -> tuple[Tensor, Tensor]:
         """Take one optimizer step, with gradient accumulation if configured.

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import cross_entropy
 
+from overlay.models.device_copy import DeviceCopier
 from overlay.models.model_file import ModelCard
 from overlay.models.network import normalise
 from overlay.training.epoch_metrics import EpochMetrics
@@ -42,15 +43,15 @@ def validate_epoch(
         for buffer in network.buffers():
             torch.distributed.broadcast(buffer, src=0)
     mean, std = torch.tensor(card.mean, device=device), torch.tensor(card.std, device=device)
-    totals = EpochMetrics(len(card.classes), device)
+    totals, copier = EpochMetrics(len(card.classes), device), DeviceCopier(device)
     network.eval()
     stopped = False
     for start in range(0, len(samples), VALIDATION_BATCH)[worker.rank :: worker.world_size]:
         if stopped := is_stop_requested():
             break
         indices = np.arange(start, min(start + VALIDATION_BATCH, len(samples)))
-        images = copy_to_device(samples.gather(indices), device)
-        labels = copy_to_device(samples.labels[indices], device)
+        images = copier.upload(samples.gather(indices)).tensor()
+        labels = copier.upload(samples.labels[indices]).tensor()
         with torch.inference_mode(), task.precision:
             logits = network(normalise(images, mean, std))
         totals.add(logits, labels, cross_entropy(logits.float(), labels, reduction="none"))
@@ -64,9 +65,3 @@ def _any_worker(flag: bool, worker: Worker, device: torch.device) -> bool:
     number = torch.tensor(int(flag), device=device)
     torch.distributed.all_reduce(number)
     return bool(number.item())
-
-
-def copy_to_device(array: NDArray[np.uint8] | NDArray[np.int64], device: torch.device) -> Tensor:
-    """Copy an array to a device; to a GPU asynchronously, from pinned memory."""
-    tensor = torch.tensor(array)  # a copy: the array may be Ray's shared memory, which is read-only
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

@@ -30,11 +30,12 @@ from overlay.training.learner import Learner, LearningTask
 from overlay.training.sampler import Worker
 from pipelines.runtime.shared_disk import SHARED_DISK_ADVICE
 from pipelines.training.batch_stream import StreamBudget, TrainingBatch, stream_batches
+from pipelines.training.device_batches import DeviceBatch, upload_batches
 from pipelines.training.failures import fatal_reason
 from pipelines.training.preemption import Decision, Interruptions
 from pipelines.training.setup import TrainingJob
 from pipelines.training.status_board import TrainingStatus
-from pipelines.training.validation import ValidationTask, copy_to_device, validate_epoch
+from pipelines.training.validation import ValidationTask, validate_epoch
 
 POST_SECONDS = 1.0
 AHEAD_SHARE = 0.25
@@ -116,7 +117,7 @@ class TrainingWorker:
             return
         self._learner.begin_epoch(self._plan.epoch(self._step))
         self._wait.reset()
-        for batch in self._stream():
+        for batch in upload_batches(self._stream(), self._device):
             self.train_step(batch)
             decision = self._interruptions.decide(self._step)
             epoch_ended = self._step % self._plan.steps_per_epoch == 0
@@ -130,14 +131,14 @@ class TrainingWorker:
                 break
         self._writer.wait()
 
-    def train_step(self, batch: TrainingBatch) -> None:
+    def train_step(self, batch: DeviceBatch) -> None:
         """Take one step of the optimizer; rank 0 posts the progress, at most once a second.
 
         Raises:
             WorkError: the GPU's memory is too small for the batch.
             OSError: the last checkpoint could not be written.
         """
-        images, labels = copy_to_device(batch.images, self._device), copy_to_device(batch.labels, self._device)
+        images, labels = batch.tensors()
         self._learning_rate = self._learner.learning_rate
         self._writer.raise_error()
         self._wait.begin_step()
