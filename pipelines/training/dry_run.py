@@ -16,6 +16,7 @@ from overlay.training.learner import Learner, LearningTask
 from overlay.training.run_folder import RunFacts, RunFolder
 from overlay.training.sampler import SamplePlan
 from pipelines.training import image_source
+from pipelines.training.device_batches import GPU_BATCHES_AHEAD
 from pipelines.training.image_source import TrainingData
 from pipelines.training.monitor import TrainingMonitor
 from pipelines.training.setup import TrainingJob, TrainingSetup
@@ -72,9 +73,10 @@ def find_largest_batch(config: Train, classes: int, samples: int, weights: Weigh
         try:
             learner = Learner(LearningTask(config, classes, weights, plan), torch.device("cuda"))
             learner.begin_epoch(config.train.epochs)  # when most of the network is trained
-            images = torch.zeros((size, config.input.size, config.input.size, 3), dtype=torch.uint8, device="cuda")
+            shape = (1 + GPU_BATCHES_AHEAD, size, config.input.size, config.input.size, 3)
+            images = torch.zeros(shape, dtype=torch.uint8, device="cuda")  # with those that are copied ahead
             for step in range(2):
-                learner.step(images, torch.zeros(size, dtype=torch.int64, device="cuda"), step, size)
+                learner.step(images[0], torch.zeros(size, dtype=torch.int64, device="cuda"), step, size)
             torch.cuda.synchronize()
         except torch.OutOfMemoryError:
             if not fitting:

@@ -16,6 +16,7 @@ import torch
 
 from cluster import session
 from overlay.config import Predict, Tracking
+from overlay.engines.base import EnginePlan
 from overlay.errors import RequestError
 from overlay.images.codec import decode_image
 from overlay.images.resize import resize_image
@@ -131,6 +132,23 @@ def test_few_images_get_the_same_rows_without_ray(
     numbers = [name for name in few.columns if name.startswith("prob_")] + ["confidence"]
     assert np.allclose(few[numbers], many[numbers], atol=1e-6, equal_nan=True)
     assert few.drop(columns=numbers).equals(many.drop(columns=numbers))
+
+
+@pytest.mark.slow
+def test_two_batches_at_one_time_give_the_same_rows(
+    predicted: Path, random_model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: two threads of an actor on Ray, or of this process, call the engine."""
+    monkeypatch.setattr(EnginePlan, "in_flight", 2)
+    inputs, expected = [str(images)], pq.read_table(predicted / "predictions").to_pandas()
+    for where, actors in (("ray", 1), ("here", None)):
+        out = tmp_path / where
+        config = Predict(str(random_model), inputs, str(out), precision="fp32", actors=actors, engine="torch")
+        predict.run(replace(config, part_rows=4, batch_size=3))
+        found = pq.read_table(out / "predictions").to_pandas()
+        numbers = [name for name in found.columns if name.startswith("prob_")] + ["confidence"]
+        assert np.allclose(found[numbers], expected[numbers], atol=1e-5, equal_nan=True)
+        assert found.drop(columns=numbers).equals(expected.drop(columns=numbers))
 
 
 def test_done_already(predicted: Path, random_model: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
