@@ -40,8 +40,7 @@ def validate_epoch(
     samples, card = task.samples, task.card
     device = next(network.parameters()).device
     if worker.world_size > 1:
-        for buffer in network.buffers():
-            torch.distributed.broadcast(buffer, src=0)
+        _broadcast_buffers(network)
     mean, std = torch.tensor(card.mean, device=device), torch.tensor(card.std, device=device)
     totals, copier = EpochMetrics(len(card.classes), device), DeviceCopier(device)
     network.eval()
@@ -56,6 +55,17 @@ def validate_epoch(
             logits = network(normalise(images, mean, std))
         totals.add(logits, labels, cross_entropy(logits.float(), labels, reduction="none"))
     return None if _any_worker(stopped, worker, device) else totals.compute_and_reset()
+
+
+def _broadcast_buffers(network: nn.Module) -> None:
+    """Give all workers rank 0's buffers, by one exchange for each type of numbers; they must all call it."""
+    buffers = list(network.buffers())
+    for dtype in dict.fromkeys(buffer.dtype for buffer in buffers):
+        same = [buffer for buffer in buffers if buffer.dtype == dtype]
+        flat = torch.cat([buffer.flatten() for buffer in same])
+        torch.distributed.broadcast(flat, src=0)
+        for buffer, values in zip(same, torch.split(flat, [buffer.numel() for buffer in same]), strict=True):
+            buffer.copy_(values.view_as(buffer))
 
 
 def _any_worker(flag: bool, worker: Worker, device: torch.device) -> bool:
