@@ -3,11 +3,15 @@
 The handler raises `Interrupted` in the main thread. Where that is blocked in a call that does not return, such as a
 read from a storage that hangs, no handler of Python runs; so a thread reads the numbers of the signals from a pipe,
 into which Python's own handler in C writes them (`signal.set_wakeup_fd`), and ends the process when its time is up.
+
+An exception in a callback whose caller can't raise, such as a fork's, is lost (`sys.unraisablehook`), and Python prints
+its traceback. A hook sends the signal again instead, to where it can be raised.
 """
 
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from types import FrameType, TracebackType
@@ -49,6 +53,7 @@ class SignalWatch:
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._raise)
+        self._unraisable_hook, sys.unraisablehook = sys.unraisablehook, self._send_again
         signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
         os.register_at_fork(after_in_child=self._forget)
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
@@ -59,6 +64,7 @@ class SignalWatch:
     ) -> None:
         if self._previous and self.received is None:
             signal.set_wakeup_fd(-1)
+            sys.unraisablehook = self._unraisable_hook
             for number, handler in self._previous.items():
                 signal.signal(number, handler)  # type: ignore[arg-type]  # as `signal.signal` returned it
             os.write(self._pipe[1], b"\0")
@@ -79,6 +85,14 @@ class SignalWatch:
         if not self._raised:
             self._raised, self.received = True, number
             raise Interrupted(number, self.give_time)
+
+    def _send_again(self, lost: "sys.UnraisableHookArgs") -> None:
+        """Send a signal again whose exception was lost in a callback; Ray's handler exits where ours interrupts."""
+        if self.received is None or not isinstance(lost.exc_value, Interrupted | SystemExit):
+            self._unraisable_hook(lost)
+            return
+        self._raised = False
+        threading.Timer(_READ_SECONDS, os.kill, (os.getpid(), self.received)).start()
 
     def _watch(self) -> None:
         while True:

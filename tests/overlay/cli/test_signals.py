@@ -47,6 +47,14 @@ def translate():  # as calls of Ray do
         except BaseException:
             raise KeyboardInterrupt from None
 
+def fork():  # as Ray does while it starts; a signal comes in a callback of the fork
+    os.register_at_fork(after_in_parent=lambda: signal.raise_signal(signal.SIGTERM))
+    with saved_if_interrupted(lambda: "3 of 5 rows are saved"):
+        print("ready", flush=True)
+        if os.fork() == 0:
+            os._exit(0)
+        time.sleep(60)
+
 def linger():
     try:
         sleep()
@@ -90,6 +98,13 @@ def test_one_line_says_what_is_saved(number: signal.Signals, work: str) -> None:
     name = signal.Signals(number).name
     assert told == f"overlay demo: interrupted by {name}; 3 of 5 rows are saved; the same command goes on\n"
     assert process.returncode == 128 + number
+
+
+def test_a_signal_that_comes_while_the_process_forks_is_not_lost() -> None:
+    process = start("fork")
+    _, told = process.communicate(timeout=30)
+    assert told == "overlay demo: interrupted by SIGTERM; 3 of 5 rows are saved; the same command goes on\n"
+    assert process.returncode == 143
 
 
 @pytest.mark.parametrize("work", ["lose", "replace"])
