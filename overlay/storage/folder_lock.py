@@ -26,6 +26,7 @@ from overlay.storage.lock_owner import LockOwner, LockRival
 from overlay.storage.path import StoragePath
 
 _UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
+_RENEWABLE = 0.75  # of the time until an owner is dead; the rest is for the renewal itself
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class LockTiming:
     beat: float = 10.0
     """between two heartbeats"""
     dead: float = 60.0
-    """without a heartbeat until the owner is taken for dead; it stops itself after half of that"""
+    """without a heartbeat until the owner is taken for dead; it stops itself after three quarters of that"""
     poll: float = 2.0
     """between two looks at another's lock"""
 
@@ -158,9 +159,11 @@ class FolderLock:
         """Renew the lock until the block ends; interrupt the process where another one has taken it."""
         last = time.monotonic()
         while not self._ended.wait(self._timing.beat):
-            reason = "it was taken over or deleted"
+            reason, silent = "it was taken over or deleted", time.monotonic() - last
             # A process that was stopped for long must not renew a lock that is another's by now.
-            held = time.monotonic() - last < self._timing.dead / 2
+            held = silent < _RENEWABLE * self._timing.dead
+            if not held:
+                reason = f"this process could not renew it for {silent:.0f} s"
             try:
                 held = held and self._store.beat()
             except OSError as error:
