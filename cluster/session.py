@@ -10,10 +10,10 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.nodes import Resources, working_nodes
 from overlay.errors import RequestError, WorkError, one_line
 
 _SETTINGS = {
@@ -38,22 +38,6 @@ _LOGGERS = {
     "ray._private.authentication": logging.ERROR,  # warns that the token is on
     "ray.data.dataset": logging.ERROR,  # warns that no CPU is free at the moment: those that work will be
 }
-
-
-@dataclass(frozen=True)
-class Resources:
-    """CPUs, GPUs and object store of the joined cluster: in all, and free of other jobs."""
-
-    cpus: float
-    gpus: float
-    free_cpus: float = 0.0
-    free_gpus: float = 0.0
-    node_cpus: float = 0.0
-    """CPUs of the smallest node that has any"""
-    store_bytes: float = 0.0
-    """size in bytes of the smallest of the nodes' object stores"""
-    cpu_nodes: int = 1
-    """nodes that have CPUs"""
 
 
 def connect() -> None:
@@ -84,17 +68,7 @@ def resources() -> Resources:
     import ray
 
     free = ray.available_resources()  # type: ignore[no-untyped-call]
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    cpus = [node["CPU"] for node in nodes if node.get("CPU")]
-    return Resources(
-        cpus=sum(cpus),
-        gpus=sum(node.get("GPU", 0.0) for node in nodes),
-        free_cpus=free.get("CPU", 0.0),
-        free_gpus=free.get("GPU", 0.0),
-        node_cpus=min(cpus, default=0.0),
-        store_bytes=min((node.get("object_store_memory", 0.0) for node in nodes), default=0.0),
-        cpu_nodes=max(1, len(cpus)),
-    )
+    return Resources(working_nodes(), free.get("CPU", 0.0), free.get("GPU", 0.0))
 
 
 def may_grow() -> bool:

@@ -11,7 +11,7 @@ an interrupted run. Up to 1,000 images are classified in this process, more of t
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -62,8 +62,11 @@ class PredictionBackend(Protocol):
     def hardware(self) -> OccupiedHardware:
         """Hardware that the prediction occupies."""
 
-    def classify(self, decoder: GroupDecoder, units: Sequence[ReadUnit]) -> Iterator[ScoredBatch]:
-        """Yield the scored rows of all units in batches, in any order."""
+    def classify(self, decoder: GroupDecoder, remaining: Callable[[], Sequence[ReadUnit]]) -> Iterator[ScoredBatch]:
+        """Yield the scored rows of the units that remain, in batches, in any order.
+
+        ``remaining``: returns the units without the rows that were yielded and taken.
+        """
 
 
 @dataclass(frozen=True)
@@ -128,13 +131,13 @@ def _predict(config: Predict, lock: FolderLock) -> PredictionOutcome:
         loaded.card.flag,
     )
     results = PredictionWriter(folder, manifest, layout, retry_errors=config.retry_errors)
-    units = results.remaining_units(listing.units)
     if results.done:
         print(f"going on: {results.done} of {manifest.rows} images are done already")
-    if units:
+    if results.done < manifest.rows:
         decoder = GroupDecoder(manifest, loaded.card, limits)
         with saved_if_interrupted(lambda: f"{results.save()} of {manifest.rows} rows are saved"):
-            _write_predictions(backend.classify(decoder, units), results, manifest, stages)
+            blocks = backend.classify(decoder, lambda: results.remaining_units(listing.units))
+            _write_predictions(blocks, results, manifest, stages)
     if results.done < manifest.rows:
         raise WorkError(f"{manifest.rows - results.done} images have no row; the same command goes on with them")
     summary = summarise_predictions(folder, manifest, loaded.card.classes, overlay_missing)

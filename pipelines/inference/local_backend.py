@@ -6,7 +6,7 @@ the engine while the command writes rows: one on CPUs, and two on a GPU, of whic
 other is computed.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import joblib
 
@@ -41,9 +41,9 @@ class LocalBackend:
         """stage -> number of threads"""
         self.hardware = OccupiedHardware(self._cores, gpus=1 if device == "cuda" else 0)
 
-    def classify(self, decoder: GroupDecoder, units: Sequence[ReadUnit]) -> Iterator[ScoredBatch]:
-        """Yield the scored rows of all units, in their order."""
-        requests = (request for unit in units for request in group_requests(unit, decoder.manifest))
+    def classify(self, decoder: GroupDecoder, remaining: Callable[[], Sequence[ReadUnit]]) -> Iterator[ScoredBatch]:
+        """Yield the scored rows of the units that remain, in their order."""
+        requests = (request for unit in remaining() for request in group_requests(unit, decoder.manifest))
         with worker_threads(self._cores) as decoding, worker_threads(self._in_flight) as scoring:
             decoded = map_ahead(decoding, decoder, requests, self._cores)
             yield from map_ahead(scoring, self._score, join_batches(decoded, self._engine.chunk), self._in_flight)

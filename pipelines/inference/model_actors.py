@@ -1,47 +1,40 @@
 """Pool of model actors on Ray Data: decoded batches to scored batches, for evaluation and prediction."""
 
-import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy
 
-from cluster.session import Resources
 from overlay.config import InferenceOptions
 from overlay.engines.base import BatchScores, EnginePlan, ImageBatch, replace_pixels
 from overlay.engines.factory import open_engine
-from pipelines.runtime.placement import actor_cpus
-
-if TYPE_CHECKING:
-    pass  # which imports torch, and an actor with OpenVINO needs none
+from pipelines.inference.actor_pool import ActorPool
 
 BATCHES_WAITING = 1
 """batches that wait at an actor, beside those that its engine has"""
 
 
 def score_with_plan(
-    plan: EnginePlan, rows: ray.data.Dataset, options: InferenceOptions, cluster: Resources
+    plan: EnginePlan, rows: ray.data.Dataset, options: InferenceOptions, pool: ActorPool
 ) -> ray.data.Dataset:
     """Replace the column ``pixels`` by those of `overlay.engines.base.BatchScores`; all other columns stay.
 
     The plan reaches the actors through the object store.
     """
-    actors, own = actor_count(options, cluster), options.cluster
-    cpus = 0.9 * actor_cpus(actors, cluster) if own.worker_cpus is None else own.worker_cpus
     return rows.map_batches(
         ModelActor,
-        fn_constructor_args=(ray.put(plan), options, actors_per_node(actors, options, cluster)),
+        fn_constructor_args=(ray.put(plan), options, pool.per_node),
         batch_size=options.rows,
         compute=ActorPoolStrategy(
-            size=actors,
+            size=pool.actors,
             max_tasks_in_flight_per_actor=plan.in_flight + BATCHES_WAITING,
             max_concurrent_calls_per_actor=plan.in_flight,
             enable_true_multi_threading=plan.in_flight > 1,
         ),
-        # Never a whole CPU: where actors ask for as much as the tasks before them, Ray Data fuses the two.
-        num_cpus=0.99 if cpus == 1 else cpus,
-        num_gpus=own.gpus_per_worker if options.device == "cuda" else 0,
+        # Where actors ask for as much as the tasks before them, Ray Data fuses the two.
+        num_cpus=0.99 * pool.cpus if pool.cpus == pool.task_cpus else pool.cpus,
+        num_gpus=options.cluster.gpus_per_worker if options.device == "cuda" else 0,
         **_node_choice(options),
     )
 
@@ -56,18 +49,6 @@ def _node_choice(options: InferenceOptions) -> dict[str, Any]:
     if own.node_labels:
         chosen["label_selector"] = own.node_labels
     return chosen
-
-
-def actor_count(options: InferenceOptions, cluster: Resources) -> int:
-    """Return the number of processes that hold the model."""
-    return options.actors or (
-        max(1, int(cluster.gpus / options.cluster.gpus_per_worker)) if options.device == "cuda" else cluster.cpu_nodes
-    )
-
-
-def actors_per_node(actors: int, options: InferenceOptions, cluster: Resources) -> int:
-    """Return the number of actors that share the cores of a node; Ray Data spreads actors over the nodes."""
-    return 1 if options.device == "cuda" else math.ceil(actors / cluster.cpu_nodes)
 
 
 class ModelActor:

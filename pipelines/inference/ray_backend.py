@@ -1,6 +1,7 @@
 """Ray backend of a prediction: tasks that read and decode, and a pool of model actors."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import cast
 
 import pyarrow as pa
@@ -18,8 +19,9 @@ from overlay.prediction.cost import OccupiedHardware
 from overlay.sources.decode import DecodedBatch, GroupDecoder
 from overlay.sources.read_plan import ReadUnit, join_units
 from overlay.storage.path import StoragePath
-from pipelines.inference.model_actors import actor_count, score_with_plan
-from pipelines.inference.read_groups import read_groups, request_from_row
+from pipelines.inference.actor_pool import LOOK_SECONDS, ActorPool, NodesChanged, plan_pool, watch_pool
+from pipelines.inference.model_actors import score_with_plan
+from pipelines.inference.read_groups import TaskResources, read_groups, request_from_row
 from pipelines.runtime.placement import choose_device
 from pipelines.runtime.ray_errors import explain_ray_error
 from pipelines.runtime.room import await_actors
@@ -27,6 +29,7 @@ from pipelines.runtime.shared_disk import check_shared_disk
 from pipelines.runtime.task_memory import node_memory, split_by_memory, task_bytes
 
 _JOINED_GROUPS = 8
+_MOST_READERS = 1000
 
 
 class RayBackend:
@@ -42,9 +45,9 @@ class RayBackend:
         await_actors(config.device, config.actors, config.cluster)
         inputs = [("inputs", StoragePath.of(each)) for each in config.inputs if each != "-"]
         check_shared_disk(read=inputs, written=[("out", StoragePath.of(config.out))])
-        self._cluster, self._limits = session.resources(), config.limits
+        cluster, self._limits = session.resources(), config.limits
         self._engine = InferenceOptions(
-            choose_device(config.device, self._cluster),
+            choose_device(config.device, cluster),
             config.precision,
             config.batch_size,
             config.actors,
@@ -57,29 +60,48 @@ class RayBackend:
             models, self._engine.kind, self._engine.device, self._engine.precision, calibration
         )
         self.computed = str(self._plan)
-        actors = actor_count(self._engine, self._cluster)
+        self._pool = plan_pool(self._engine, cluster.nodes)
         self.processes: Mapping[str, float] = {
-            "read": self._cluster.cpus,
-            "decode": self._cluster.cpus,
-            "forward": float(actors),
+            "read": cluster.cpus,
+            "decode": cluster.cpus,
+            "forward": float(self._pool.actors),
         }
         """stage -> number of processes"""
-        gpus = actors * config.cluster.gpus_per_worker if self._engine.device == "cuda" else 0
-        self.hardware = OccupiedHardware(self._cluster.cpus, gpus)
+        gpus = self._pool.actors * config.cluster.gpus_per_worker if self._engine.device == "cuda" else 0
+        self.hardware = OccupiedHardware(cluster.cpus, gpus)
 
-    def classify(self, decoder: GroupDecoder, units: Sequence[ReadUnit]) -> Iterator[ScoredBatch]:
-        """Yield the scored rows of all units, one batch at a time, in any order.
+    def classify(self, decoder: GroupDecoder, remaining: Callable[[], Sequence[ReadUnit]]) -> Iterator[ScoredBatch]:
+        """Yield the scored rows of the units that remain, one batch at a time, in any order.
+
+        Where nodes go or come, so that another number of actors fits, the actors start anew with what remains then.
 
         Raises:
             WorkError: a task or an actor failed after all of Ray's retries.
         """
-        for some in split_by_memory(units, self._limits):
-            yield from self._classify(decoder, some)
+        while True:
+            try:
+                for some in split_by_memory(remaining(), self._limits):
+                    yield from self._classify(decoder, some)
+                return
+            except NodesChanged:
+                self._plan_pool_anew()
+            except RayError as error:
+                reason = explain_ray_error(error)
+                raise WorkError(f"prediction stopped: {reason}; the same command goes on from here") from error
+
+    def _plan_pool_anew(self) -> None:
+        """Plan the pool for the nodes that are there now; wait for one where none is."""
+        while not (pool := ActorPool.plan(self._engine, session.resources().nodes)).actors:
+            time.sleep(LOOK_SECONDS)
+        print(f"processes that hold the model: {pool.actors}, before {self._pool.actors}", flush=True)
+        self._pool = pool
 
     def _classify(self, decoder: GroupDecoder, units: Sequence[ReadUnit]) -> Iterator[ScoredBatch]:
-        several = join_units(units, at_least=8 * max(1, int(self._cluster.cpus)), most=_JOINED_GROUPS)
+        cpus = max(1, int(session.resources().cpus))
+        several = join_units(units, at_least=8 * cpus, most=_JOINED_GROUPS)
         memory = min(node_memory(), task_bytes(max(unit.largest for unit in units), self._limits))
-        groups = read_groups(decoder.manifest, several, memory)
+        resources = TaskResources(self._pool.task_cpus, memory, readers=min(cpus, _MOST_READERS))
+        groups = read_groups(decoder.manifest, several, resources)
         rows = groups.rows.map_batches(
             decode_groups,  # type: ignore[arg-type]  # Ray's type knows nothing of fn_kwargs
             batch_size=1,
@@ -88,12 +110,10 @@ class RayBackend:
             num_cpus=groups.cpus,
             memory=memory,
         )
-        try:
-            for block in score_with_plan(self._plan, rows, self._engine, self._cluster).iter_batches(batch_size=None):
-                yield cast(ScoredBatch, block)  # NumPy columns, as the default format is
-        except RayError as error:
-            reason = explain_ray_error(error)
-            raise WorkError(f"prediction stopped: {reason}; the same command goes on from here") from error
+        scored = score_with_plan(self._plan, rows, self._engine, self._pool)
+        watch_pool(scored.context, self._engine, self._pool)
+        for block in scored.iter_batches(batch_size=None):
+            yield cast(ScoredBatch, block)  # NumPy columns, as the default format is
 
 
 def decode_groups(chunk: pa.Table, decoder: "ray.ObjectRef[GroupDecoder]") -> DecodedBatch:

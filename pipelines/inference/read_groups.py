@@ -12,11 +12,13 @@ import numpy as np
 import pyarrow as pa
 import ray.data
 from numpy.typing import NDArray
+from ray.data import TaskPoolStrategy
 
 from overlay.errors import ErrorKind, Reason
 from overlay.sources.manifest import Manifest
 from overlay.sources.read_plan import ReadUnit
 from overlay.sources.reader import GroupRequest, group_requests
+from pipelines.runtime.numbered_tasks import number_tasks
 
 GROUP_SCHEMA = pa.schema(
     [
@@ -34,6 +36,20 @@ contents: bytes of the image and the masks of each row, where they were read in 
 fault, fault_kind: reason why reading in order failed; else null
 """
 _BLOCK_BYTES = 2**20
+_READING_SHARE = 0.25
+"""of a task's CPUs, where one task reads in order and others decode"""
+
+
+@dataclass(frozen=True)
+class TaskResources:
+    """Resources of the tasks that read and decode."""
+
+    cpus: float
+    """CPUs of a task that does both"""
+    memory: int
+    """bytes that a decoding task asks for"""
+    readers: int
+    """most tasks at one time that read in order"""
 
 
 @dataclass(frozen=True)
@@ -42,27 +58,30 @@ class GroupRequests:
 
     rows: ray.data.Dataset
     """one row for each group: see `GROUP_SCHEMA`"""
-    cpus: float = 1
+    cpus: float
     """CPUs to reserve for a decoding task"""
 
 
-def read_groups(manifest: Manifest, units: Sequence[ReadUnit], memory: int) -> GroupRequests:
-    """Return the groups of all units as a lazy Ray Dataset; each comes once, in any order.
-
-    ``memory``: bytes that a decoding task asks for.
-    """
+def read_groups(manifest: Manifest, units: Sequence[ReadUnit], resources: TaskResources) -> GroupRequests:
+    """Return the groups of all units as a lazy Ray Dataset; each comes once, in any order."""
     in_order = any(unit.in_order for unit in units)
-    rows = ray.data.range(len(units), override_num_blocks=len(units)).map_batches(
+    cpus, memory, at_one_time = resources.cpus, resources.memory, None
+    if in_order:
+        # Stages with different resources are not fused. All tasks that read take a quarter of one task's CPUs: they
+        # wait for those that decode, which find room wherever a whole task would.
+        memory, at_one_time = None, min(len(units), resources.readers)
+        cpus = _READING_SHARE * resources.cpus / at_one_time
+    rows = number_tasks(len(units), cpus, memory, at_one_time).map_batches(
         read_unit,  # type: ignore[arg-type]  # Ray's type knows nothing of fn_kwargs
-        batch_size=1,
+        batch_size=None,
         fn_kwargs={"manifest": manifest, "units": ray.put(units)},
-        # Stages with different resources are not fused.
-        num_cpus=0.25 if in_order else 1,
-        memory=None if in_order else memory,
+        compute=TaskPoolStrategy(size=at_one_time),
+        num_cpus=cpus,
+        memory=memory,
     )
     if in_order:
         rows.context.target_max_block_size = _BLOCK_BYTES  # pass on each group as soon as it is read
-    return GroupRequests(rows, cpus=0.75 if in_order else 1)
+    return GroupRequests(rows, cpus=(1 - _READING_SHARE) * resources.cpus if in_order else cpus)
 
 
 def read_unit(

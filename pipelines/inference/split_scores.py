@@ -51,12 +51,14 @@ def score_on_ray(plan: EnginePlan, reading: SplitReading, options: InferenceOpti
     from ray.exceptions import RayError  # Ray takes seconds to import
 
     from cluster import session
+    from pipelines.inference.actor_pool import plan_pool
     from pipelines.inference.model_actors import score_with_plan
     from pipelines.runtime.dataset_rows import read_on_ray
     from pipelines.runtime.ray_errors import explain_ray_error
     from pipelines.runtime.silence import SilenceWatch, report_silence
 
-    scored = score_with_plan(plan, read_on_ray(reading), options, session.resources())
+    pool = plan_pool(options, session.resources().nodes)
+    scored = score_with_plan(plan, read_on_ray(reading), options, pool)
     try:
         with report_silence(SilenceWatch("evaluating")) as silence:
             for block in scored.iter_batches(batch_size=None):

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from cluster import session
 from overlay.sources.split_reading import SplitReading
+from pipelines.runtime.node_shares import task_share
 
 
 def read_on_ray(reading: SplitReading) -> ray.data.Dataset:
@@ -18,10 +19,15 @@ def read_on_ray(reading: SplitReading) -> ray.data.Dataset:
     what the shards hold, which takes seconds, and the dataset's card says it.
     """
     shards = len(reading.shards)
-    parts = max(1, round(session.resources().cpus / shards))
+    cluster = session.resources()
+    parts = max(1, round(cluster.cpus / shards))
     tasks = [{"shard": shard, "part": part} for shard in range(shards) for part in range(parts)]
     rows = ray.data.from_items(tasks, override_num_blocks=len(tasks))
-    return rows.map_batches(_ReadPart(reading, parts).read, batch_size=1)  # type: ignore[arg-type]  # Ray's type knows no such mappings
+    return rows.map_batches(
+        _ReadPart(reading, parts).read,  # type: ignore[arg-type]  # Ray's type knows no such mappings
+        batch_size=1,
+        num_cpus=task_share(cluster.nodes),
+    )
 
 
 @dataclass(frozen=True)

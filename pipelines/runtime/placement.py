@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cluster.session import Resources
+from cluster.nodes import NodeSize, Resources
 from overlay.config import ClusterOptions, Loop
 from overlay.errors import RequestError
+from pipelines.runtime.node_shares import actor_share, actor_slots, elastic_share, leaves_room, task_share
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,8 @@ class Placement:
     most_workers: int
     worker_cpus: float
     """CPUs that Ray reserves for each worker; how many threads torch uses does not depend on it"""
+    task_cpus: float = 1.0
+    """CPUs that Ray reserves for each data task"""
     options: ClusterOptions = field(default_factory=ClusterOptions)
 
     def data_cpus(self, workers: int, cluster: Resources) -> float:
@@ -61,34 +64,56 @@ def place_workers(config: Loop, cluster: Resources, options: ClusterOptions | No
     """
     options = options or ClusterOptions()
     chosen = choose_device(config.device, cluster)
-    there = cluster.gpus if chosen == "cuda" else cluster.cpus
-    each = options.gpus_per_worker if chosen == "cuda" else options.worker_cpus or 1
-    if config.least_workers * each > there:
-        kind = "GPUs" if chosen == "cuda" else "CPUs"
-        share = "" if each == 1 else f" with {each:g} each"
-        raise RequestError(
-            f"train.workers is {config.workers}{share}, but the cluster has {there:g} {kind}; ask for fewer"
-        )
+    gpus_each = options.gpus_per_worker if chosen == "cuda" else None
+    _check_room(config, cluster, options, gpus_each)
+    nodes, most = cluster.nodes, config.most_workers
+    if gpus_each is not None:
+        most = min(most, actor_slots(nodes, 0, gpus_each))
     if options.worker_cpus is not None:
         worker_cpus = options.worker_cpus
-    elif config.least_workers == config.most_workers:
-        worker_cpus = actor_cpus(config.most_workers, cluster)
-    elif chosen == "cuda":
-        worker_cpus = actor_cpus(min(config.most_workers, int(there / each)), cluster)
+    elif gpus_each is not None or config.least_workers == most:
+        worker_cpus = actor_share(nodes, most, gpus_each)
     else:
-        # Ray Train starts as many workers as a node has room for: one a node, which uses all cores anyway.
-        worker_cpus = cluster.node_cpus - 1
-        if cluster.node_cpus < 3:
-            raise RequestError(
-                f"train.workers is {config.workers}, but without GPUs a run can only grow over nodes of 3 CPUs or "
-                f"more, and one has {cluster.node_cpus:g}; give one number"
-            )
-    return Placement(chosen, config.least_workers, config.most_workers, worker_cpus, options)
+        worker_cpus = _elastic_cpus(config, nodes)
+    return Placement(chosen, config.least_workers, config.most_workers, worker_cpus, task_share(nodes), options)
 
 
-def actor_cpus(actors: int, cluster: Resources) -> float:
-    """Return the CPUs to reserve for each actor that computes, so that one is left for the tasks that feed them.
+def _check_room(config: Loop, cluster: Resources, options: ClusterOptions, gpus_each: float | None) -> None:
+    """Check that the nodes have room for the least workers, and for a data task beside them."""
+    nodes, least = cluster.nodes, config.least_workers
+    kind, there, each = ("CPUs", cluster.cpus, options.worker_cpus or 1)
+    slots = int(there)
+    if gpus_each is not None:
+        kind, there, each = "GPUs", cluster.gpus, gpus_each
+    if gpus_each is not None or options.worker_cpus is not None:
+        slots = actor_slots(nodes, options.worker_cpus or 0, gpus_each)
+    share = "" if each == 1 else f" with {each:g} each"
+    if least > slots:
+        room = "" if least * each > there else f", and its nodes have room for {slots} workers"
+        raise RequestError(
+            f"train.workers is {config.workers}{share}, but the cluster has {there:g} {kind}{room}; ask for fewer"
+        )
+    most, together = config.most_workers, least == config.most_workers
+    if options.worker_cpus is not None and not leaves_room(
+        nodes, most, options.worker_cpus, gpus_each, together=together
+    ):
+        less = actor_share(nodes, least, gpus_each)
+        raise RequestError(
+            f"cluster.worker_cpus is {options.worker_cpus:g} for {least} workers, which can leave no CPU for the tasks "
+            f"that feed them, at the latest once a node is lost; {less:g} leaves one"
+        )
 
-    Actors that reserved every CPU would deadlock: they wait for tasks that no CPU is left to run.
+
+def _elastic_cpus(config: Loop, nodes: tuple[NodeSize, ...]) -> float:
+    """Return the CPUs of each worker of a run that grows without GPUs.
+
+    Ray Train starts as many workers as a node has room for: one a node, which uses all cores anyway.
     """
-    return min(1.0, (cluster.cpus - 1) / actors)
+    share = elastic_share(nodes, config.most_workers)
+    if share is None or actor_slots(nodes, share, None) < config.least_workers:
+        sizes = " and ".join(f"{cpus:g}" for cpus in sorted({node.cpus for node in nodes}))
+        raise RequestError(
+            f"train.workers is {config.workers}, but without GPUs a run can only grow over nodes of 3 CPUs or more, of "
+            f"one size at best, and these have {sizes}; give one number"
+        )
+    return share

@@ -4,10 +4,9 @@ from cluster import session
 from cluster.reservation import Reservation, await_resources
 from overlay.config import ClusterOptions, Loop
 from overlay.errors import RequestError
-from pipelines.runtime.placement import actor_cpus, place_workers
+from pipelines.runtime.node_shares import actor_share, task_share
+from pipelines.runtime.placement import place_workers
 
-TASK = {"CPU": 1.0}
-"""of the tasks that read and decode; one has to fit beside all workers"""
 _LEAST_CPUS = 0.5
 """CPUs of a worker on nodes that are still to come, which may have one CPU each; its final share is known once they are
 there"""
@@ -40,8 +39,12 @@ def await_actors(device: str, actors: int | None, options: ClusterOptions) -> No
     if not session.may_grow():
         return
     cluster, least = session.resources(), actors or 1
-    share = actor_cpus(least, cluster) if cluster.cpus else _LEAST_CPUS / least
     gpu = device == "cuda" or (device == "auto" and cluster.gpus > 0)
+    share = (
+        actor_share(cluster.nodes, least, options.gpus_per_worker if gpu else None)
+        if cluster.nodes
+        else _LEAST_CPUS / least
+    )
     bundle = options.bundle(share if options.worker_cpus is None else options.worker_cpus, gpu=gpu)
     await_resources(_reservation([bundle] * least, options), options.wait)
 
@@ -53,8 +56,13 @@ def await_tasks(options: ClusterOptions) -> None:
         RequestError: there is none, and cluster.wait is 0.
         WorkError: there is none after cluster.wait seconds.
     """
-    await_resources(Reservation([TASK], options.node_labels), options.wait)
+    await_resources(Reservation([{"CPU": 1.0}], options.node_labels), options.wait)
 
 
 def _reservation(bundles: list[dict[str, float]], options: ClusterOptions) -> Reservation:
-    return Reservation([*bundles, TASK], options.node_labels, options.placement)
+    return Reservation([*bundles, _task()], options.node_labels, options.placement)
+
+
+def _task() -> dict[str, float]:
+    """Return the resources of a task that reads and decodes, one of which has to fit beside all workers."""
+    return {"CPU": task_share(session.resources().nodes)}

@@ -22,9 +22,9 @@ def task_bytes(largest: int, limits: Limits) -> int:
 
 
 def node_memory() -> int:
-    """Return the most memory in bytes that a task may ask for: that of the largest node, since it would never start."""
-    nodes = [node["Resources"].get("memory", 0.0) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    return int(max(nodes, default=0.0)) or sys.maxsize
+    """Return the most bytes of memory that a task may ask for: those of the largest node, since more never starts."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return int(max((node.get("memory", 0.0) for node in nodes if node.get("CPU")), default=0.0)) or sys.maxsize
 
 
 def split_by_memory(units: Sequence[ReadUnit], limits: Limits) -> list[list[ReadUnit]]:

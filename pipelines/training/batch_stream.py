@@ -27,6 +27,7 @@ from ray.data import TaskPoolStrategy
 from overlay.config import Augment
 from overlay.images.augment import augment, augmentation_generator
 from overlay.training.sampler import Worker
+from pipelines.runtime.numbered_tasks import number_tasks
 from pipelines.training.image_source import TrainingData
 
 LEAST_TASKS = 8
@@ -57,6 +58,8 @@ class StreamBudget:
     """bounds the tasks that run at one time"""
     ahead_bytes: float
     """bounds the prefetched batches, give or take a task's"""
+    task_cpus: float = 1.0
+    """CPUs that each task reserves"""
 
 
 def stream_batches(
@@ -71,7 +74,7 @@ def stream_batches(
     soon = min(each, at_one_time)  # the first execution is short, since the training waits for it
     parts = [tasks[:soon], *(tasks[first : first + each] for first in range(soon, len(tasks), each))]
     stored = ray.put(data)  # once: labels and positions of a large dataset would be pickled for each execution
-    executions = [_Execution(stored, augmentation, worker, part) for part in parts]
+    executions = [_Execution(stored, augmentation, worker, part, budget.task_cpus) for part in parts]
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.target_max_block_size = TASK_IMAGES * size**2 * 3
@@ -105,14 +108,17 @@ class _Execution:
     augmentation: Augment
     worker: Worker
     tasks: list[range]
+    task_cpus: float
 
     def run(self, at_one_time: int) -> list[ray.ObjectRef[pa.Table]]:
         """Make all batches; return the blocks in order."""
         tasks = len(self.tasks)
-        blocks = ray.data.range(tasks, override_num_blocks=tasks).map_batches(
+        most = min(at_one_time, tasks)
+        blocks = number_tasks(tasks, self.task_cpus, at_one_time=most).map_batches(
             self.make_batches,  # type: ignore[arg-type]  # NumPy columns, as the default format is
-            batch_size=1,
-            compute=TaskPoolStrategy(size=min(at_one_time, tasks)),
+            batch_size=None,
+            compute=TaskPoolStrategy(size=most),
+            num_cpus=self.task_cpus,
         )
         refs: list[ray.ObjectRef[pa.Table]] = blocks.materialize().to_arrow_refs()
         return refs

@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.session import Resources
+from cluster.nodes import Resources
 from overlay.config import Train
 from overlay.errors import Interrupted, RequestError, WorkError, one_line, saved_if_interrupted
 from overlay.storage.atomic import write_text_atomically

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from cluster.session import Resources
+from cluster.nodes import Resources
 from overlay.config import Input
 from overlay.dataset.prepared import PreparedDataset, part_path
 from overlay.sources.split_reading import decode_stored

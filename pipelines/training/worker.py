@@ -228,7 +228,9 @@ class TrainingWorker:
         """Start the stream of batches from the next step on."""
         cluster = session.resources()
         share = AHEAD_SHARE * cluster.store_bytes / ray.train.get_context().get_local_world_size()
-        budget = StreamBudget(self._job.placement.data_cpus(self._worker.world_size, cluster), share)
+        placement = self._job.placement
+        cpus = placement.data_cpus(self._worker.world_size, cluster)
+        budget = StreamBudget(cpus, share, placement.task_cpus)
         return stream_batches(self._job.data, self._job.config.augment, self._worker, start=self._step, budget=budget)
 
     def _total_weight(self, step: int) -> float:

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from cluster import session
+from cluster.nodes import NodeSize, Resources
 from overlay.config import Predict, Tracking
 from overlay.engines.base import EnginePlan
 from overlay.errors import RequestError
@@ -23,6 +24,7 @@ from overlay.images.resize import resize_image
 from overlay.models import model_file
 from overlay.models.network import normalise
 from pipelines import predict
+from pipelines.inference import actor_pool
 from tests.pipelines.test_archives import random_model
 
 __all__ = ["random_model"]  # a fixture
@@ -149,6 +151,36 @@ def test_two_batches_at_one_time_give_the_same_rows(
         numbers = [name for name in found.columns if name.startswith("prob_")] + ["confidence"]
         assert np.allclose(found[numbers], expected[numbers], atol=1e-5, equal_nan=True)
         assert found.drop(columns=numbers).equals(expected.drop(columns=numbers))
+
+
+@pytest.mark.slow
+def test_the_actors_start_anew_where_nodes_change(
+    predicted: Path,
+    random_model: Path,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The nodes are invented: the execution ends before its first row, once it looks at them, and the next is whole."""
+    seen = [NodeSize(2)]
+
+    def look() -> tuple[NodeSize, ...]:
+        seen[:] = [NodeSize(1), NodeSize(1)]
+        return tuple(seen)
+
+    monkeypatch.setattr(session, "resources", lambda: Resources(tuple(seen)))
+    monkeypatch.setattr(actor_pool, "working_nodes", look)
+    monkeypatch.setattr(actor_pool, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(actor_pool, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(predict, "is_small_job", lambda _: False)
+    predict.run(Predict(str(random_model), [str(images)], str(tmp_path / "out"), part_rows=4, precision="fp32"))
+    assert capsys.readouterr().out.count("processes that hold the model: 2, before 1\n") == 1
+    both = [
+        duckdb.read_parquet(f"{out}/predictions/*.parquet").order("id").df() for out in (predicted, tmp_path / "out")
+    ]
+    assert both[0]["id"].equals(both[1]["id"])
+    assert np.allclose(both[0]["prob_benign"], both[1]["prob_benign"], atol=1e-5, equal_nan=True)
 
 
 def test_done_already(predicted: Path, random_model: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,9 +6,9 @@ import pytest
 import ray
 
 from cluster import pending, reservation, session
+from cluster.nodes import NodeSize, Resources
 from cluster.pending import describe_pending
 from cluster.reservation import Reservation, await_resources
-from cluster.session import Resources
 from overlay.config import ClusterOptions, Loop, Train
 from overlay.errors import RequestError
 from pipelines.runtime import room
@@ -50,10 +50,10 @@ def reserved(monkeypatch: pytest.MonkeyPatch) -> Mock:
     return await_resources
 
 
-def bundles(reserved: Mock) -> list[dict[str, float]]:
+def bundles(reserved: Mock, task: float = 1.0) -> list[dict[str, float]]:
     (asked, wait), _ = reserved.call_args
     assert wait == 600
-    assert asked.bundles[-1] == {"CPU": 1.0}
+    assert asked.bundles[-1] == {"CPU": task}
     return list(asked.bundles[:-1])
 
 
@@ -63,11 +63,11 @@ HALVES = ClusterOptions(gpus_per_worker=0.5, worker_cpus=2)
 @pytest.mark.parametrize(
     ("loop", "options", "there", "expected"),
     [
-        (Loop(workers=2), ClusterOptions(), Resources(0, 0), [{"CPU": 0.5}] * 2),
-        (Loop(workers=2, device="cuda"), ClusterOptions(), Resources(0, 0), [{"CPU": 0.5, "GPU": 1.0}] * 2),
-        (Loop(workers="2..4"), ClusterOptions(), Resources(16, 2), [{"CPU": 1.0, "GPU": 1.0}] * 2),
-        (Loop(workers=1), HALVES, Resources(16, 2), [{"CPU": 2, "GPU": 0.5}]),
-        (Loop(workers=1), ClusterOptions(memory=1), Resources(16, 0), [{"CPU": 1.0, "memory": 2.0**30}]),
+        (Loop(workers=2), ClusterOptions(), Resources(()), [{"CPU": 0.5}] * 2),
+        (Loop(workers=2, device="cuda"), ClusterOptions(), Resources(()), [{"CPU": 0.5, "GPU": 1.0}] * 2),
+        (Loop(workers="2..4"), ClusterOptions(), Resources((NodeSize(16, 2),)), [{"CPU": 1.0, "GPU": 1.0}] * 2),
+        (Loop(workers=1), HALVES, Resources((NodeSize(16, 2),)), [{"CPU": 2, "GPU": 0.5}]),
+        (Loop(workers=1), ClusterOptions(memory=1), Resources((NodeSize(16),)), [{"CPU": 1.0, "memory": 2.0**30}]),
     ],
 )
 def test_the_least_workers_are_reserved(
@@ -84,14 +84,14 @@ def test_the_least_workers_are_reserved(
 
 
 def test_actors_and_tasks_are_reserved(reserved: Mock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "resources", lambda: Resources(0, 0))
+    monkeypatch.setattr(session, "resources", lambda: Resources(()))
     await_actors("cuda", 2, ClusterOptions(accelerator_type="L4"))
     assert bundles(reserved) == [{"CPU": 0.25, "GPU": 1.0, "accelerator_type:L4": 0.001}] * 2
     await_actors("auto", None, ClusterOptions())
     assert bundles(reserved) == [{"CPU": 0.5}]
-    monkeypatch.setattr(session, "resources", lambda: Resources(1, 0))  # nothing is left of one CPU beside the task
+    monkeypatch.setattr(session, "resources", lambda: Resources((NodeSize(1),)))
     await_actors("auto", None, ClusterOptions())
-    assert bundles(reserved) == [{"CPU": 0.0}]
+    assert bundles(reserved, task=0.75) == [{"CPU": 0.25}]
     await_tasks(ClusterOptions(node_labels={"zone": "a"}))
     assert bundles(reserved) == []
 

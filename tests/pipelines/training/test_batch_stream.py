@@ -157,9 +157,9 @@ def test_a_limit_takes_so_many(dataset: PreparedDataset) -> None:
 
 
 def test_what_fits_into_memory() -> None:
-    from cluster.session import Resources
+    from cluster.nodes import NodeSize, Resources
 
-    store = Resources(cpus=2, gpus=0, node_cpus=2, store_bytes=2 * 100 * 32 * 32 * 3)
+    store = Resources((NodeSize(2, store_bytes=2 * 100 * 32 * 32 * 3), NodeSize(8, store_bytes=1e12)))
     assert shard_source.fits_in_memory(100, INPUT, store)
     assert not shard_source.fits_in_memory(101, INPUT, store)
 

@@ -5,7 +5,7 @@ from typing import Any, cast
 import pytest
 
 from cluster import session
-from cluster.session import Resources
+from cluster.nodes import NodeSize, Resources
 from overlay.config import Input, Loop, Train
 from overlay.errors import RequestError
 from overlay.training.run_folder import RunFacts
@@ -39,7 +39,7 @@ def setup(loop: Loop) -> TrainingSetup:
 def test_what_depends_on_the_machine_is_decided_once(
     store: int, loop: Loop, bf16: bool, facts: RunFacts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "resources", lambda: Resources(cpus=2, gpus=0, store_bytes=store))
+    monkeypatch.setattr(session, "resources", lambda: Resources((NodeSize(2, store_bytes=store),)))
     monkeypatch.setattr(run_facts, "has_bf16", lambda _: bf16)
     assert decide_facts(setup(loop)) == facts
 
