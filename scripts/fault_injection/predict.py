@@ -165,8 +165,8 @@ def write_noise_images(folder: Path, count: int, seed: int) -> None:
             file.write_bytes(file.read_bytes()[:2000])
 
 
-def write_random_model(file: Path) -> None:
-    """Write a ResNet-18 model file with random weights, three classes and an input size of 32 pixels."""
+def write_random_model(file: Path, size: int = 32) -> None:
+    """Write a ResNet-18 model file with random weights, three classes and an input size of ``size`` pixels."""
     import torch
 
     from overlay.models import model_file
@@ -177,7 +177,7 @@ def write_random_model(file: Path) -> None:
     card = model_file.ModelCard(
         arch="resnet18",
         classes=classes,
-        size=32,
+        size=size,
         resize="squash",
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,

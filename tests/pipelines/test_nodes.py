@@ -18,7 +18,7 @@ import torch
 import torchvision
 
 from overlay.cli.parser import to_words
-from overlay.config import Augment, ClusterOptions, EarlyStopping, Input, Loop, Model, Optimizer, Train
+from overlay.config import Augment, ClusterOptions, EarlyStopping, Input, Loop, Model, Optimizer, Predict, Train
 from overlay.dataset.prepared import PreparedDataset
 from overlay.storage.path import StoragePath
 from overlay.training import checkpoint
@@ -52,8 +52,8 @@ def config(dataset: PreparedDataset, tmp_path: Path) -> Train:
     )
 
 
-def begin(config: Train, address: str, log: Path) -> "subprocess.Popen[bytes]":
-    """Start the training as a driver of the cluster."""
+def begin(config: Train | Predict, address: str, log: Path) -> "subprocess.Popen[bytes]":
+    """Start a job as a driver of the cluster."""
     words = [sys.executable, "-m", "overlay", *to_words(config)]
     environment = os.environ | ENVIRONMENT | {"RAY_ADDRESS": address}
     with log.open("wb") as opened:
@@ -127,6 +127,7 @@ def test_what_is_missing_is_named_and_waited_for(
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     run, log = Path(config.out), tmp_path / "log"
+    config = replace(config, cluster=ClusterOptions(worker_cpus=1))
     with cluster(head_cpus=1) as nodes:
         lost = nodes.add_node(num_cpus=3)
         driver = begin(config, nodes.address, log)
