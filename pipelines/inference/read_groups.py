@@ -65,11 +65,11 @@ class GroupRequests:
 def read_groups(manifest: Manifest, units: Sequence[ReadUnit], resources: TaskResources) -> GroupRequests:
     """Return the groups of all units as a lazy Ray Dataset; each comes once, in any order."""
     in_order = any(unit.in_order for unit in units)
-    cpus, memory, at_one_time = resources.cpus, resources.memory, None
+    cpus, memory, at_one_time = resources.cpus, None if in_order else resources.memory, None
     if in_order:
         # Stages with different resources are not fused. All tasks that read take a quarter of one task's CPUs: they
         # wait for those that decode, which find room wherever a whole task would.
-        memory, at_one_time = None, min(len(units), resources.readers)
+        at_one_time = min(len(units), resources.readers)
         cpus = _READING_SHARE * resources.cpus / at_one_time
     rows = number_tasks(len(units), cpus, memory, at_one_time).map_batches(
         read_unit,  # type: ignore[arg-type]  # Ray's type knows nothing of fn_kwargs

@@ -19,6 +19,7 @@ def number_tasks(
         at_one_time: most tasks that run at one time.
     """
     numbers = RangeDatasource(n=tasks, block_format="arrow", column_name="id")
-    return ray.data.read_datasource(
+    dataset: ray.data.Dataset = ray.data.read_datasource(
         numbers, num_cpus=num_cpus, memory=memory, concurrency=at_one_time, override_num_blocks=tasks
     )
+    return dataset

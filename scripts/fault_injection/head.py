@@ -73,7 +73,8 @@ class Work:
         if self.verb == "predict":
             names = "id, status, error, label"
             rows = [
-                duckdb.sql(f"select {names} from '{out}/predictions/*.parquet' order by id").fetchall() for out in both
+                duckdb.read_parquet(f"{out}/predictions/*.parquet").order("id").project(names).fetchall()
+                for out in both
             ]
             return bool(rows[0] == rows[1])
         states = [torch.load(out / "Resnet_fineTuning.pth") for out in both]

@@ -48,7 +48,8 @@ def expected(request_for: Callable[[str], Predict]) -> pd.DataFrame:
 
 
 def rows(config: Predict) -> pd.DataFrame:
-    return duckdb.read_parquet(f"{config.out}/predictions/*.parquet").order("id").df()
+    frame: pd.DataFrame = duckdb.read_parquet(f"{config.out}/predictions/*.parquet").order("id").df()
+    return frame
 
 
 def parts(config: Predict) -> int:
