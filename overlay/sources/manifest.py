@@ -8,6 +8,7 @@ are listed; memory holds the first row of each group only.
 
 import hashlib
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from overlay.sources.read_plan import ReadUnit, cut_groups
 from overlay.storage.atomic import write_atomically
 from overlay.storage.parquet import open_parquet
 from overlay.storage.path import StoragePath
+from overlay.storage.transfer import local_copy
 
 _IDENTITY = ["id", "uri", "member", "masks", "size", "version"]
 
@@ -218,8 +220,7 @@ def publish_manifest(manifest: Manifest, folder: StoragePath, *, replace: bool) 
     there = set() if replace else set(folder.children())
     for part in range(manifest.parts):
         if part_name(part) not in there:
-            with write_atomically(folder / part_name(part)) as temporary:
-                temporary.write_bytes(manifest.file(part).read_bytes())
+            _copy(manifest.file(part), folder / part_name(part))
     return Manifest(folder, manifest.part_rows, manifest.starts)
 
 
@@ -229,9 +230,14 @@ def publish_file(manifest: Manifest, place: StoragePath) -> Manifest:
     Raises:
         OSError: the file can't be read or written.
     """
-    with write_atomically(place) as temporary:
-        temporary.write_bytes(manifest.place.read_bytes())
+    _copy(manifest.place, place)
     return Manifest(place, None, manifest.starts)
+
+
+def _copy(source: StoragePath, target: StoragePath) -> None:
+    """Copy a file atomically, in blocks: the process would keep the memory of a whole manifest."""
+    with local_copy(source) as file, write_atomically(target) as temporary:
+        shutil.copyfile(file, temporary)
 
 
 def first_difference(manifest: Manifest, other: StoragePath, *, appeared: bool = False) -> str | None:
