@@ -6,9 +6,10 @@ would be of one. Here the order is random, so that the side of a group does not 
 of the classes' deviations is settled by exchanging groups of like size between sides.
 """
 
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import islice, permutations
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 ORDERS = 32
 """random orders that are tried"""
 _MOST_ASSIGNED = 1_000_000  # groups of all orders together, which takes about ten seconds
+_BATCH = 10_000  # groups that are Python objects at one time
 
 
 class Deal(NamedTuple):
@@ -94,10 +96,8 @@ class GroupSizes:
         missing = [set(places) for _ in deficits]
         waiting: list[int] = self.groups_of_class.tolist()  # groups of each class that are not assigned yet
         weights: list[float] = (1 / self.images.astype(float) ** 2).tolist()
-        label, counts, starts = self.label.tolist(), self.counts.tolist(), self.starts.tolist()
         sides = np.zeros(len(order), np.int32)
-        for group in order.tolist():
-            within = [(label[member], counts[member]) for member in range(starts[group], starts[group + 1])]
+        for group, within in self._members(order):
             # Urgent is a class with no more groups left than there are sides without it.
             urgent = [missing[kind] for kind, _ in within if waiting[kind] <= len(missing[kind])]
             if len(within) == 1 and not urgent:  # most groups
@@ -115,6 +115,17 @@ class GroupSizes:
                 missing[kind].discard(side)
                 waiting[kind] -= 1
         return sides, {kind for kind, lacking in enumerate(missing) if lacking}, np.array(deficits)
+
+    def _members(self, order: NDArray[np.int64]) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+        """Yield each group with the class and the images of each of its members."""
+        for first in range(0, len(order), _BATCH):  # as Python integers, all would take 100 bytes a group
+            groups = order[first : first + _BATCH]
+            sizes = self.starts[groups + 1] - self.starts[groups]
+            ends = np.cumsum(sizes)
+            members = np.arange(ends[-1]) + np.repeat(self.starts[groups] - (ends - sizes), sizes)
+            within = iter(list(zip(self.label[members].tolist(), self.counts[members].tolist(), strict=True)))
+            for group, size in zip(groups.tolist(), sizes.tolist(), strict=True):
+                yield group, list(islice(within, size))
 
     def _exchange(self, sides: NDArray[np.int32], deficits: NDArray[np.int64], order: NDArray[np.int64]) -> None:
         """Exchange groups of one class between sides until no exchange brings the class closer to its quotas.
@@ -146,9 +157,13 @@ class _GroupsBySize:
 
     def __init__(self, groups: NDArray[np.int64], sizes: NDArray[np.int32], sides: NDArray[np.int32]) -> None:
         self._sides = sides
-        self._of: dict[int, dict[int, list[int]]] = {}
-        for group, size in zip(groups.tolist(), sizes.tolist(), strict=True):
-            self._of.setdefault(int(sides[group]), {}).setdefault(size, []).append(group)
+        self._of: dict[int, dict[int, array[int]]] = {}
+        side_of = sides[groups]
+        for side in np.unique(side_of).tolist():
+            own, own_sizes = groups[side_of == side], sizes[side_of == side]
+            self._of[side] = {
+                size: array("q", own[own_sizes == size].tobytes()) for size in np.unique(own_sizes).tolist()
+            }
 
     def exchange_once(self, deficits: NDArray[np.int64]) -> bool:
         """Exchange two groups, or else move one, between two sides where it brings both closer to their quotas."""
@@ -178,7 +193,7 @@ class _GroupsBySize:
 
     def _move(self, size: int, source: int, target: int) -> None:
         group = self._of[source][size].pop()
-        self._of.setdefault(target, {}).setdefault(size, []).insert(0, group)
+        self._of.setdefault(target, {}).setdefault(size, array("q")).insert(0, group)
         self._sides[group] = target
 
 
