@@ -9,7 +9,7 @@ between groups are searched (see `PairCollector`), pairs within one group are sk
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -46,6 +46,14 @@ class HashChunk:
             value = (hashes[:, bit // 64] >> np.uint64(bit % 64)) & np.uint64(1)
             keys |= value.astype(np.int32) << np.int32(place)
         return keys
+
+    @property
+    def words(self) -> NDArray[np.uint64]:
+        """The bits of the chunk set in 256, uint64 (4,)."""
+        words = np.zeros(BITS // 64, np.uint64)
+        for bit in self.bits:
+            words[bit // 64] |= np.uint64(1 << int(bit % 64))
+        return words
 
     def masks(self) -> list[int]:
         """Return all XOR differences of two chunk values within the radius."""
@@ -110,37 +118,57 @@ def expected_candidates(hashes: Hashes, chunks: list[HashChunk], sample: HashSam
     return found * len(hashes) / len(sample.places) / 2
 
 
-def search_chunks(
-    hashes: Hashes, distance: int, chunks: list[HashChunk], sample: HashSample, collector: PairCollector
-) -> None:
-    """Find the pairs of distinct hashes, (n, 4), within a distance in bits, and add each once to ``collector``."""
-    keys = [chunk.keys(hashes) for chunk in chunks]
-    for number, chunk in enumerate(chunks):
-        masks = chunk.masks()
-        while masks:
-            groups = collector.groups
-            table = _ChunkTable(keys[number], len(chunk.bits), groups)
-            halves = np.ascontiguousarray(hashes[table.order, :2]), np.ascontiguousarray(hashes[table.order, 2:])
-            while masks and collector.groups is groups:
-                mask = masks.pop()
-                for left, right in table.neighbours(mask):
-                    # Half of the bits rule out nearly all candidates, for half of the memory traffic.
-                    distances = _distances(halves[0], left, right)
-                    kept = np.flatnonzero(distances <= distance)
-                    left, right = left[kept], right[kept]
-                    distances = distances[kept] + _distances(halves[1], left, right)
-                    kept = np.flatnonzero(distances <= distance)
-                    first, second = table.order[left[kept]], table.order[right[kept]]
-                    new = np.ones(len(kept), bool)
-                    for earlier in range(number):
-                        apart = np.bitwise_count(keys[earlier][first] ^ keys[earlier][second])
-                        new &= apart > chunks[earlier].radius
-                    collector.add(order_pairs(first[new], second[new], distances[kept][new]))
-                    if collector.groups is not groups:
-                        if groups is None:
-                            collector.add_links(sample.near)  # links whole dense groups at once
-                        masks.append(mask)  # search again, without pairs of one group
-                        break
+@dataclass(frozen=True)
+class IndexPart:
+    """Part of a search by the index: some of the queries of one chunk."""
+
+    chunk: int
+    share: int
+    """in ``[0, shares)``"""
+    shares: int
+
+
+def search_chunk(hashes: Hashes, distance: int, part: IndexPart, sample: HashSample, collector: PairCollector) -> None:
+    """Add the pairs of distinct hashes, (n, 4), within a distance in bits, that one part of the index finds.
+
+    Pairs that an earlier chunk finds are left out, so that each pair is found by one part.
+    """
+    chunks = hash_chunks(distance)
+    chunk = chunks[part.chunk]
+    earlier = [(each.words, each.radius) for each in chunks[: part.chunk]]
+    key, masks = chunk.keys(hashes), chunk.masks()[part.share :: part.shares]
+    while masks:
+        groups = collector.groups
+        table = _ChunkTable(key, len(chunk.bits), groups)
+        halves = np.ascontiguousarray(hashes[table.order, :2]), np.ascontiguousarray(hashes[table.order, 2:])
+        while masks and collector.groups is groups:
+            mask = masks.pop()
+            for left, right in table.neighbours(mask):
+                # Half of the bits rule out nearly all candidates, for half of the memory traffic.
+                distances = _distances(halves[0], left, right)
+                kept = np.flatnonzero(distances <= distance)
+                left, right = left[kept], right[kept]
+                distances = distances[kept] + _distances(halves[1], left, right)
+                kept = np.flatnonzero(distances <= distance)
+                first, second = table.order[left[kept]], table.order[right[kept]]
+                new = _missed_by(earlier, hashes[first] ^ hashes[second])
+                collector.add(order_pairs(first[new], second[new], distances[kept][new]))
+                if collector.groups is not groups:
+                    if groups is None:
+                        collector.add_links(sample.near)  # links whole dense groups at once
+                    masks.append(mask)  # search again, without pairs of one group
+                    break
+
+
+def _missed_by(chunks: Sequence[tuple[NDArray[np.uint64], int]], differing: Hashes) -> NDArray[np.bool_]:
+    """Return for each pair, by its differing bits (pairs, 4), whether no chunk has it among its candidates.
+
+    ``chunks``: the bits of each chunk set in 256, and its radius.
+    """
+    missed = np.ones(len(differing), bool)
+    for words, radius in chunks if len(differing) else ():
+        missed &= np.bitwise_count(differing & words).sum(axis=1, dtype=np.uint16) > radius
+    return missed
 
 
 class _ChunkTable:

@@ -32,12 +32,14 @@ class Pairs:
 class PairCollector:
     """Collector of pairs; beyond ``MOST_PAIRS`` it keeps a spanning forest, which links the same groups."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, known: Pairs | None = None) -> None:
         self.groups: NDArray[np.int32] | None = None
         """group of each hash, int32 (n,), once there were more than ``MOST_PAIRS``; else None"""
         self._number = number
         self._parts: list[Pairs] = []
         self._count, self._most = 0, MOST_PAIRS
+        if known is not None and not known.complete:
+            self.add_links(known)
 
     def add(self, part: Pairs) -> None:
         """Add pairs, of which none was added before."""
@@ -62,6 +64,16 @@ class PairCollector:
     def collect(self) -> Pairs:
         """Return the collected pairs."""
         return replace(join_pairs(self._parts), complete=self.groups is None)
+
+
+def merge_pairs(parts: Sequence[Pairs], number: int) -> Pairs:
+    """Join pairs of ``number`` nodes; a spanning forest, where there are too many or some are only that already."""
+    if all(part.complete for part in parts) and sum(map(len, parts)) <= MOST_PAIRS:
+        return join_pairs(parts)
+    collector = PairCollector(number)
+    for part in parts:
+        collector.add_links(part)  # several parts may have the same links
+    return collector.collect()
 
 
 def connected_components(links: Sequence[tuple[Indices, Indices]], number: int) -> NDArray[np.int32]:

@@ -44,12 +44,13 @@ def families(draw: st.DrawFn) -> list[int]:
     return values
 
 
-@pytest.mark.parametrize("index", [True, False])
+@pytest.mark.parametrize(("index", "part_hashes"), [(True, 10_000), (True, 4), (False, 10_000)])
 @settings(max_examples=25, deadline=None)
 @given(values=families(), distance=st.integers(0, 64))
-def test_the_pairs_are_those_of_all_with_all(index: bool, values: list[int], distance: int) -> None:
+def test_the_pairs_are_those_of_all_with_all(index: bool, part_hashes: int, values: list[int], distance: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hamming, "_SMALL", 0 if index else 10_000)
+        patch.setattr(hamming, "_PART_HASHES", part_hashes)
+        patch.setattr(hamming, "SMALL_SEARCH", 0 if index else 10_000)
         patch.setattr(hamming, "_DENSE", 0)
         patch.setattr(multi_index, "_CANDIDATES", 3)
         assert listed(near_pairs(words(values), distance)) == by_hand(values, distance)
@@ -80,19 +81,20 @@ def test_many_hashes_are_searched_by_the_index(monkeypatch: pytest.MonkeyPatch) 
 def test_where_most_are_alike_all_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
     hashes = random.integers(0, 2**64, (300, 4), dtype=np.uint64) & np.uint64(0x0101)
-    monkeypatch.setattr(hamming, "_SMALL", 0)
-    monkeypatch.setattr(hamming, "search_chunks", None)
+    monkeypatch.setattr(hamming, "SMALL_SEARCH", 0)
+    monkeypatch.setattr(hamming, "search_chunk", None)
     assert len(near_pairs(hashes, 40)) == 300 * 299 // 2
 
 
-@pytest.mark.parametrize("crowd", [1, 64])
+@pytest.mark.parametrize(("crowd", "part_hashes"), [(1, 10_000), (64, 10_000), (64, 4)])
 @settings(max_examples=25, deadline=None)
 @given(values=families(), distance=st.integers(0, 64), most=st.integers(0, 40))
 def test_of_too_many_pairs_those_that_are_found_link_the_same_groups(
-    crowd: int, values: list[int], distance: int, most: int
+    crowd: int, part_hashes: int, values: list[int], distance: int, most: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hamming, "_SMALL", 0)
+        patch.setattr(hamming, "_PART_HASHES", part_hashes)
+        patch.setattr(hamming, "SMALL_SEARCH", 0)
         patch.setattr(hamming, "_DENSE", 0)
         patch.setattr(multi_index, "_CANDIDATES", 3)
         patch.setattr(multi_index, "_CROWD", crowd)
@@ -129,3 +131,13 @@ def test_too_many_pairs_become_the_links_of_their_groups(kinds: int, monkeypatch
 def test_no_hash_and_one() -> None:
     assert listed(near_pairs(words([7]), 40)) == []
     assert listed(near_pairs(np.zeros((0, 4), np.uint64), 40)) == []
+
+
+def test_parts_that_are_merged_keep_a_link_that_two_of_them_have_at_its_distance(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pairs_module, "MOST_PAIRS", 1)
+    links = Pairs(np.array([0, 1]), np.array([1, 2]), np.array([3, 5], np.uint8), complete=False)
+    merged = pairs_module.merge_pairs([links, links], 4)
+    assert listed(merged) == [(0, 1, 3), (1, 2, 5)]
+    assert not merged.complete
