@@ -27,7 +27,7 @@ from overlay.dataset.card import (
     write_card,
 )
 from overlay.dataset.prepared import PreparedDataset, open_dataset
-from overlay.duplicates.near_duplicates import NearDuplicates, describe_pairs, resolve_conflicts, search_pairs
+from overlay.duplicates.near_duplicates import NearDuplicates, describe_pairs, resolve_conflicts
 from overlay.errors import ErrorKind, RequestError, WorkError, faults_end_the_work, saved_if_interrupted
 from overlay.preparation.contact_sheets import draw_classes, draw_duplicates
 from overlay.preparation.division import split_dataset
@@ -53,6 +53,7 @@ from overlay.storage.disk_space import check_free_space
 from overlay.storage.folder_lock import FolderLock
 from overlay.storage.path import StoragePath
 from pipelines.runtime.command_log import log_into
+from pipelines.runtime.duplicate_tasks import search_in_tasks
 from pipelines.runtime.progress import progress_meter
 from pipelines.runtime.room import await_tasks
 from pipelines.runtime.shared_disk import check_shared_disk
@@ -147,8 +148,7 @@ def _split(job: _Job) -> _Split:
         WorkError: there are label conflicts and ``duplicates.conflicts`` is stop, or a class has too few usable images.
     """
     usable, broken = read_staged(job.staged, job.manifest)
-    # In a task, to keep its memory out of this process.
-    (pairs,) = run_in_parallel(search_pairs, [(usable["phash"], job.config.duplicates.distance)])
+    pairs = search_in_tasks(usable["phash"], job.config.duplicates.distance)
     usable = usable.drop_columns("phash")
     duplicates = describe_pairs(usable, pairs)
     usable = usable.drop_columns("pixels")
