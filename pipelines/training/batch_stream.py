@@ -63,9 +63,14 @@ class StreamBudget:
 
 
 def stream_batches(
-    data: TrainingData, augmentation: Augment, worker: Worker, *, start: int, budget: StreamBudget
+    stored: ray.ObjectRef[TrainingData], augmentation: Augment, worker: Worker, *, start: int, budget: StreamBudget
 ) -> Iterator[TrainingBatch]:
-    """Yield one worker's batches from step ``start`` of the plan to its end, prefetched within the budget."""
+    """Yield one worker's batches from step ``start`` of the plan to its end, prefetched within the budget.
+
+    ``stored``: the training data in the object store, since labels and positions of a large dataset would be pickled
+    for each execution.
+    """
+    data = ray.get(stored)
     size, plan = data.source.size, data.plan
     tasks = plan.task_steps(start, TASK_IMAGES)
     at_one_time = max(1, int(budget.cpus))
@@ -73,7 +78,6 @@ def stream_batches(
     each = max(1, min(int(budget.ahead_bytes / 2 / task_bytes), max(LEAST_TASKS, 4 * at_one_time)))
     soon = min(each, at_one_time)  # the first execution is short, since the training waits for it
     parts = [tasks[:soon], *(tasks[first : first + each] for first in range(soon, len(tasks), each))]
-    stored = ray.put(data)  # once: labels and positions of a large dataset would be pickled for each execution
     executions = [_Execution(stored, augmentation, worker, part, budget.task_cpus) for part in parts]
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True

@@ -93,7 +93,8 @@ class TrainingJob:
     weights: ray.ObjectRef[Weights]
     class_weights: Tensor | None
     """float32 (classes,)"""
-    data: TrainingData
+    data: ray.ObjectRef[TrainingData]
+    """of the driver: stored once for all workers and their data tasks"""
     validation: DecodedImages
     placement: Placement
     checkpoints: StoragePath
@@ -110,7 +111,7 @@ class TrainingJob:
         checkpoints: StoragePath,
         board: ActorHandle[StatusBoard],
     ) -> "TrainingJob":
-        """Make the job of a setup; puts the weights into the object store.
+        """Make the job of a setup; puts the weights and the training data into the object store.
 
         Raises:
             RequestError: loss.class_weights is balanced, and a class has no training image.
@@ -120,7 +121,7 @@ class TrainingJob:
             card=setup.card,
             weights=ray.put(setup.weights),
             class_weights=class_weights(setup.config.loss, setup.card.classes, setup.class_counts("train")),
-            data=data,
+            data=ray.put(data),
             validation=validation,
             placement=setup.placement,
             checkpoints=checkpoints,

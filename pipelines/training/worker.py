@@ -77,7 +77,8 @@ class TrainingWorker:
     """One worker's state in a training run: learner, metrics, history and checkpoint writer."""
 
     def __init__(self, job: TrainingJob, worker: Worker) -> None:
-        self._job, self._worker, self._plan = job, worker, job.data.plan
+        self._job, self._worker, self._data = job, worker, ray.get(job.data)
+        self._plan = self._data.plan
         self._device = ray.train.torch.get_device()
         classes, weights = len(job.card.classes), ray.get(job.weights)
         task = LearningTask(job.config, classes, weights, self._plan, job.class_weights)
@@ -238,7 +239,7 @@ class TrainingWorker:
         samples, weights = self._plan.batch(step), self._job.class_weights
         if weights is None:
             return len(samples)
-        return float(weights[torch.from_numpy(self._job.data.source.labels[samples])].sum())
+        return float(weights[torch.from_numpy(self._data.source.labels[samples])].sum())
 
     def _describe_out_of_memory(self) -> str:
         """Return the error of a GPU whose memory is too small, with options that need less."""

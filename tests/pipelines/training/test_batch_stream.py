@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 from numpy.typing import NDArray
 
 from overlay.config import MAX_PIXELS, Augment, Input, Prepare
@@ -47,7 +48,7 @@ def batches(
     start: int = 0,
     budget: StreamBudget = BUDGET,
 ) -> list[TrainingBatch]:
-    return list(stream_batches(TrainingData(source, plan), Augment(), worker, start=start, budget=budget))
+    return list(stream_batches(ray.put(TrainingData(source, plan)), Augment(), worker, start=start, budget=budget))
 
 
 def check(
@@ -141,7 +142,7 @@ def test_the_tasks_are_no_further_ahead_than_is_asked_for(
     source = Noted(in_memory.labels, in_memory.size, in_memory.blocks, in_memory.positions, tmp_path)
     plan = SamplePlan(24, batch_size=12, epochs=10, seed=1)
     budget = StreamBudget(cpus=1, ahead_bytes=6 * 12 * INPUT.size**2 * 3)
-    coming = stream_batches(TrainingData(source, plan), Augment(), SINGLE_WORKER, start=0, budget=budget)
+    coming = stream_batches(ray.put(TrainingData(source, plan)), Augment(), SINGLE_WORKER, start=0, budget=budget)
     next(coming)
     deadline = time.monotonic() + 60
     while len(list(tmp_path.iterdir())) < 4:
