@@ -38,4 +38,7 @@ def prediction_bytes(manifest: Manifest, columns: int) -> int:
 
 def _batches(manifest: Manifest, part: int) -> Iterator[pa.RecordBatch]:
     with open_parquet(manifest.file(part)) as file:
-        yield from file.iter_batches(columns=["uri", "member", "size", "reason"])
+        # Group by group, in this thread: `iter_batches` makes the process keep 270 bytes an image more.
+        for group in range(file.num_row_groups):
+            columns = ["uri", "member", "size", "reason"]
+            yield from file.read_row_group(group, columns=columns, use_threads=False).to_batches()
