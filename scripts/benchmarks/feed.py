@@ -27,6 +27,7 @@ from unittest import mock
 import joblib
 import numpy as np
 import pyarrow.parquet as pq
+import ray
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -96,7 +97,7 @@ def feed_by_stream(data: TrainingData, seconds: float, rate: float) -> FedDevice
     epochs = 2 + int((2 * rate * seconds + 4 * TASK_IMAGES * cluster.cpus) / data.plan.samples)
     longer = TrainingData(data.source, replace(data.plan, epochs=epochs))
     budget = StreamBudget(cluster.cpus, AHEAD_SHARE * cluster.store_bytes)
-    batches = stream_batches(longer, Augment(), SINGLE_WORKER, start=0, budget=budget)
+    batches = stream_batches(ray.put(longer), Augment(), SINGLE_WORKER, start=0, budget=budget)
     sizes = (len(batch.tensors()[1]) for batch in upload_batches(batches, torch.device("cpu")))
     return feed_device(sizes, rate, seconds, warm_up=int(2 * TASK_IMAGES * cluster.cpus))
 
