@@ -22,5 +22,5 @@ def test_tasks_find_the_pairs_that_one_process_finds(ray_session: None) -> None:
 def test_a_few_hashes_are_searched_by_one_task_whose_failure_is_an_error_of_the_work(ray_session: None) -> None:
     equal = pa.chunked_array([pa.array([bytes(32)] * 2, pa.binary(32))])
     assert search_in_tasks(equal, 0).first.tolist() == [0]
-    with pytest.raises(WorkError, match="an error of Overlay itself, ArrowInvalid: .* widths must match"):
+    with pytest.raises(WorkError, match=r"an error of Overlay itself, ArrowInvalid: .* widths must match"):
         search_in_tasks(pa.chunked_array([pa.array([bytes(5)] * 2, pa.binary(5))]), 40)
