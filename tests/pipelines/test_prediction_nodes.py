@@ -70,7 +70,7 @@ def computes(node: Any) -> bool:  # noqa: ANN401
     titles = []
     for process in raylet.children(recursive=True):
         with suppress(psutil.Error):
-            titles.append(" ".join(process.cmdline()))
+            titles.append(" ".join(process.cmdline()).rstrip())  # a title that is set is padded
     return any(title.startswith("ray::MapWorker") and title.endswith(".submit") for title in titles)
 
 
