@@ -70,8 +70,8 @@ def computes(node: Any) -> bool:  # noqa: ANN401
     titles = []
     for process in raylet.children(recursive=True):
         with suppress(psutil.Error):
-            titles.append(" ".join(process.cmdline()).rstrip())  # a title that is set is padded
-    return any(title.startswith("ray::MapWorker") and title.endswith(".submit") for title in titles)
+            titles.append(" ".join(process.cmdline()))
+    return any(title.startswith("ray::MapWorker") and ").submit" in title for title in titles)
 
 
 @pytest.mark.parametrize("cpus", [(1, 1), (1, 1, 1, 1), (2, 2)])
