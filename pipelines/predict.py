@@ -59,8 +59,8 @@ class PredictionBackend(Protocol):
         """Stage -> processes or threads that work at it, where these are more than one."""
 
     @property
-    def hardware(self) -> OccupiedHardware:
-        """Hardware that the prediction occupies."""
+    def hardware(self) -> OccupiedHardware | None:
+        """Hardware that the prediction occupies; None where it changed."""
 
     def classify(self, decoder: GroupDecoder, remaining: Callable[[], Sequence[ReadUnit]]) -> Iterator[ScoredBatch]:
         """Yield the scored rows of the units that remain, in batches, in any order.
@@ -116,7 +116,6 @@ def _predict(config: Predict, lock: FolderLock) -> PredictionOutcome:
             calibration = sample_pixels(GroupDecoder(listing.manifest, loaded.card, limits), listing.units)
         backend = _choose_backend(config, loaded.members, calibration, small=_is_small(config, listing))
         stages.processes |= backend.processes
-        stages.hardware = backend.hardware
         request = replace(request, computed=backend.computed)
         manifest = folder.begin(request, listing, anew=state == "new")
         log_into(folder.path)
@@ -138,6 +137,7 @@ def _predict(config: Predict, lock: FolderLock) -> PredictionOutcome:
         with saved_if_interrupted(lambda: f"{results.save()} of {manifest.rows} rows are saved"):
             blocks = backend.classify(decoder, lambda: results.remaining_units(listing.units))
             _write_predictions(blocks, results, manifest, stages)
+        stages.hardware = backend.hardware
     if results.done < manifest.rows:
         raise WorkError(f"{manifest.rows - results.done} images have no row; the same command goes on with them")
     summary = summarise_predictions(folder, manifest, loaded.card.classes, overlay_missing)

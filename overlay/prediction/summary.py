@@ -33,7 +33,8 @@ class StageTimes:
     """stage -> seconds, summed over all processes"""
     processes: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 1.0))
     """stage -> number of processes or threads"""
-    hardware: OccupiedHardware = field(default_factory=lambda: OccupiedHardware(cores=1))
+    hardware: OccupiedHardware | None = None
+    """None where it changed, so that the cost is not known"""
     elapsed: float = 0.0
     """wall-clock seconds of classification"""
     images: int = 0
@@ -84,7 +85,9 @@ class StageTimes:
         return stage, alone[stage] / max(sum(alone.values()), 1e-9)
 
     def cost_values(self) -> dict[str, tuple[float, str]]:
-        """Return the rows of ``metrics.parquet`` for the cost: name -> value and unit."""
+        """Return the rows of ``metrics.parquet`` for the cost, name -> value and unit; none where it is not known."""
+        if self.hardware is None:
+            return {}
         values = self.hardware.cost_values(self.images, self.elapsed)
         if (share := self.device_wait_share()) is not None:
             values["device_wait_share"] = (share, "1")
@@ -92,6 +95,8 @@ class StageTimes:
 
     def describe_cost(self) -> str:
         """Return the cost and what the device waited for as one line."""
+        if self.hardware is None:
+            return "cost: not known, since nodes came or went"
         text = f"cost: {self.hardware.describe_cost(self.images, self.elapsed)}"
         if (share := self.device_wait_share()) is None:
             return text

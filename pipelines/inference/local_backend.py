@@ -39,7 +39,7 @@ class LocalBackend:
         self._cores = joblib.cpu_count()
         self.processes: Mapping[str, float] = {"read": self._cores, "decode": self._cores}
         """stage -> number of threads"""
-        self.hardware = OccupiedHardware(self._cores, gpus=1 if device == "cuda" else 0)
+        self.hardware: OccupiedHardware | None = OccupiedHardware(self._cores, gpus=1 if device == "cuda" else 0)
 
     def classify(self, decoder: GroupDecoder, remaining: Callable[[], Sequence[ReadUnit]]) -> Iterator[ScoredBatch]:
         """Yield the scored rows of the units that remain, in their order."""

@@ -68,7 +68,8 @@ class RayBackend:
         }
         """stage -> number of processes"""
         gpus = self._pool.actors * config.cluster.gpus_per_worker if self._engine.device == "cuda" else 0
-        self.hardware = OccupiedHardware(cluster.cpus, gpus)
+        self.hardware: OccupiedHardware | None = OccupiedHardware(cluster.cpus, gpus)
+        """None once nodes came or went"""
 
     def classify(self, decoder: GroupDecoder, remaining: Callable[[], Sequence[ReadUnit]]) -> Iterator[ScoredBatch]:
         """Yield the scored rows of the units that remain, one batch at a time, in any order.
@@ -94,7 +95,7 @@ class RayBackend:
         while not (pool := ActorPool.plan(self._engine, session.resources().nodes)).actors:
             time.sleep(LOOK_SECONDS)
         print(f"processes that hold the model: {pool.actors}, before {self._pool.actors}", flush=True)
-        self._pool = pool
+        self._pool, self.hardware = pool, None
 
     def _classify(self, decoder: GroupDecoder, units: Sequence[ReadUnit]) -> Iterator[ScoredBatch]:
         cpus = max(1, int(session.resources().cpus))

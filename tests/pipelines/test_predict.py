@@ -175,7 +175,10 @@ def test_the_actors_start_anew_where_nodes_change(
     monkeypatch.setattr(actor_pool, "SETTLE_SECONDS", 0.0)
     monkeypatch.setattr(predict, "is_small_job", lambda _: False)
     predict.run(Predict(str(random_model), [str(images)], str(tmp_path / "out"), part_rows=4, precision="fp32"))
-    assert capsys.readouterr().out.count("processes that hold the model: 2, before 1\n") == 1
+    told = capsys.readouterr().out
+    assert told.count("processes that hold the model: 2, before 1\n") == 1
+    assert "cost: not known, since nodes came or went\n" in told
+    assert not [row for row in pq.read_table(tmp_path / "out" / "metrics.parquet").to_pylist() if "core" in row["name"]]
     both = [
         duckdb.read_parquet(f"{out}/predictions/*.parquet").order("id").df() for out in (predicted, tmp_path / "out")
     ]
