@@ -19,7 +19,8 @@ from tests.pipelines.test_nodes import begin, cluster, wait_until
 
 pytestmark = [pytest.mark.nodes, pytest.mark.slow]
 
-IMAGES = 800
+IMAGES = 1_600
+"""so many that a process on a node that joins is at work, after its imports, before the end"""
 BATCH = 16
 
 
