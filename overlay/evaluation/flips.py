@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
-from scipy.stats import rankdata
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +88,8 @@ def auroc_flips(
     Each model's scores are replaced by their ranks among its own, which leaves its AUROC as it is: one model's scores
     need not be on the other's scale (Bandos, Rockette & Gur 2005, Stat. Med. 24:2873). O(n) for each row of swaps.
     """
+    from scipy.stats import rankdata  # takes a second to import, and a prediction has no tests
+
     ranks = np.concatenate([rankdata(candidate), rankdata(reference)])
     is_candidate = np.arange(len(ranks)) < len(positive)
     is_positive = np.concatenate([positive, positive])

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr
-from scipy.stats import binom
 
 from overlay.evaluation.flips import FlippedDifference
 
@@ -69,6 +68,8 @@ def exact_flips_p(sums: NDArray[np.int64]) -> float:
     Args:
         sums: (G,) of each group, the images that only the candidate answers right minus those only the reference does.
     """
+    from scipy.stats import binom  # takes a second to import, and a prediction has no tests
+
     sizes = np.abs(sums[sums != 0])
     total, observed = int(sizes.sum()), abs(int(sums.sum()))
     if observed == 0:

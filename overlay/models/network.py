@@ -8,13 +8,12 @@ from functools import partial
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn.functional import dropout as drop
 from torch.overrides import TorchFunctionMode
-from torchvision.models import ResNet
 
 from overlay.errors import RequestError, one_line
+from overlay.models.light_torchvision import torchvision
 
 StateDict = OrderedDict[str, Tensor]
 
@@ -109,7 +108,7 @@ def parameter_stages(network: nn.Module) -> dict[str, list[str]]:
     for name, _ in network.named_parameters():
         if name.startswith(f"{head}."):
             stage = "head"
-        elif isinstance(network, ResNet):
+        elif isinstance(network, torchvision.models.ResNet):
             stage = name.partition(".")[0] if name.startswith("layer") else "stem"
         else:
             stage = "backbone"

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torchvision
 from torch import nn
 
 from overlay.errors import RequestError, UnsupportedModel, one_line
+from overlay.models.light_torchvision import torchvision
 from overlay.models.model_file import read_state
 from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, StateDict, create_network, head_name, without_memory
 from overlay.models.safe_load import Weight, download_failure, local_weights, read_tensors

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import densenet
 
 from overlay.models import heads
+from overlay.models.light_torchvision import torchvision
 from overlay.models.network import StateDict, architectures, create_network, head_name, without_memory
 from overlay.models.safe_load import Weight
 
@@ -80,7 +80,7 @@ def rename_old_keys(state: Mapping[str, Weight]) -> dict[str, Weight]:
     transformer's MLP (``mlp.linear_1.weight``) as by torchvision's own loader.
     """
     captured = _Captured(dict(state))
-    densenet._load_state_dict(captured, captured, progress=False)
+    torchvision.models.densenet._load_state_dict(captured, captured, progress=False)
     renamed = {}
     for name, tensor in captured.state.items():
         old = _OLD_MLP.match(name)
