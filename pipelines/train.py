@@ -31,6 +31,7 @@ from overlay.models.calibrated_model import calibrate_model
 from overlay.models.network import StateDict
 from overlay.models.pretrained import load_pretrained
 from overlay.models.training_hashes import TrainingHashes
+from overlay.sources.resolve import locate_source
 from overlay.storage.disk_space import check_free_space
 from overlay.storage.folder_lock import FolderLock
 from overlay.storage.path import StoragePath
@@ -105,9 +106,11 @@ def _check_request(config: Train, folder: RunFolder) -> tuple[TrainingSetup, Run
         WorkError: the dataset that was prepared for the run doesn't fit the options; it stays.
     """
     tracking.resolve_mode(config.tracking)
+    dataset = open_dataset(config.dataset) if is_dataset(config.dataset) else None
+    if dataset is None:
+        locate_source(config.dataset, "source")  # before Ray starts
     network.check_input_size(config.model.arch, config.input.size)
     weights = load_pretrained(config.model.arch, config.model.weights)
-    dataset = open_dataset(config.dataset) if is_dataset(config.dataset) else None
     if config.fold is not None:
         if dataset is None:
             raise RequestError(f"fold is {config.fold}, but {config.dataset} is no prepared dataset; prepare it first")

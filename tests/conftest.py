@@ -1,5 +1,6 @@
 import os
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -29,6 +30,10 @@ def pytest_configure(config: pytest.Config) -> None:
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
     }
+    # Converted models are kept there; not in the user's, and not those of another run.
+    cache = tempfile.TemporaryDirectory(prefix="overlay-cache-")
+    config.add_cleanup(cache.cleanup)
+    os.environ["XDG_CACHE_HOME"] = cache.name
 
 
 class RayScheduling(LoadScopeScheduling):  # type: ignore[misc]  # it has no type information

@@ -10,6 +10,7 @@ import joblib
 from overlay.config import BatchSize, EngineKind, Precision, check_engine, rows_in_batch
 from overlay.engines.base import Engine, EnginePlan, Forward, MeanForward, OpenVinoModel, Pixels, ThreadLayout
 from overlay.engines.chunk_size import fastest_chunk
+from overlay.engines.conversion_cache import cached_conversion
 from overlay.errors import RequestError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def prepare_engine(
     from overlay.engines import openvino_engine
 
     if precision != "int8":
-        converted = openvino_engine.convert_to_openvino(file)
+        converted = cached_conversion(file, openvino_engine.convert_to_openvino)
     elif calibration is None or len(calibration) == 0:
         raise RequestError("precision is int8, and there are no images to calibrate it with")
     else:

@@ -54,7 +54,7 @@ def file() -> ModelFile:
     network = torchvision.models.resnet18(num_classes=3)
     with torch.no_grad():
         network(torch.randn(8, 3, SIZE, SIZE))  # the statistics of batch normalisation move away from 0 and 1
-    return ModelFile("m.pth", OrderedDict(network.state_dict()), card(), "sha")
+    return ModelFile("m.pth", OrderedDict(network.state_dict()), card(), sha256="")
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +244,7 @@ def test_on_a_cpu_auto_is_a_batch_of_32(opened: Callable[..., Engine]) -> None:
 def test_networks_that_are_no_resnets_have_an_engine_too(arch: str) -> None:
     size = 224 if arch == "maxvit_t" else 64
     network = torchvision.models.get_model(arch, num_classes=3).eval()
-    file = ModelFile("m.pth", OrderedDict(network.state_dict()), card(arch), "sha")
+    file = ModelFile("m.pth", OrderedDict(network.state_dict()), card(arch), sha256="")
     pixels = np.resize(PIXELS, (2, size, size, 3))
     with torch.inference_mode():
         images = normalise(torch.from_numpy(pixels), torch.tensor(MEAN), torch.tensor(STD))
@@ -298,6 +298,19 @@ print([name for name, module in sys.modules.items() if name in ("torch", "openvi
 """
     done = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True)
     assert done.stdout.splitlines() == ["(1, 3)", "[]"], done.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="an extra")
+def test_a_saved_model_is_converted_for_openvino_once(
+    file: ModelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from overlay.engines import openvino_engine
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    saved = replace(file, sha256="ab" * 32)
+    converted = prepare_engine(saved, "openvino").model
+    monkeypatch.delattr(openvino_engine, "_converted")
+    assert prepare_engine(saved, "openvino").model == converted
 
 
 def test_several_models_give_the_mean_of_their_probabilities(file: ModelFile) -> None:
