@@ -10,6 +10,7 @@ from overlay.config import InferenceOptions
 from overlay.engines.base import BatchScores, EnginePlan, ImageBatch, replace_pixels
 from overlay.engines.factory import open_engine
 from pipelines.inference.actor_pool import ActorPool
+from pipelines.runtime.retries import TASK_RETRIES
 
 BATCHES_WAITING = 1
 """batches that wait at an actor, beside those that its engine has"""
@@ -35,6 +36,8 @@ def score_with_plan(
         # Where actors ask for as much as the tasks before them, Ray Data fuses the two.
         num_cpus=0.99 * pool.cpus if pool.cpus == pool.task_cpus else pool.cpus,
         num_gpus=options.cluster.gpus_per_worker if options.device == "cuda" else 0,
+        max_restarts=TASK_RETRIES,
+        max_task_retries=TASK_RETRIES,
         **_node_choice(options),
     )
 

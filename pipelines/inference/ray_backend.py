@@ -24,6 +24,7 @@ from pipelines.inference.model_actors import score_with_plan
 from pipelines.inference.read_groups import TaskResources, read_groups, request_from_row
 from pipelines.runtime.placement import choose_device
 from pipelines.runtime.ray_errors import explain_ray_error
+from pipelines.runtime.retries import TASK_RETRIES
 from pipelines.runtime.room import await_actors
 from pipelines.runtime.shared_disk import check_shared_disk
 from pipelines.runtime.task_memory import node_memory, split_by_memory, task_bytes
@@ -110,6 +111,7 @@ class RayBackend:
             fn_kwargs={"decoder": ray.put(decoder)},
             num_cpus=groups.cpus,
             memory=memory,
+            max_retries=TASK_RETRIES,
         )
         scored = score_with_plan(self._plan, rows, self._engine, self._pool)
         watch_pool(scored.context, self._engine, self._pool)

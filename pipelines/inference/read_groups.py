@@ -19,6 +19,7 @@ from overlay.sources.manifest import Manifest
 from overlay.sources.read_plan import ReadUnit
 from overlay.sources.reader import GroupRequest, group_requests
 from pipelines.runtime.numbered_tasks import number_tasks
+from pipelines.runtime.retries import TASK_RETRIES
 
 GROUP_SCHEMA = pa.schema(
     [
@@ -78,6 +79,7 @@ def read_groups(manifest: Manifest, units: Sequence[ReadUnit], resources: TaskRe
         compute=TaskPoolStrategy(size=at_one_time),
         num_cpus=cpus,
         memory=memory,
+        max_retries=TASK_RETRIES,
     )
     if in_order:
         rows.context.target_max_block_size = _BLOCK_BYTES  # pass on each group as soon as it is read

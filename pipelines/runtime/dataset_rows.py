@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from cluster import session
 from overlay.sources.split_reading import SplitReading
 from pipelines.runtime.node_shares import task_share
+from pipelines.runtime.retries import TASK_RETRIES
 
 
 def read_on_ray(reading: SplitReading) -> ray.data.Dataset:
@@ -27,6 +28,7 @@ def read_on_ray(reading: SplitReading) -> ray.data.Dataset:
         _ReadPart(reading, parts).read,  # type: ignore[arg-type]  # Ray's type knows no such mappings
         batch_size=1,
         num_cpus=task_share(cluster.nodes),
+        max_retries=TASK_RETRIES,
     )
 
 

@@ -3,6 +3,8 @@
 import ray.data
 from ray.data._internal.datasource.range_datasource import RangeDatasource
 
+from pipelines.runtime.retries import TASK_RETRIES
+
 
 def number_tasks(
     tasks: int, num_cpus: float, memory: int | None = None, at_one_time: int | None = None
@@ -20,6 +22,11 @@ def number_tasks(
     """
     numbers = RangeDatasource(n=tasks, block_format="arrow", column_name="id")
     dataset: ray.data.Dataset = ray.data.read_datasource(
-        numbers, num_cpus=num_cpus, memory=memory, concurrency=at_one_time, override_num_blocks=tasks
+        numbers,
+        num_cpus=num_cpus,
+        memory=memory,
+        ray_remote_args={"max_retries": TASK_RETRIES},
+        concurrency=at_one_time,
+        override_num_blocks=tasks,
     )
     return dataset

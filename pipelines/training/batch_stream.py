@@ -28,6 +28,7 @@ from overlay.config import Augment
 from overlay.images.augment import augment, augmentation_generator
 from overlay.training.sampler import Worker
 from pipelines.runtime.numbered_tasks import number_tasks
+from pipelines.runtime.retries import TASK_RETRIES
 from pipelines.training.image_source import TrainingData
 
 LEAST_TASKS = 8
@@ -123,6 +124,7 @@ class _Execution:
             batch_size=None,
             compute=TaskPoolStrategy(size=most),
             num_cpus=self.task_cpus,
+            max_retries=TASK_RETRIES,
         )
         refs: list[ray.ObjectRef[pa.Table]] = blocks.materialize().to_arrow_refs()
         return refs

@@ -9,12 +9,15 @@ import pyarrow as pa
 import ray
 import ray.data
 from numpy.typing import NDArray
+from ray.exceptions import RayError
 
 from overlay.config import Input
 from overlay.dataset.prepared import PreparedDataset
+from overlay.errors import WorkError
 from overlay.sources.split_reading import stored_images
 from overlay.training.sampler import SamplePlan, Worker
 from pipelines.runtime.dataset_rows import read_on_ray
+from pipelines.runtime.ray_errors import explain_ray_error
 from pipelines.runtime.silence import SilenceWatch, report_silence
 
 
@@ -73,11 +76,14 @@ def decode_split(dataset: PreparedDataset, split: str, config: Input, limit: int
     Ray spills to disk what does not fit into the store's memory.
 
     Raises:
-        WorkError: an image of the dataset can't be decoded.
+        WorkError: an image of the dataset can't be decoded, or a worker failed again and again.
     """
     batches = read_on_ray(stored_images(dataset, split, config, batch_size=64))
-    with report_silence(SilenceWatch(f"decoding the {split} images")):
-        rows = (batches if limit is None else batches.limit(limit)).materialize()
+    try:
+        with report_silence(SilenceWatch(f"decoding the {split} images")):
+            rows = (batches if limit is None else batches.limit(limit)).materialize()
+    except RayError as error:
+        raise WorkError(f"decoding the {split} images stopped: {explain_ray_error(error)}") from error
     # One small table a block, fetched in the order of the blocks, holds the position of each image.
     blocks = rows.to_numpy_refs(column="pixels")
     names = ray.get([_read_names.remote(block) for block in rows.to_arrow_refs()])
