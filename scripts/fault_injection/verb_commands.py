@@ -23,14 +23,14 @@ class VerbCommands:
     def words(self, verb: str, name: str, out: Path | None = None) -> list[str]:
         """Return the command line of a verb, whose output gets a name, or is ``out``."""
         small = ["--model.arch", "resnet18", "--model.weights", "none", "--input.size", "32", "--train.precision=fp32"]
-        two_epochs = ["--train.epochs", "2", "--train.batch_size", "8"]
+        one_epoch = ["--train.epochs", "1", "--train.batch_size", "8"]
         dataset, model = str(self.out("prepare", "undisturbed")), str(self.out("train", "undisturbed"))
         given = {
             "prepare": [str(self.folder / "images"), "--split.folds", "3"],
             "train": [dataset, *small, "--train.epochs", "6", "--train.batch_size", "8"],
             "evaluate": [model, dataset],
             "predict": [model, str(self.folder / "images"), "--actors", "1", "--part_rows", "20"],
-            "compare": [dataset, "--archs", "resnet18,mobilenet_v3_small", *small[2:], *two_epochs],
+            "compare": [dataset, "--archs", "resnet18,mobilenet_v3_small", *small[2:], *one_epoch],
             "export": [model, "--format", "safetensors"],
             "demo": [],
         }[verb]
