@@ -38,5 +38,5 @@ coverage: ## run all tests, and print which lines of the test's own process it r
 demo: ## prepare, train, evaluate and predict on phantoms
 	$(UV) run overlay demo
 
-bench: ## run one benchmark: make bench BENCH=duplicates|feed|listing|memory|predict|prepare|train
+bench: ## run one benchmark: make bench BENCH=duplicates|feed|listing|memory|predict|prepare|starts|train
 	$(UV) run python scripts/benchmarks/$(BENCH).py
