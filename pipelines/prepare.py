@@ -29,6 +29,7 @@ from overlay.dataset.card import (
 from overlay.dataset.prepared import PreparedDataset, open_dataset
 from overlay.duplicates.near_duplicates import NearDuplicates, describe_pairs, resolve_conflicts
 from overlay.errors import ErrorKind, RequestError, WorkError, faults_end_the_work, saved_if_interrupted
+from overlay.images.webp import check_webp
 from overlay.preparation.contact_sheets import draw_classes, draw_duplicates
 from overlay.preparation.division import split_dataset
 from overlay.preparation.listing import ListedSources, create_request, list_sources
@@ -36,8 +37,8 @@ from overlay.preparation.mask_checks import count_masks
 from overlay.preparation.output_folder import WORK, already_prepared, begin_dataset, forget_request, write_rejected
 from overlay.preparation.staging import (
     assemble_shard,
-    read_sha256,
     read_staged,
+    read_stored_form,
     staged_parts,
     staged_path,
     write_index,
@@ -77,6 +78,8 @@ def run(config: Prepare, accept: Callable[[ClassCounts], None] = lambda _: None)
 
 def _prepare(config: Prepare, accept: Callable[[ClassCounts], None], lock: FolderLock) -> PreparedDataset:
     out = StoragePath.of(config.out)
+    if config.encoding == "webp":
+        check_webp()
     with command_folder() as temporary:
         with progress_meter("listing", None) as meter:
             listed = list_sources(config, temporary, meter.advance_to)
@@ -184,13 +187,14 @@ def _assemble(job: _Job, split: _Split) -> PreparedDataset:
     _follow(run_in_parallel(assemble_shard, calls), "writing", split.images.num_rows)
     counted = split.images.group_by(["label", "split"]).aggregate([([], "count_all")]).to_pylist()
     number = {(row["label"], row["split"]): row["count_all"] for row in counted}
-    hashed = split.images.append_column("sha256", read_sha256(job.staged, split.images))
+    digests, encodings = read_stored_form(job.staged, split.images)
     contents = DatasetContents(
-        fingerprint=fingerprint(hashed),
+        fingerprint=fingerprint(split.images.append_column("sha256", digests)),
         counts={label: {side: number.get((label, side), 0) for side in SPLITS} for label in job.listed.classes.classes},
         rejected=split.rejected.num_rows,
         parts=shards,
         unreadable=pc.sum(pc.equal(split.rejected["error_kind"], ErrorKind.UNREADABLE)).as_py() or 0,
+        encodings=encodings,
         masks={label: asdict(counts) for label, counts in count_masks(job.staged, job.manifest.groups).items()},
     )
     write_card(job.out, DatasetCard.create(job.request, contents, split.summary, split.duplicates))

@@ -35,7 +35,7 @@ from overlay.config.inference import InferenceOptions, rows_in_batch
 from overlay.config.masks import MaskNames, Masks
 from overlay.config.optimization import EarlyStopping, Loss, Optimizer
 from overlay.config.predict import Predict
-from overlay.config.prepare import Duplicates, Labels, Layout, Prepare, Split
+from overlay.config.prepare import Duplicates, Encoding, Labels, Layout, Prepare, Split
 from overlay.config.submit import JOB_ACTIONS, Driver, Submit
 from overlay.config.train import Augment, Input, Loop, Model, Train, TrainingOptions
 
@@ -55,6 +55,7 @@ __all__ = [
     "Driver",
     "Duplicates",
     "EarlyStopping",
+    "Encoding",
     "EngineKind",
     "Evaluate",
     "Export",

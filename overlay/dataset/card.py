@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from overlay import __version__
-from overlay.config import Duplicates, Images, Labels, Layout, Masks, OverlayStyle, Split, dotted
+from overlay.config import Duplicates, Encoding, Images, Labels, Layout, Masks, OverlayStyle, Split, dotted
 from overlay.duplicates.near_duplicates import Leakage, NearDuplicates
 from overlay.errors import RequestError
 from overlay.storage.atomic import write_atomically
@@ -42,6 +42,7 @@ class DatasetRequest:
     images: Images = field(default_factory=Images)
     masks: Masks = field(default_factory=Masks)
     layout: Layout = field(default_factory=Layout)
+    encoding: Encoding = "png"
 
     def difference(self, other: "DatasetRequest") -> str | None:
         """Return the first difference to another request as text, by the names of options; None where they are equal.
@@ -72,6 +73,8 @@ class DatasetContents:
     """number of rows of ``rejected.parquet``"""
     parts: int
     """Parquet files of ``data/``"""
+    encodings: dict[str, int] = field(default_factory=dict)
+    """format of the stored images, such as png or jpeg -> number of images"""
     masks: dict[str, dict[str, int]] = field(default_factory=dict)
     """class -> the fields of `overlay.preparation.mask_checks.MaskCounts`"""
     unreadable: int = 0
@@ -147,6 +150,8 @@ class DatasetCard:
     """class -> number of masks, and of those that are empty, look inverted or cover more than 90 % of the image"""
     split_origin: str = ""
     """where a given split is from: split.column or the sources' folders; empty for one of our own"""
+    encodings: dict[str, int] = field(default_factory=dict)
+    """format of the stored images, such as png or jpeg -> number of images"""
     unreadable: int = 0
     """number of rejected inputs that could not be read, as --max_unreadable allowed"""
 
@@ -177,6 +182,7 @@ class DatasetCard:
             versions=package_versions(),
             masks=contents.masks,
             split_origin=split.origin,
+            encodings=contents.encodings,
             unreadable=contents.unreadable,
         )
 
@@ -198,7 +204,7 @@ def read_card(path: str | Path | StoragePath) -> DatasetCard:
         newer = values["format"] > DATASET_FORMAT
         written_by = values["overlay_version"]
         if not newer:
-            missing = {"masks": {}, "split_origin": "", "unreadable": 0}
+            missing = {"masks": {}, "split_origin": "", "encodings": {}, "unreadable": 0}
             values = missing | values | {"request": parse_request(values["request"])}
             return DatasetCard(**{field.name: values[field.name] for field in fields(DatasetCard)})
     except (ValueError, KeyError, TypeError) as error:

@@ -1,8 +1,8 @@
 """Image codec: decoding of image files to RGB uint8 arrays or to an error reason, and encoding as PNG.
 
 The only decoder of the project: prepare, train and predict call it. It imports Pillow, numpy, a PNG and a DEFLATE
-library only, so that data tasks start quickly; DICOM, TIFF files that Pillow can't read and plain PNG files have
-modules of their own.
+library only, so that data tasks start quickly; DICOM, TIFF files that Pillow can't read, and plain PNG and WebP files
+have modules of their own.
 """
 
 import io
@@ -21,6 +21,7 @@ from overlay.images.decoder_state import decoding
 from overlay.images.depth import SIGNIFICANT_BITS, read_significant_bits, to_8_bit
 from overlay.images.multichannel import decode_channels, is_tiff
 from overlay.images.png import SIGNATURE, decode_plain_png
+from overlay.images.webp import decode_plain_webp
 
 FORMATS = (
     *("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "AVIF", "JPEG2000", "PPM", "BLP", "CUR", "DCX", "DDS", "DIB"),
@@ -72,8 +73,9 @@ def decode_image(
     """
     if dicom.is_dicom(data):
         return dicom.decode_frame(data, frame, max_pixels)
-    if (plain := decode_plain_png(data, max_pixels)) is not None:
-        return plain
+    for decode_plain in (decode_plain_png, decode_plain_webp):
+        if (plain := decode_plain(data, max_pixels)) is not None:
+            return plain
     try:
         image = open_image(data, max_pixels=max_pixels, target=target)
     except UnknownFormat:

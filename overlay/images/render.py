@@ -4,18 +4,33 @@ An `ImageRef` names an image and its masks; the caller's `ReadFunction` reads th
 """
 
 import hashlib
+from dataclasses import dataclass
 from typing import NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from overlay.config import OverlayStyle
+from overlay.config import MAX_PIXELS, Encoding, OverlayStyle
 from overlay.errors import ErrorKind, ImageError
 from overlay.images.codec import StoredImage, decode_image, encode_png, image_format, keeps_its_bytes
 from overlay.images.hashing import perceptual_hash, pixels_digest
 from overlay.images.masks import decode_mask, draw_mask, measure_mask, unite_masks
 from overlay.images.ref import ImageRef, ReadFunction
+from overlay.images.webp import WEBP_SIDE, encode_webp
 from overlay.storage.path import StoragePath
+
+
+@dataclass(frozen=True)
+class RenderOptions:
+    """How images of a prepared dataset are read, drawn and stored; options of `overlay prepare`."""
+
+    style: OverlayStyle
+    max_pixels: int = MAX_PIXELS
+    """largest image or mask in pixels"""
+    bits: int | None = None
+    """see `overlay.images.depth.to_8_bit`"""
+    encoding: Encoding = "png"
+    """format of what is not stored with its own bytes"""
 
 
 class RenderedRow(TypedDict):
@@ -40,24 +55,19 @@ class RenderedRow(TypedDict):
     mask_lesions: NotRequired[int]
 
 
-def render_row(
-    ref: ImageRef, style: OverlayStyle, *, max_pixels: int, read: ReadFunction, bits: int | None = None
-) -> RenderedRow:
+def render_row(ref: ImageRef, options: RenderOptions, read: ReadFunction) -> RenderedRow:
     """Return the columns of a dataset's row that depend on the pixels.
 
     An image without masks, and every image where the style is none, keeps its own bytes, unless others read them
-    differently (`keeps_its_bytes`), or they name a patient: these are stored as PNG. The perceptual hash and
-    ``pixels`` are of the image before its overlay is drawn, since near-duplicates are searched in the ultrasound.
+    differently (`keeps_its_bytes`), or they name a patient: these are encoded anew. The perceptual hash and ``pixels``
+    are of the image before its overlay is drawn, since near-duplicates are searched in the ultrasound.
 
     Raises:
         ImageError: the image or a mask is damaged or too large, or a mask has another size; the message is the reason.
         OSError: a file can't be read for a transient cause.
     """
     data = read(ref.name)
-    pixels = decode_image(data, max_pixels=max_pixels, frame=ref.frame, bits=bits)
-    encoding, sha256 = image_format(data), hashlib.sha256(data).hexdigest()
-    if not keeps_its_bytes(data, bits):
-        data, encoding, sha256 = encode_png(pixels), "png", pixels_digest(pixels)
+    pixels = decode_image(data, max_pixels=options.max_pixels, frame=ref.frame, bits=options.bits)
     row = RenderedRow(
         image={"bytes": data, "path": ref.id},
         mask=None,
@@ -65,13 +75,14 @@ def render_row(
         height=pixels.shape[0],
         phash=perceptual_hash(pixels),
         overlay="none",
-        encoding=encoding,
-        sha256=sha256,
+        encoding=image_format(data),
+        sha256=hashlib.sha256(data).hexdigest(),
         pixels=pixels_digest(pixels),
         frame=ref.frame,
     )
+    stored = None if keeps_its_bytes(data, options.bits) else pixels
     if ref.masks:
-        united = _read_union(ref, pixels.shape[:2], max_pixels, read)
+        united = _read_union(ref, pixels.shape[:2], options.max_pixels, read)
         row["mask"] = {"bytes": encode_png(united), "path": f"{ref.id}.mask.png"}
         if numbers := measure_mask(united):
             row["mask_area_share"] = numbers.area_share
@@ -79,11 +90,13 @@ def render_row(
             row["mask_extent"] = numbers.extent
             row["mask_compactness"] = numbers.compactness
             row["mask_lesions"] = numbers.lesions
-        if style.style != "none":
-            drawn = draw_mask(pixels, united, style)
-            row["image"] = {"bytes": encode_png(drawn), "path": ref.id}
-            row["sha256"] = pixels_digest(drawn)
-            row["overlay"], row["encoding"] = style.style, "png"
+        if options.style.style != "none":
+            stored = draw_mask(pixels, united, options.style)
+            row["overlay"] = options.style.style
+    if stored is not None:
+        encoded, row["encoding"] = _encode(stored, options.encoding)
+        row["image"] = {"bytes": encoded, "path": ref.id}
+        row["sha256"] = pixels_digest(stored)
     return row
 
 
@@ -118,6 +131,13 @@ def read_contents(ref: ImageRef, read: ReadFunction) -> dict[str, bytes]:
         except ImageError as error:
             raise _unusable_mask(path, error) from error
     return contents
+
+
+def _encode(pixels: NDArray[np.uint8], encoding: Encoding) -> tuple[bytes, Encoding]:
+    """Return an image as a file, and its format: PNG also where a side is too long for WebP."""
+    if encoding == "webp" and max(pixels.shape) <= WEBP_SIDE:
+        return encode_webp(pixels), "webp"
+    return encode_png(pixels), "png"
 
 
 def _unusable_mask(path: str, error: ImageError) -> ImageError:

@@ -115,6 +115,7 @@ def create_request(config: Prepare, listed: ListedSources) -> DatasetRequest:
         images=config.images,
         masks=config.masks,
         layout=config.layout,
+        encoding=config.encoding,
     )
 
 

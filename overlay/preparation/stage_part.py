@@ -12,7 +12,7 @@ from overlay.config import Prepare
 from overlay.errors import ErrorKind, ImageError, Reason
 from overlay.images.decoder_pool import pool_for
 from overlay.images.ref import ImageRef
-from overlay.images.render import RenderedRow, read_contents, render_row
+from overlay.images.render import RenderedRow, RenderOptions, read_contents, render_row
 from overlay.preparation.staging import STAGED_SCHEMA, mark_unread, staged_path
 from overlay.sources.manifest import Manifest
 from overlay.sources.read_plan import ReadUnit
@@ -121,6 +121,5 @@ def _render(reader: Reader, ref: ImageRef, content: Contents | None, config: Pre
 
 
 def _render_files(ref: ImageRef, config: Prepare, files: Mapping[str, bytes]) -> RenderedRow:
-    return render_row(
-        ref, config.overlay, max_pixels=config.max_pixels, read=files.__getitem__, bits=config.images.bits
-    )
+    options = RenderOptions(config.overlay, config.max_pixels, config.images.bits, config.encoding)
+    return render_row(ref, options, files.__getitem__)

@@ -6,6 +6,7 @@ assembled from staged files without decoding images again.
 """
 
 import math
+from collections import Counter
 
 import numpy as np
 import pyarrow as pa
@@ -110,22 +111,26 @@ def read_staged(staged: StoragePath, manifest: Manifest) -> tuple[pa.Table, pa.T
     return tables
 
 
-def read_sha256(staged: StoragePath, images: pa.Table) -> pa.Array:
-    """Return the column sha256 of staged rows, 32 bytes each, for a table with ``id`` and ``part``, sorted by ``id``.
+def read_stored_form(staged: StoragePath, images: pa.Table) -> tuple[pa.Array, dict[str, int]]:
+    """Return the column sha256 of staged rows, 32 bytes each, and the number of images of each encoding.
+
+    ``images``: a table with ``id`` and ``part``, sorted by ``id``, which is the order of the column.
 
     Raises:
         OSError: a staged file can't be read.
     """
-    digests = np.empty((len(images), 32), np.uint8)
+    digests, encodings = np.empty((len(images), 32), np.uint8), Counter[str]()
     part_of = images["part"].to_numpy()
     by_part = np.argsort(part_of, kind="stable")
     parts, starts = np.unique(part_of[by_part], return_index=True)
     for part, rows in zip(parts.tolist(), np.split(by_part, starts[1:]), strict=True):
-        stored = open_parquet(staged_path(staged, part)).read(columns=["id", "sha256"])
+        stored = open_parquet(staged_path(staged, part)).read(columns=["id", "sha256", "encoding"])
         ids = images["id"].take(pa.array(rows))
-        found = stored["sha256"].take(pc.index_in(ids, stored["id"].combine_chunks()))
-        digests[rows] = np.frombuffer(bytes.fromhex("".join(found.to_pylist())), np.uint8).reshape(-1, 32)
-    return pa.FixedSizeBinaryArray.from_buffers(DIGEST, len(images), [None, pa.py_buffer(digests)])
+        found = stored.take(pc.index_in(ids, stored["id"].combine_chunks()))
+        digests[rows] = np.frombuffer(bytes.fromhex("".join(found["sha256"].to_pylist())), np.uint8).reshape(-1, 32)
+        encodings.update(found["encoding"].to_pylist())
+    column = pa.FixedSizeBinaryArray.from_buffers(DIGEST, len(images), [None, pa.py_buffer(digests)])
+    return column, dict(sorted(encodings.items()))
 
 
 def write_index(staged: StoragePath, divided: pa.Table, shard_rows: int) -> int:

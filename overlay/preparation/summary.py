@@ -79,6 +79,8 @@ def _findings(card: DatasetCard, duplicates: NearDuplicates) -> list[str]:
         lines += [
             f"  {duplicates.describe(int(pair))}" for pair in duplicates.order_by_conflict()[: min(5, card.conflicts)]
         ]
+    if card.request.encoding != "png":
+        lines.append("stored: " + ", ".join(f"{count} {name}" for name, count in card.encodings.items()))
     lines += describe_masks(card.masks)
     if any(leaks.values()):
         lines.append(

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from overlay.config import MAX_PIXELS, OverlayStyle, Prepare
+from overlay.config import OverlayStyle, Prepare
 from overlay.images import phantoms, render
 from overlay.images.codec import encode_png
 from overlay.images.ref import ImageRef
@@ -56,11 +56,12 @@ def _pillow_png(image: NDArray[np.uint8]) -> bytes:
 
 def _plain_loop(refs: list[ImageRef], encoder: _Encoder) -> float:
     """Return the throughput of one process, in images/s."""
+    options = render.RenderOptions(OverlayStyle())
     with mock.patch.object(render, "encode_png", encoder):
-        render.render_row(refs[0], OverlayStyle(), max_pixels=MAX_PIXELS, read=read_bytes)  # imports
+        render.render_row(refs[0], options, read_bytes)  # imports
         began = time.perf_counter()
         for ref in refs:
-            render.render_row(ref, OverlayStyle(), max_pixels=MAX_PIXELS, read=read_bytes)
+            render.render_row(ref, options, read_bytes)
     return len(refs) / (time.perf_counter() - began)
 
 

@@ -57,7 +57,7 @@ _DRIVER = {
         "split_dataset",
         "draw_classes",
         "write_index",
-        "read_sha256",
+        "read_stored_form",
         "fingerprint",
         "count_masks",
         "print_summary",

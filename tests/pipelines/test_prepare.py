@@ -96,6 +96,21 @@ def test_the_files_of_the_contract(prepared: PreparedDataset, source: Path) -> N
     ]
 
 
+def test_webp_holds_the_same_dataset(prepared: PreparedDataset, source: Path, tmp_path: Path) -> None:
+    config = Prepare([str(source)], str(tmp_path / "out"), shard_rows=6, encoding="webp")
+    webp = prepare.run(config)
+    assert (webp.card.encodings, prepared.card.encodings) == ({"webp": 16}, {"png": 16})
+    assert webp.card.fingerprint == prepared.card.fingerprint
+    shown = [
+        pd.read_parquet(Path(each.path) / "data").set_index("id")["image"].sort_index() for each in (prepared, webp)
+    ]
+    assert all(image["bytes"].startswith(b"RIFF") for image in shown[1])
+    for one, other in zip(*shown, strict=True):
+        np.testing.assert_array_equal(decode_image(one["bytes"]), decode_image(other["bytes"]))
+    with pytest.raises(RequestError, match="encoding is 'webp' there and 'png' here"):
+        prepare.run(replace(config, encoding="png"))
+
+
 def test_the_card_counts_what_the_tables_hold(prepared: PreparedDataset) -> None:
     assert prepared.card.classes == ["a", "b"]
     assert prepared.card.counts == {label: {"train": 6, "val": 1, "test": 1} for label in "ab"}

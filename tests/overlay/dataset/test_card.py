@@ -55,6 +55,17 @@ def test_a_card_without_counts_of_masks_is_read(tmp_path: Path) -> None:
     assert read_card(tmp_path) == replace(CARD, masks={})
 
 
+def test_a_card_from_before_there_were_encodings_is_read(tmp_path: Path) -> None:
+    card = json.loads((changed(tmp_path) / "dataset.json").read_text())
+    del card["encodings"], card["request"]["encoding"]
+    (tmp_path / "dataset.json").write_text(json.dumps(card))
+    assert read_card(tmp_path) == CARD
+
+
+def test_another_encoding_is_another_request() -> None:
+    assert REQUEST.difference(replace(REQUEST, encoding="webp")) == "encoding is 'png' there and 'webp' here"
+
+
 def rows(*values: tuple[str, str, str, str, bytes]) -> pa.Table:
     names = ["id", "label", "side", "group", "sha256"]
     return pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in values])

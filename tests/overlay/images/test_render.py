@@ -7,17 +7,19 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from overlay.config import OverlayStyle
+from overlay.config import Encoding, OverlayStyle
 from overlay.errors import ImageError
 from overlay.images.codec import decode_image
 from overlay.images.hashing import perceptual_hash
 from overlay.images.masks import draw_mask
 from overlay.images.ref import ImageRef
-from overlay.images.render import RenderedRow, render_row
+from overlay.images.render import RenderedRow, RenderOptions, render_row
+from overlay.images.webp import WEBP_SIDE
 from overlay.sources.reader import read_bytes
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 LIMIT = 10_000
+ENCODINGS: tuple[Encoding, Encoding] = ("png", "webp")
 
 
 def save(path: Path, pixels: NDArray[np.uint8]) -> str:
@@ -26,7 +28,7 @@ def save(path: Path, pixels: NDArray[np.uint8]) -> str:
 
 
 def rendered(id: str, uri: str, masks: list[str], style: OverlayStyle, limit: int = LIMIT) -> RenderedRow:
-    return render_row(ImageRef(id, uri, masks=tuple(masks)), style, max_pixels=limit, read=read_bytes)
+    return render_row(ImageRef(id, uri, masks=tuple(masks)), RenderOptions(style, limit), read_bytes)
 
 
 def mask(rows: slice, columns: slice, height: int = 20, width: int = 30) -> NDArray[np.uint8]:
@@ -105,9 +107,43 @@ def test_reasons(tmp_path: Path) -> None:
         rendered("x", image, [], style, 599)
 
 
+def test_webp_holds_the_pixels_of_png(tmp_path: Path) -> None:
+    image = save(tmp_path / "x.png", PIXELS)
+    ref = ImageRef("a/x.png", image, masks=(save(tmp_path / "m.png", mask(slice(2, 6), slice(2, 12))),))
+    png, webp = (render_row(ref, RenderOptions(OverlayStyle(), encoding=each), read_bytes) for each in ENCODINGS)
+    assert webp["image"]["bytes"][8:16] == b"WEBPVP8L"
+    np.testing.assert_array_equal(decode_image(webp["image"]["bytes"]), decode_image(png["image"]["bytes"]))
+    changed = {key for key in png if png[key] != webp[key]}  # type: ignore[literal-required]
+    assert changed == {"image", "encoding"}
+    assert (png["encoding"], webp["encoding"]) == ENCODINGS
+
+
+def test_images_without_a_mask_keep_their_bytes_beside_webp(tmp_path: Path) -> None:
+    image = save(tmp_path / "x.png", PIXELS)
+    row = render_row(ImageRef("x", image), RenderOptions(OverlayStyle(), encoding="webp"), read_bytes)
+    assert (row["image"]["bytes"], row["encoding"]) == (Path(image).read_bytes(), "png")
+
+
+def test_what_is_encoded_anew_without_a_mask_becomes_webp(tmp_path: Path) -> None:
+    image = save(tmp_path / "x.png", PIXELS[:, :, 0].astype(np.uint16))
+    row = render_row(ImageRef("x", image), RenderOptions(OverlayStyle(), bits=8, encoding="webp"), read_bytes)
+    assert row["encoding"] == "webp"
+    np.testing.assert_array_equal(decode_image(row["image"]["bytes"])[..., 1], PIXELS[:, :, 0])
+
+
+@pytest.mark.parametrize(("side", "encoding"), [(WEBP_SIDE, "webp"), (WEBP_SIDE + 1, "png")])
+def test_a_side_that_webp_cannot_hold_stays_png(tmp_path: Path, side: int, encoding: str) -> None:
+    pixels = np.zeros((1, side, 3), np.uint8)
+    marks = save(tmp_path / "m.png", np.full((1, side), 255, np.uint8))
+    ref = ImageRef("x", save(tmp_path / "x.png", pixels), masks=(marks,))
+    row = render_row(ref, RenderOptions(OverlayStyle(alpha=1), encoding="webp"), read_bytes)
+    assert row["encoding"] == encoding
+    np.testing.assert_array_equal(decode_image(row["image"]["bytes"]), pixels + np.array([255, 59, 48], np.uint8))
+
+
 def test_a_fault_that_may_pass_is_no_bad_image() -> None:
     def fail(_: str) -> bytes:
         raise OSError("too slow")
 
     with pytest.raises(OSError, match="too slow"):
-        render_row(ImageRef("x", "x"), OverlayStyle(), max_pixels=LIMIT, read=fail)
+        render_row(ImageRef("x", "x"), RenderOptions(OverlayStyle()), fail)

@@ -9,7 +9,7 @@ from overlay.config import Limits, OverlayStyle
 from overlay.errors import ImageError
 from overlay.images.codec import decode_image
 from overlay.images.ref import ImageRef
-from overlay.images.render import render_row
+from overlay.images.render import RenderOptions, render_row
 from overlay.sources.dicom_frames import DicomOrigin
 from overlay.sources.input_folder import list_folder
 from overlay.sources.inputs import ListingRule, list_members
@@ -43,7 +43,7 @@ def test_one_input_a_frame_and_each_is_read(tmp_path: Path) -> None:
     assert [ref.id for ref in refs if "cine" not in ref.id] == ["1.2.840.1", "IM0001", "still.png"]
     with Reader() as reader:
         for ref in refs:
-            row = render_row(ref, OverlayStyle(), max_pixels=100, read=reader.read_function(ref))
+            row = render_row(ref, RenderOptions(OverlayStyle(), 100), reader.read_function(ref))
             assert decode_image(row["image"]["bytes"])[0, 0, 0] == 20 * (ref.frame or 0)
             assert (row["encoding"], row["frame"]) == ("png", ref.frame)
             assert b"Doe" not in row["image"]["bytes"]
