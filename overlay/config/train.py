@@ -133,7 +133,7 @@ class Loop:
     balanced: bool = False
     """class-balanced sampling: images of rare classes are drawn several times an epoch"""
     shuffle_window: int = 2048
-    """images in one shuffle buffer, where a dataset is too large for the cluster's memory"""
+    """images in each worker's shuffle buffer, where a dataset is too large for the cluster's memory"""
     checkpoint_steps: int = 200
     """steps between two checkpoints; another is written after each epoch"""
     dry_run: int = 0

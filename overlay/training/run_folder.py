@@ -39,6 +39,8 @@ class RunFacts:
     engine: Literal["torch", "torch.compile"]
     device: Literal["cpu", "cuda"]
     """where the run began; another one may resume it, with results that differ in the last digits"""
+    workers: int = 1
+    """most workers that the run began with; the order of a windowed run is made for so many"""
 
 
 @dataclass(frozen=True)

@@ -98,14 +98,18 @@ class WindowedSamplePlan(SamplePlan):
     """Batches of a run over shards, by a shuffle buffer: for datasets too large for memory.
 
     All shards come once an epoch, in a new random order. The samples of so many consecutive steps, a window, are
-    shuffled together. A sample moves within its window only, but windows consist of other shards in each epoch. As in
-    `SamplePlan`, every sample comes once an epoch. Samples are numbered as they lie in the shards, shard after shard.
+    divided into parts as they follow each other, one for each worker's share of these batches, and those of a part are
+    shuffled together: so a worker reads its own part of a window only. A sample moves within its part, but parts
+    consist of other shards in each epoch. As in `SamplePlan`, every sample comes once an epoch. Samples are numbered as
+    they lie in the shards, shard after shard. The order depends on ``parts``, and not on how many workers there are.
     """
 
     shards: tuple[int, ...] = ()
     """samples in each shard"""
     window: int = 1
-    """steps whose samples are shuffled together"""
+    """steps of a window"""
+    parts: int = 1
+    """parts of a window: the workers for which the plan is made; others get the same batches, but read more parts"""
 
     def windows(self, start: int) -> list[range]:
         """Return the steps from ``start`` on, window by window; a window ends with its epoch."""
@@ -151,15 +155,29 @@ def _shuffled_order(seed: int, epoch: int, drawn: int | tuple[int, ...]) -> tupl
 
 @lru_cache(maxsize=2)
 def _windowed_order(plan: WindowedSamplePlan, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the samples of an epoch in order, shuffled within windows, and zeros, since none is repeated."""
+    """Return the samples of an epoch in order, shuffled within parts of windows, and zeros, since none is repeated."""
     random = np.random.default_rng((plan.seed, epoch))
     starts = np.concatenate([[0], np.cumsum(plan.shards)])
     order = np.concatenate(
         [np.arange(starts[shard], starts[shard + 1]) for shard in random.permutation(len(plan.shards))]
     )
+    steps = np.arange(plan.steps_per_epoch + 1) * plan.samples // plan.steps_per_epoch
     for begin in range(0, plan.steps_per_epoch, plan.window):
-        last = min(begin + plan.window, plan.steps_per_epoch) - 1
-        first_sample = worker_slice(plan.samples, plan.steps_per_epoch, begin).start
-        end_sample = worker_slice(plan.samples, plan.steps_per_epoch, last).stop
-        random.shuffle(order[first_sample:end_sample])
-    return order, np.zeros(plan.samples, np.int64)
+        edges = steps[begin : begin + plan.window + 1]
+        window, part = order[edges[0] : edges[-1]], _part_of_positions(np.diff(edges), plan.parts)
+        following, taken = window.copy(), 0
+        for places in np.split(np.argsort(part, kind="stable"), np.cumsum(np.bincount(part))[:-1]):
+            own = following[taken : taken + len(places)]
+            random.shuffle(own)
+            window[places], taken = own, taken + len(places)
+    return order, np.broadcast_to(np.int64(0), plan.samples)
+
+
+def _part_of_positions(batches: NDArray[np.int64], parts: int) -> NDArray[np.int64]:
+    """Return for each position in consecutive batches of these sizes which of the equal parts of its batch it is in.
+
+    The parts are those of `worker_slice`.
+    """
+    sizes = np.repeat(batches, batches)
+    offsets = np.arange(len(sizes)) - np.repeat(np.cumsum(batches) - batches, batches)
+    return ((offsets + 1) * parts - 1) // sizes

@@ -29,6 +29,7 @@ def decide_facts(setup: TrainingSetup) -> RunFacts:
         order="memory" if trains_in_memory(setup.config, setup.dataset) else "windowed",
         engine="torch.compile" if loop.compile else "torch",
         device=device,
+        workers=setup.placement.most_workers,
     )
 
 

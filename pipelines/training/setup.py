@@ -77,10 +77,12 @@ def open_training_data(setup: TrainingSetup, facts: RunFacts) -> TrainingData:
         return TrainingData(decoded, SamplePlan(samples, batch_size, loop.epochs, loop.seed, labels))
     source = shard_source.open_shards(dataset, "train", config.input)
     sizes = tuple(map(len, source.rows))
-    window = max(1, loop.shuffle_window // batch_size)
-    plan = WindowedSamplePlan(samples, batch_size, loop.epochs, loop.seed, shards=sizes, window=window)
+    window, parts = max(1, loop.shuffle_window * facts.workers // batch_size), facts.workers
+    plan = WindowedSamplePlan(samples, batch_size, loop.epochs, loop.seed, shards=sizes, window=window, parts=parts)
     print(f"{samples} images are too many for the cluster's memory; they are read anew each epoch, and shuffled among")
-    print(f"  the {window * batch_size} that follow each other in shards of random order (train.shuffle_window)")
+    print(
+        f"  the {window * batch_size // parts} that follow each other in shards of random order (train.shuffle_window)"
+    )
     return TrainingData(source, plan)
 
 

@@ -46,8 +46,8 @@ class ShardSource:
     def read(self, plan: SamplePlan, steps: range, worker: Worker) -> Iterator[NDArray[np.uint8]]:
         """Yield for each step the images of one worker's share of the batch.
 
-        The bytes of all steps' images are read first, shard after shard, so the steps should be those of one window
-        (`WindowedSamplePlan`); they are decoded step after step.
+        The bytes of all steps' images are read first, from the row groups that hold them, so the steps should be those
+        of one window (`WindowedSamplePlan`); they are decoded step after step.
         """
         batches = [plan.batch(step, worker) for step in steps]
         encoded = self._read_bytes(np.sort(np.concatenate(batches)))
@@ -62,11 +62,27 @@ class ShardSource:
         found: dict[int, tuple[str, bytes]] = {}
         for shard in np.unique(np.searchsorted(starts, samples, side="right") - 1).tolist():
             here = samples[(samples >= starts[shard]) & (samples < starts[shard + 1])]
-            table = open_parquet(self.files[shard]).read(columns=["id", "image"])
-            wanted = table.take(self.rows[shard][here - starts[shard]])
-            columns = zip(here.tolist(), wanted["id"].to_pylist(), wanted["image"].to_pylist(), strict=True)
-            found |= {sample: (name, image["bytes"]) for sample, name, image in columns}
+            names, images = read_stored(self.files[shard], self.rows[shard][here - starts[shard]])
+            found |= zip(here.tolist(), zip(names, images, strict=True), strict=True)
         return found
+
+
+def read_stored(file: StoragePath, rows: NDArray[np.int64]) -> tuple[list[str], list[bytes]]:
+    """Return the ids and the images' bytes of some rows of a shard, whose numbers ascend; reads their row groups only.
+
+    Raises:
+        OSError: the shard can't be read.
+    """
+    names, images = list[str](), list[bytes]()
+    with open_parquet(file) as shard:
+        ends = np.cumsum([shard.metadata.row_group(group).num_rows for group in range(shard.num_row_groups)])
+        groups = np.searchsorted(ends, rows, side="right")
+        for group in np.unique(groups).tolist():
+            first = ends[group] - shard.metadata.row_group(group).num_rows
+            table = shard.read_row_group(group, columns=["id", "image"]).take(rows[groups == group] - first)
+            names += table["id"].to_pylist()
+            images += [image["bytes"] for image in table["image"].to_pylist()]
+    return names, images
 
 
 def open_shards(dataset: PreparedDataset, split: str, config: Input) -> ShardSource:

@@ -12,7 +12,7 @@ from overlay.errors import RequestError
 from overlay.storage.path import StoragePath
 from overlay.training.run_folder import RunFacts, RunFolder, open_run
 
-FACTS = RunFacts(batch_size=32, precision="bf16", order="windowed", engine="torch", device="cuda")
+FACTS = RunFacts(batch_size=32, precision="bf16", order="windowed", engine="torch", device="cuda", workers=2)
 
 
 @pytest.fixture

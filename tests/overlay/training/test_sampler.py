@@ -127,6 +127,7 @@ def windowed_plans(draw: st.DrawFn) -> WindowedSamplePlan:
         seed=draw(st.integers(0, 5)),
         shards=shards,
         window=draw(st.integers(1, 9)),
+        parts=draw(st.integers(1, 5)),
     )
 
 
@@ -163,6 +164,43 @@ def test_a_window_holds_neighbouring_shards_only(plan: WindowedSamplePlan) -> No
         held, counts = np.unique(shard_of[samples], return_counts=True)
         partly = [shard for shard, count in zip(held, counts, strict=True) if count < plan.shards[shard]]
         assert len(partly) <= 2
+
+
+@given(windowed_plans())
+def test_each_worker_reads_its_own_run_of_a_window_only(plan: WindowedSamplePlan) -> None:
+    """The shares of the workers for whom the plan is made follow each other in the epoch's sequence of shards."""
+    starts = np.cumsum([0, *plan.shards])
+    for epoch in range(plan.epochs):
+        sequence = np.random.default_rng((plan.seed, epoch)).permutation(len(plan.shards))
+        following = np.concatenate([np.arange(starts[shard], starts[shard + 1]) for shard in sequence]).tolist()
+        for window in plan.windows(epoch * plan.steps_per_epoch):
+            for rank in range(plan.parts if plan.epoch(window[0]) == epoch else 0):
+                share = np.concatenate([plan.batch(step, Worker(rank, plan.parts)) for step in window])
+                assert sorted(share.tolist()) == sorted(following[: len(share)])
+                del following[: len(share)]
+
+
+def test_the_order_of_a_windowed_epoch() -> None:
+    """Known answers: of one worker, NumPy's shuffle of each window; of two, of each half of it."""
+    one = WindowedSamplePlan(samples=16, batch_size=4, epochs=1, seed=0, shards=(4, 4, 4, 4), window=2)
+    random = np.random.default_rng((0, 0))
+    order = np.concatenate([np.arange(4) + 4 * shard for shard in random.permutation(4)])
+    for window in (order[:8], order[8:]):
+        random.shuffle(window)
+    assert epoch_order(one, 0) == order.tolist()
+
+    two = WindowedSamplePlan(samples=16, batch_size=4, epochs=1, seed=0, shards=(4, 4, 4, 4), window=2, parts=2)
+    random = np.random.default_rng((0, 0))
+    parts = [np.arange(4) + 4 * shard for shard in random.permutation(4)]
+    for part in parts:
+        random.shuffle(part)
+    first, second, third, fourth = (part.tolist() for part in parts)
+    assert [two.batch(step).tolist() for step in range(4)] == [
+        first[:2] + second[:2],
+        first[2:] + second[2:],
+        third[:2] + fourth[:2],
+        third[2:] + fourth[2:],
+    ]
 
 
 def test_windowed_epochs_and_seeds_differ() -> None:

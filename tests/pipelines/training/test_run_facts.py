@@ -14,8 +14,8 @@ from pipelines.training import run_facts
 from pipelines.training.run_facts import apply_facts, decide_facts
 from pipelines.training.setup import TrainingSetup
 
-PLACEMENT = Placement("cpu", least_workers=1, most_workers=1, worker_cpus=1.0)
-FACTS = RunFacts(batch_size=16, precision="bf16", order="memory", engine="torch", device="cpu")
+PLACEMENT = Placement("cpu", least_workers=1, most_workers=3, worker_cpus=1.0)
+FACTS = RunFacts(batch_size=16, precision="bf16", order="memory", engine="torch", device="cpu", workers=3)
 
 
 def setup(loop: Loop) -> TrainingSetup:
