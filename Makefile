@@ -3,10 +3,10 @@ UV ?= $(shell command -v uv >/dev/null && echo uv || echo python3 -m uv)
 BENCH ?= predict
 
 .DEFAULT_GOAL := help
-.PHONY: help install format lint type test test-all test-nodes coverage demo bench
+.PHONY: help install format lint type test test-all test-nodes test-gpu coverage demo bench bench-gpu
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: ## create the environment with all development tools
 	$(UV) sync
@@ -31,6 +31,9 @@ test-all: test ## run the ordinary tests, then the long ones: whole jobs, killed
 test-nodes: ## run the tests on several Ray nodes, which wait for Ray's own time-outs
 	$(UV) run pytest --durations=5 -m nodes
 
+test-gpu: ## run the tests on a GPU: training, resuming, determinism, memory that is too small, prediction
+	$(UV) run pytest --durations=0 -n 0 -m gpu
+
 coverage: ## run all tests, and print which lines of the test's own process it reached
 	$(UV) run pytest --cov --cov-report= --durations=10
 	$(UV) run pytest --cov --cov-append --durations=25 -m "slow or fault or nodes"
@@ -40,3 +43,9 @@ demo: ## prepare, train, evaluate and predict on phantoms
 
 bench: ## run one benchmark: make bench BENCH=duplicates|feed|listing|memory|predict|prepare|starts|train
 	$(UV) run python scripts/benchmarks/$(BENCH).py
+
+bench-gpu: ## make the tables for a GPU: ours, the bare passes, DataLoader and timm, compiled or not
+	for size in 128 224; do for compile in "" --compile; do \
+	  $(UV) run python scripts/benchmarks/train.py --size $$size --batch 128 --images 4000 --epochs 4 --steps 50 $$compile \
+	  || exit 1; done; done
+	$(UV) run --with timm python scripts/benchmarks/predict.py --images 10000 --batch 256 --engines torch:auto,compile:auto

@@ -55,13 +55,16 @@ def _step(network: nn.Module, optimizer: torch.optim.Optimizer, pixels: Tensor, 
     optimizer.zero_grad(set_to_none=True)
 
 
-def _create_network(arch: str, *, channels_last: bool) -> tuple[nn.Module, torch.optim.Optimizer]:
+def _create_network(arch: str, *, channels_last: bool, compiled: bool) -> tuple[nn.Module, torch.optim.Optimizer]:
     """Build a network and its optimizer on the device."""
     use_all_cores()
     network = create_network(arch, len(_CLASSES)).to(_DEVICE)
     if channels_last:
         network = network.to(memory_format=torch.channels_last)
-    return network, build_optimizer(network, Optimizer())
+    optimizer = build_optimizer(network, Optimizer())
+    if compiled:
+        network.compile()
+    return network, optimizer
 
 
 def _synchronise() -> None:
@@ -70,9 +73,11 @@ def _synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def _bare_step(images: NDArray[np.uint8], arch: str, batch: int, steps: int) -> float:
+def _bare_step(images: NDArray[np.uint8], options: argparse.Namespace) -> float:
     """Return images/s of forward pass, backward pass and optimizer step, after two warm-up steps."""
-    network, optimizer = _create_network(arch, channels_last=True)
+    batch: int = options.batch
+    steps: int = options.steps
+    network, optimizer = _create_network(options.arch, channels_last=True, compiled=options.compile)
     pixels = torch.from_numpy(np.resize(images, (batch, *images.shape[1:]))).to(_DEVICE)
     labels = torch.zeros(batch, dtype=torch.int64, device=_DEVICE)
     began = 0.0
@@ -123,9 +128,12 @@ class _Files(Dataset[tuple[Tensor, int]]):
         )
 
 
-def _plain_loop(files: _Files, arch: str, batch: int, steps: int, kind: str) -> float:
-    """Return images/s of a loop over a DataLoader; "fp32" is without channels_last, as in most scripts."""
-    network, optimizer = _create_network(arch, channels_last=kind != "fp32")
+def _plain_loop(files: _Files, options: argparse.Namespace, kind: str) -> float:
+    """Return images/s of a loop over a DataLoader; "fp32" is as most scripts are, without channels_last or compiler."""
+    batch: int = options.batch
+    steps: int = options.steps
+    fast = kind != "fp32"
+    network, optimizer = _create_network(options.arch, channels_last=fast, compiled=fast and options.compile)
     loader = DataLoader(files, batch, shuffle=True, num_workers=joblib.cpu_count(), drop_last=True)
     done, began = 0, 0.0
     while done < steps + 2:
@@ -153,7 +161,8 @@ def _end_to_end(folder: str, out: str, options: argparse.Namespace) -> tuple[flo
     whole = _overlay(
         *("train", f"{folder}/dataset", f"--out={folder}/{out}", f"--input.size={options.size}"),
         *(f"--model.arch={options.arch}", "--model.weights=none", f"--early_stopping.patience={options.epochs}"),
-        *(f"--train.epochs={options.epochs}", f"--train.batch_size={options.batch}", "--tracking.mode=disabled"),
+        *(f"--train.compile={options.compile}", f"--train.epochs={options.epochs}"),
+        *(f"--train.batch_size={options.batch}", "--tracking.mode=disabled"),
     )
     history = pq.read_table(f"{folder}/{out}/history.parquet").to_pydict()
     start_up = whole - sum(history["seconds"])
@@ -183,6 +192,7 @@ def main() -> None:
     parser.add_argument("--arch", default="resnet101")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--compile", action="store_true", help="torch.compile in all but the fp32 loop")
     parser.add_argument("--images", type=int, default=800, help="training images, about")
     parser.add_argument("--epochs", type=int, default=3, help="of each round, of which the first is not counted")
     parser.add_argument("--rounds", type=int, default=3)
@@ -204,14 +214,14 @@ def _measure(folder: str, options: argparse.Namespace) -> _Measurements:
     measured = _Measurements(
         augmented=_augment_alone(images),
         decoded=_decode_alone(files, options.size),
-        bare=[_bare_step(images, options.arch, options.batch, options.steps)],
+        bare=[_bare_step(images, options)],
     )
     on_all_cores = measured.augmented * joblib.cpu_count()
     for number in range(options.rounds):
         rate, start_up, counted = _end_to_end(folder, f"run-{number}", options)
-        measured.bare.append(_bare_step(images, options.arch, options.batch, options.steps))
+        measured.bare.append(_bare_step(images, options))
         for kind, rates in measured.plain.items():
-            rates.append(_plain_loop(_Files(files, options.size), options.arch, options.batch, options.steps, kind))
+            rates.append(_plain_loop(_Files(files, options.size), options, kind))
         near = fmean(measured.bare[-2:])
         limit = min(near, on_all_cores) if _DEVICE.type == "cuda" else 1 / (1 / near + 1 / on_all_cores)
         measured.limits.append(limit)
@@ -225,7 +235,8 @@ def _measure(folder: str, options: argparse.Namespace) -> _Measurements:
 def _print_table(measured: _Measurements, options: argparse.Namespace) -> None:
     bare, limits, trained, plain = measured.bare, measured.limits, measured.trained, measured.plain
     hardware = torch.cuda.get_device_name() if _DEVICE.type == "cuda" else f"{joblib.cpu_count()} cores"
-    print(f"\n{options.arch} at {options.size} px, batch {options.batch}, {hardware}, torch {torch.__version__}\n")
+    title = f"{options.arch} at {options.size} px, batch {options.batch}{', torch.compile' if options.compile else ''}"
+    print(f"\n{title}, {hardware}, torch {torch.__version__}\n")
     print("| what | images/s, median | of the limit, median |\n| --- | --- | --- |")
     numbers: dict[str, float] = {}
     for name, values in [
