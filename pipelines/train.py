@@ -44,12 +44,12 @@ from pipelines.runtime.command_log import log_into
 from pipelines.runtime.placement import place_workers
 from pipelines.runtime.room import await_workers
 from pipelines.runtime.shared_disk import check_shared_disk
-from pipelines.training import dry_run, image_source
+from pipelines.training import dry_run
 from pipelines.training.image_source import TrainingData
 from pipelines.training.monitor import TrainingMonitor
 from pipelines.training.request_check import check_batches, check_device, check_listed_images, check_training
 from pipelines.training.run_facts import apply_facts, decide_facts
-from pipelines.training.setup import TrainingJob, TrainingSetup, open_training_data
+from pipelines.training.setup import TrainingJob, TrainingSetup, open_training_data, open_validation_images
 from pipelines.training.trainer import run_trainer
 
 
@@ -151,7 +151,7 @@ def _train(
     """
     config, plan = setup.config, data.plan
     if not progress.is_complete(plan, config.early_stopping):
-        validation = image_source.decode_split(setup.dataset, "val", config.input)
+        validation = open_validation_images(setup)
         job = TrainingJob.create(setup, data, validation, folder.checkpoints, monitor.board)
         run_trainer(job, monitor.request_stop)
     status = monitor.stop()

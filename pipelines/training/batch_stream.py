@@ -26,7 +26,7 @@ from ray.data import TaskPoolStrategy
 
 from overlay.config import Augment
 from overlay.images.augment import augment, augmentation_generator
-from overlay.training.sampler import Worker
+from overlay.training.sampler import SINGLE_WORKER, SamplePlan, Worker
 from pipelines.runtime.numbered_tasks import number_tasks
 from pipelines.runtime.retries import TASK_RETRIES
 from pipelines.training.image_source import TrainingData
@@ -71,15 +71,31 @@ def stream_batches(
     ``stored``: the training data in the object store, since labels and positions of a large dataset would be pickled
     for each execution.
     """
-    data = ray.get(stored)
-    size, plan = data.source.size, data.plan
-    tasks = plan.task_steps(start, TASK_IMAGES)
+    tasks = ray.get(stored).plan.task_steps(start, TASK_IMAGES)
+    yield from _stream_tasks(_Stream(stored, augmentation, worker, budget.task_cpus), tasks, budget)
+
+
+def stream_validation(
+    stored: ray.ObjectRef[TrainingData], steps: range, budget: StreamBudget
+) -> Iterator[TrainingBatch]:
+    """Yield the whole batches of some steps of a `SequentialPlan`, not augmented, prefetched within the budget."""
+    each = max(1, TASK_IMAGES // ray.get(stored).plan.batch_size)
+    tasks = [steps[first : first + each] for first in range(0, len(steps), each)]
+    yield from _stream_tasks(_Stream(stored, None, SINGLE_WORKER, budget.task_cpus), tasks, budget)
+
+
+def _stream_tasks(stream: "_Stream", tasks: list[range], budget: StreamBudget) -> Iterator[TrainingBatch]:
+    """Yield the batches of all tasks in order, made by one execution after the other."""
+    if not tasks:
+        return
+    data = ray.get(stream.data)
+    size = data.source.size
     at_one_time = max(1, int(budget.cpus))
-    task_bytes = len(tasks[0]) * plan.batch_size / worker.world_size * size**2 * 3
+    task_bytes = len(tasks[0]) * data.plan.batch_size / stream.worker.world_size * size**2 * 3
     each = max(1, min(int(budget.ahead_bytes / 2 / task_bytes), max(LEAST_TASKS, 4 * at_one_time)))
     soon = min(each, at_one_time)  # the first execution is short, since the training waits for it
     parts = [tasks[:soon], *(tasks[first : first + each] for first in range(soon, len(tasks), each))]
-    executions = [_Execution(stored, augmentation, worker, part, budget.task_cpus) for part in parts]
+    executions = [_Execution(stream, part) for part in parts]
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.target_max_block_size = TASK_IMAGES * size**2 * 3
@@ -106,24 +122,32 @@ def _block_batches(block: pa.Table, size: int) -> Iterator[TrainingBatch]:
 
 
 @dataclass(frozen=True)
+class _Stream:
+    """Batches of one worker."""
+
+    data: ray.ObjectRef[TrainingData]
+    augmentation: Augment | None
+    """None for images as they are"""
+    worker: Worker
+    task_cpus: float
+
+
+@dataclass(frozen=True)
 class _Execution:
     """Part of a stream: some tasks, each of which makes the batches of its steps."""
 
-    data: ray.ObjectRef[TrainingData]
-    augmentation: Augment
-    worker: Worker
+    stream: _Stream
     tasks: list[range]
-    task_cpus: float
 
     def run(self, at_one_time: int) -> list[ray.ObjectRef[pa.Table]]:
         """Make all batches; return the blocks in order."""
         tasks = len(self.tasks)
         most = min(at_one_time, tasks)
-        blocks = number_tasks(tasks, self.task_cpus, at_one_time=most).map_batches(
+        blocks = number_tasks(tasks, self.stream.task_cpus, at_one_time=most).map_batches(
             self.make_batches,  # type: ignore[arg-type]  # NumPy columns, as the default format is
             batch_size=None,
             compute=TaskPoolStrategy(size=most),
-            num_cpus=self.task_cpus,
+            num_cpus=self.stream.task_cpus,
             max_retries=TASK_RETRIES,
         )
         refs: list[ray.ObjectRef[pa.Table]] = blocks.materialize().to_arrow_refs()
@@ -131,14 +155,19 @@ class _Execution:
 
     def make_batches(self, rows: dict[str, NDArray[Any]]) -> Iterator[pa.Table]:
         """Yield a row of the block for each step of one task; ``rows`` holds the task's number."""
-        data = ray.get(self.data)
+        data, worker = ray.get(self.stream.data), self.stream.worker
         plan, steps = data.plan, self.tasks[int(rows["id"][0])]
-        for step, images in zip(steps, data.source.read(plan, steps, self.worker), strict=True):
-            epoch, samples = plan.epoch(step), plan.batch(step, self.worker)
-            repeats = plan.repeats(step, self.worker)
-            augmented = [
-                augment(image, self.augmentation, augmentation_generator(plan.seed, epoch, sample, repeat)).tobytes()
-                for image, sample, repeat in zip(images, samples.tolist(), repeats.tolist(), strict=True)
-            ]
-            labels = data.source.labels[samples].tolist()
-            yield pa.table([[step], [b"".join(augmented)], [labels]], schema=_BLOCK)
+        for step, images in zip(steps, data.source.read(plan, steps, worker), strict=True):
+            labels = data.source.labels[plan.batch(step, worker)].tolist()
+            yield pa.table([[step], [b"".join(self._augment(plan, step, images))], [labels]], schema=_BLOCK)
+
+    def _augment(self, plan: SamplePlan, step: int, images: NDArray[np.uint8]) -> Iterator[bytes]:
+        """Yield the images of a step, augmented where the stream augments."""
+        augmentation, worker = self.stream.augmentation, self.stream.worker
+        if augmentation is None:
+            yield images.tobytes()
+            return
+        samples, repeats = plan.batch(step, worker).tolist(), plan.repeats(step, worker).tolist()
+        for image, sample, repeat in zip(images, samples, repeats, strict=True):
+            random = augmentation_generator(plan.seed, plan.epoch(step), sample, repeat)
+            yield augment(image, augmentation, random).tobytes()

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
 from numpy.typing import NDArray
+from ray.data.block import BlockAccessor
 from ray.exceptions import RayError
 
 from overlay.config import Input
@@ -46,7 +47,7 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class DecodedImages:
-    """Decoded images of one split, in the object store, in the order of their ids."""
+    """Decoded images of one split, in the object store."""
 
     labels: NDArray[np.int64]
     size: int
@@ -70,30 +71,41 @@ class DecodedImages:
             yield self.gather(plan.batch(step, worker))
 
 
-def decode_split(dataset: PreparedDataset, split: str, config: Input, limit: int | None = None) -> DecodedImages:
+def decode_split(
+    dataset: PreparedDataset, split: str, config: Input, limit: int | None = None, *, as_stored: bool = False
+) -> DecodedImages:
     """Decode and resize a split's images, or the first ``limit``, in parallel, and keep them in the object store.
 
-    Ray spills to disk what does not fit into the store's memory.
+    They are numbered in the order of their ids, or with ``as_stored`` as they lie in the shards. Ray spills to disk
+    what does not fit into the store's memory.
 
     Raises:
         WorkError: an image of the dataset can't be decoded, or a worker failed again and again.
     """
     batches = read_on_ray(stored_images(dataset, split, config, batch_size=64))
+    batches.context.execution_options.preserve_order = as_stored
     try:
         with report_silence(SilenceWatch(f"decoding the {split} images")):
             rows = (batches if limit is None else batches.limit(limit)).materialize()
     except RayError as error:
         raise WorkError(f"decoding the {split} images stopped: {explain_ray_error(error)}") from error
     # One small table a block, fetched in the order of the blocks, holds the position of each image.
-    blocks = rows.to_numpy_refs(column="pixels")
-    names = ray.get([_read_names.remote(block) for block in rows.to_arrow_refs()])
+    tables = rows.to_arrow_refs()
+    names = ray.get([_read_names.remote(table) for table in tables])
+    filled = [place for place, name in enumerate(names) if name["id"]]  # a shard may have no image of the split
+    blocks, names = [_read_pixels.remote(tables[place]) for place in filled], [names[place] for place in filled]
     ids = np.array([id for table in names for id in table["id"]], dtype=object)
     labels = np.array([dataset.card.classes.index(label) for table in names for label in table["label"]])
     positions = np.array([(block, row) for block, table in enumerate(names) for row in range(len(table["id"]))])
-    order = np.argsort(ids)
+    order = np.arange(len(ids)) if as_stored else np.argsort(ids)
     return DecodedImages(labels[order], config.size, blocks, positions[order])
 
 
 @ray.remote(num_cpus=0.1)
 def _read_names(block: pa.Table) -> dict[str, list[str]]:
-    return {"id": block["id"].to_pylist(), "label": block["label"].to_pylist()}
+    return {name: block[name].to_pylist() if block.num_rows else [] for name in ("id", "label")}
+
+
+@ray.remote(num_cpus=0.1)
+def _read_pixels(block: pa.Table) -> NDArray[np.uint8]:
+    return cast(NDArray[np.uint8], BlockAccessor.for_block(block).to_numpy("pixels"))

@@ -6,6 +6,7 @@ import ray
 from ray.actor import ActorHandle
 from torch import Tensor
 
+from cluster import session
 from overlay import __version__
 from overlay.config import Train
 from overlay.dataset.prepared import PreparedDataset
@@ -19,8 +20,9 @@ from overlay.training.sampler import SamplePlan, WindowedSamplePlan
 from overlay.version import code_fingerprint
 from pipelines.runtime.placement import Placement
 from pipelines.training import image_source, shard_source
-from pipelines.training.image_source import DecodedImages, TrainingData
+from pipelines.training.image_source import ImageSource, TrainingData
 from pipelines.training.status_board import StatusBoard
+from pipelines.training.validation import plan_validation
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,21 @@ def open_training_data(setup: TrainingSetup, facts: RunFacts) -> TrainingData:
     return TrainingData(source, plan)
 
 
+def open_validation_images(setup: TrainingSetup) -> ImageSource:
+    """Decode the validation images into the object store, or locate them in the shards where they don't fit there.
+
+    Both give the same batches, so this is decided anew by each command that resumes a run.
+
+    Raises:
+        WorkError: an image of the dataset can't be decoded.
+    """
+    images = sum(setup.class_counts("val"))
+    if shard_source.fits_in_memory(images, setup.config.input, session.resources()):
+        return image_source.decode_split(setup.dataset, "val", setup.config.input, as_stored=True)
+    print(f"{images} validation images are too many for the cluster's memory; they are read anew after each epoch")
+    return shard_source.open_shards(setup.dataset, "val", setup.config.input)
+
+
 @dataclass(frozen=True)
 class TrainingJob:
     """Input of every training worker."""
@@ -97,7 +114,8 @@ class TrainingJob:
     """float32 (classes,)"""
     data: ray.ObjectRef[TrainingData]
     """of the driver: stored once for all workers and their data tasks"""
-    validation: DecodedImages
+    validation: ray.ObjectRef[TrainingData]
+    """of the driver: see `pipelines.training.validation.plan_validation`"""
     placement: Placement
     checkpoints: StoragePath
     tracking_id: str
@@ -109,11 +127,11 @@ class TrainingJob:
         cls,
         setup: TrainingSetup,
         data: TrainingData,
-        validation: DecodedImages,
+        validation: ImageSource,
         checkpoints: StoragePath,
         board: ActorHandle[StatusBoard],
     ) -> "TrainingJob":
-        """Make the job of a setup; puts the weights and the training data into the object store.
+        """Make the job of a setup; puts the weights and the images' positions into the object store.
 
         Raises:
             RequestError: loss.class_weights is balanced, and a class has no training image.
@@ -124,7 +142,7 @@ class TrainingJob:
             weights=ray.put(setup.weights),
             class_weights=class_weights(setup.config.loss, setup.card.classes, setup.class_counts("train")),
             data=ray.put(data),
-            validation=validation,
+            validation=ray.put(plan_validation(validation)),
             placement=setup.placement,
             checkpoints=checkpoints,
             tracking_id=RunFolder(checkpoints.parent).tracking_id,

@@ -1,9 +1,10 @@
 """Validation of a network in training, divided over the workers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import ray
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -13,17 +14,41 @@ from overlay.models.device_copy import DeviceCopier
 from overlay.models.model_file import ModelCard
 from overlay.models.network import normalise
 from overlay.training.epoch_metrics import EpochMetrics
-from overlay.training.sampler import Worker
-from pipelines.training.image_source import DecodedImages
+from overlay.training.sampler import SINGLE_WORKER, SequentialPlan, Worker
+from pipelines.training.batch_stream import StreamBudget, TrainingBatch, stream_validation
+from pipelines.training.image_source import DecodedImages, ImageSource, TrainingData
 
 VALIDATION_BATCH = 32
 
 
+def plan_validation(source: ImageSource) -> TrainingData:
+    """Return a split's images with the batches of a validation, at most ``VALIDATION_BATCH`` images each."""
+    return TrainingData(source, SequentialPlan(len(source.labels), VALIDATION_BATCH))
+
+
+def validation_batches(
+    stored: ray.ObjectRef[TrainingData], worker: Worker, budget: StreamBudget
+) -> Iterator[TrainingBatch]:
+    """Yield the batches that one worker validates: of images in the object store from there, else read by data tasks.
+
+    ``stored`` is made by `plan_validation`. The batches are the same wherever the images are.
+    """
+    data = ray.get(stored)
+    source, plan = data.source, data.plan
+    assert isinstance(plan, SequentialPlan)
+    steps = plan.worker_steps(worker)
+    if not isinstance(source, DecodedImages):
+        yield from stream_validation(stored, steps, budget)
+        return
+    for step, images in zip(steps, source.read(plan, steps, SINGLE_WORKER), strict=True):
+        yield TrainingBatch(step, images, source.labels[plan.batch(step)])
+
+
 @dataclass(frozen=True)
 class ValidationTask:
-    """Images, classes and precision of a validation."""
+    """One worker's batches, classes and precision of a validation."""
 
-    samples: DecodedImages
+    batches: Iterable[TrainingBatch]
     card: ModelCard
     precision: torch.autocast
 
@@ -33,11 +58,11 @@ def validate_epoch(
 ) -> tuple[float, NDArray[np.int64]] | None:
     """Return the mean loss and the confusion matrix of all samples over all workers, who must all call it.
 
-    The batches are the same for any number of workers, who take them in turn; so are the network's buffers, which are
-    rank 0's. Results for different numbers of workers differ only by the order of the sums. None for all workers, where
-    ``is_stop_requested``, which is called before each batch, returned true at one of them.
+    The batches are the same for any number of workers, who each take some that follow each other; so are the network's
+    buffers, which are rank 0's. Results for different numbers of workers differ only by the order of the sums. None for
+    all workers, where ``is_stop_requested``, which is called before each batch, returned true at one of them.
     """
-    samples, card = task.samples, task.card
+    card = task.card
     device = next(network.parameters()).device
     if worker.world_size > 1:
         _broadcast_buffers(network)
@@ -45,12 +70,10 @@ def validate_epoch(
     totals, copier = EpochMetrics(len(card.classes), device), DeviceCopier(device)
     network.eval()
     stopped = False
-    for start in range(0, len(samples), VALIDATION_BATCH)[worker.rank :: worker.world_size]:
+    for batch in task.batches:
         if stopped := is_stop_requested():
             break
-        indices = np.arange(start, min(start + VALIDATION_BATCH, len(samples)))
-        images = copier.upload(samples.gather(indices)).tensor()
-        labels = copier.upload(samples.labels[indices]).tensor()
+        images, labels = copier.upload(batch.images).tensor(), copier.upload(batch.labels).tensor()
         with torch.inference_mode(), task.precision:
             logits = network(normalise(images, mean, std))
         totals.add(logits, labels, cross_entropy(logits.float(), labels, reduction="none"))

@@ -35,7 +35,7 @@ from pipelines.training.failures import fatal_reason
 from pipelines.training.preemption import Decision, Interruptions
 from pipelines.training.setup import TrainingJob
 from pipelines.training.status_board import TrainingStatus
-from pipelines.training.validation import ValidationTask, validate_epoch
+from pipelines.training.validation import ValidationTask, validate_epoch, validation_batches
 
 POST_SECONDS = 1.0
 AHEAD_SHARE = 0.25
@@ -164,7 +164,8 @@ class TrainingWorker:
         if self._device.type == "cuda":
             torch.cuda.synchronize()  # steps that are queued there belong to the training's time
         rate, cpus = self._plan.samples / (time.monotonic() - self._epoch_began), session.resources().cpus
-        task = ValidationTask(job.validation, job.card, autocast(self._device, config.train.precision))
+        batches = validation_batches(job.validation, self._worker, self._budget())
+        task = ValidationTask(batches, job.card, autocast(self._device, config.train.precision))
         validated = validate_epoch(
             self._learner.evaluation_network, task, self._worker, is_stop_requested=self._interruptions.ask
         )
@@ -227,12 +228,16 @@ class TrainingWorker:
 
     def _stream(self) -> Iterator[TrainingBatch]:
         """Start the stream of batches from the next step on."""
+        budget, start = self._budget(), self._step
+        return stream_batches(self._job.data, self._job.config.augment, self._worker, start=start, budget=budget)
+
+    def _budget(self) -> StreamBudget:
+        """Return the resources of the training's stream; that of a validation may take as much beside it."""
         cluster = session.resources()
         share = AHEAD_SHARE * cluster.store_bytes / ray.train.get_context().get_local_world_size()
         placement = self._job.placement
         cpus = placement.data_cpus(self._worker.world_size, cluster)
-        budget = StreamBudget(cpus, share, placement.task_cpus)
-        return stream_batches(self._job.data, self._job.config.augment, self._worker, start=self._step, budget=budget)
+        return StreamBudget(cpus, share, placement.task_cpus)
 
     def _total_weight(self, step: int) -> float:
         """Return the sum of the weights of a step's samples, over all workers."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import ray
 import torch
 from PIL import Image
 
@@ -28,7 +29,8 @@ from overlay.training.history import Epoch
 from overlay.training.sampler import SINGLE_WORKER
 from pipelines import train
 from pipelines.training import image_source, shard_source
-from pipelines.training.validation import ValidationTask, validate_epoch
+from pipelines.training.batch_stream import StreamBudget
+from pipelines.training.validation import ValidationTask, plan_validation, validate_epoch, validation_batches
 from tests.pipelines.conftest import Trained
 
 
@@ -73,7 +75,7 @@ def test_the_model_file_says_all_that_using_it_needs(trained: Trained) -> None:
 
 
 def test_the_reported_validation_is_that_of_the_checkpoint(trained: Trained) -> None:
-    validation = image_source.decode_split(trained.dataset, "val", trained.config.input)
+    source = image_source.decode_split(trained.dataset, "val", trained.config.input, as_stored=True)
     last = checkpoint.newest_checkpoint(StoragePath.of(trained.folder / "checkpoints"))
     assert last is not None
     file = model_file.load_model_file(trained.folder)
@@ -81,7 +83,8 @@ def test_the_reported_validation_is_that_of_the_checkpoint(trained: Trained) -> 
         replace(file, state=OrderedDict(checkpoint.load_checkpoint(last).learner["network"]))
     )
     network = network.to(memory_format=torch.channels_last)
-    task = ValidationTask(validation, file.card, torch.autocast("cpu", enabled=False))
+    batches = validation_batches(ray.put(plan_validation(source)), SINGLE_WORKER, StreamBudget(1, 2**26))
+    task = ValidationTask(batches, file.card, torch.autocast("cpu", enabled=False))
     validated = validate_epoch(network, task, SINGLE_WORKER)
     assert validated is not None
     loss, confusion = validated
@@ -145,7 +148,9 @@ def test_images_beyond_memory_are_read_from_the_shards(
     once = Loop(epochs=1, batch_size=8, precision="fp32", shuffle_window=16)
     config = replace(trained.config, out=str(tmp_path / "run"), train=once, tracking=Tracking(mode="disabled"))
     train.run(config)
-    assert "30 images are too many for the cluster's memory; they are read anew each epoch" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "30 images are too many for the cluster's memory; they are read anew each epoch" in said
+    assert "6 validation images are too many for the cluster's memory; they are read anew after each epoch" in said
     assert [epoch.epoch for epoch in epochs(tmp_path / "run")] == [1]
     with pytest.raises(RequestError, match=r"^train\.balanced needs the images in memory, and 30 of input\.size 32"):
         train.run(replace(config, out=str(tmp_path / "other"), train=replace(once, balanced=True)))

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay.training.sampler import SamplePlan, WindowedSamplePlan, Worker
+from overlay.training.sampler import SamplePlan, SequentialPlan, WindowedSamplePlan, Worker
 
 PLANS = st.builds(
     SamplePlan,
@@ -218,3 +218,12 @@ def test_how_far_a_window_mixes(window: int) -> None:
     plan = WindowedSamplePlan(samples=4096, batch_size=64, epochs=1, seed=0, shards=(256,) * 16, window=window)
     position = np.argsort(epoch_order(plan, 0))
     assert np.abs(np.diff(position)).mean() == pytest.approx(window * 64 / 3, rel=0.3)
+
+
+@given(st.integers(1, 300), st.integers(1, 64), st.integers(1, 7))
+def test_a_validation_sees_each_sample_once_in_order_over_all_workers(samples: int, batch: int, workers: int) -> None:
+    plan = SequentialPlan(samples, batch)
+    steps = [plan.worker_steps(Worker(rank, workers)) for rank in range(workers)]
+    assert max(map(len, steps)) - min(map(len, steps)) <= 1
+    seen = [int(sample) for own in steps for step in own for sample in plan.batch(step)]
+    assert seen == list(range(samples))

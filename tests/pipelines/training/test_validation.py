@@ -1,7 +1,7 @@
 """Validation by several processes, without Ray: they share nothing but torch's process group."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pytest
@@ -12,8 +12,8 @@ from torch.multiprocessing.spawn import spawn
 from overlay.models import model_file
 from overlay.models.device import use_all_cores
 from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, create_network
-from overlay.training.sampler import SINGLE_WORKER, Worker
-from pipelines.training.image_source import DecodedImages
+from overlay.training.sampler import SINGLE_WORKER, SequentialPlan, Worker
+from pipelines.training.batch_stream import TrainingBatch
 from pipelines.training.validation import VALIDATION_BATCH, ValidationTask, validate_epoch
 
 SAMPLES = 3 * VALIDATION_BATCH + 5  # 101: a prime number, so no count of workers divides it
@@ -31,19 +31,13 @@ CARD = model_file.ModelCard(
 )
 
 
-class InMemory:
-    """Stands for `DecodedImages`, which are in Ray's object store."""
-
-    def __init__(self) -> None:
-        random = np.random.default_rng(0)
-        self._images = random.integers(0, 256, (SAMPLES, 32, 32, 3), np.uint8)
-        self.labels = random.integers(0, 3, SAMPLES)
-
-    def __len__(self) -> int:
-        return SAMPLES
-
-    def gather(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        return self._images[indices]
+def batches(worker: Worker) -> Iterator[TrainingBatch]:
+    """Yield what `validation_batches` gives a worker, without Ray."""
+    random = np.random.default_rng(0)
+    images, labels = random.integers(0, 256, (SAMPLES, 32, 32, 3), np.uint8), random.integers(0, 3, SAMPLES)
+    plan = SequentialPlan(SAMPLES, VALIDATION_BATCH)
+    for step in plan.worker_steps(worker):
+        yield TrainingBatch(step, images[plan.batch(step)], labels[plan.batch(step)])
 
 
 def validated(worker: Worker) -> tuple[float, NDArray[np.int64]]:
@@ -51,8 +45,8 @@ def validated(worker: Worker) -> tuple[float, NDArray[np.int64]]:
     network = create_network("resnet18", 3)
     if worker.rank > 0:  # only worker 0's running statistics count
         network.get_buffer("bn1.running_mean").fill_(1)
-    samples = cast(DecodedImages, InMemory())
-    found = validate_epoch(network, ValidationTask(samples, CARD, torch.autocast("cpu", enabled=False)), worker)
+    task = ValidationTask(batches(worker), CARD, torch.autocast("cpu", enabled=False))
+    found = validate_epoch(network, task, worker)
     assert found is not None
     return found
 
@@ -71,7 +65,7 @@ def test_the_numbers_of_several_workers_are_those_of_one(workers: int, tmp_path:
 
 def test_a_stop_request_ends_a_validation_without_a_result() -> None:
     answers = iter([False, True])
-    task = ValidationTask(cast(DecodedImages, InMemory()), CARD, torch.autocast("cpu", enabled=False))
+    task = ValidationTask(batches(SINGLE_WORKER), CARD, torch.autocast("cpu", enabled=False))
     assert validate_epoch(create_network("resnet18", 3), task, SINGLE_WORKER, lambda: next(answers)) is None
 
 
