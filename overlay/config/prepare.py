@@ -148,6 +148,9 @@ class Prepare:
     """format of the images that are not stored with their own bytes, such as those with a mask drawn on them; both are
     lossless and give equal pixels. webp takes about half of the bytes and is decoded faster, but encoded in many times
     the time; it needs overlay[webp]"""
+    max_side: int | None = None
+    """longer side, in pixels, to which larger images and their masks are reduced before the overlay is drawn; a model
+    trained on them reduces its inputs alike. By default none is"""
     shard_rows: int = 256
     """images in one Parquet shard"""
     overwrite: bool = False
@@ -171,4 +174,6 @@ class Prepare:
         )
         check(self.max_pixels >= 1, f"max_pixels is {self.max_pixels}; it must be at least 1")
         check(self.max_unreadable >= 0, f"max_unreadable is {self.max_unreadable}; it must be at least 0")
+        right = self.max_side is None or self.max_side >= 32
+        check(right, f"max_side is {self.max_side}; it must be at least 32")
         check(self.shard_rows >= 1, f"shard_rows is {self.shard_rows}; it must be at least 1")

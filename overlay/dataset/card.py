@@ -43,6 +43,7 @@ class DatasetRequest:
     masks: Masks = field(default_factory=Masks)
     layout: Layout = field(default_factory=Layout)
     encoding: Encoding = "png"
+    max_side: int | None = None
 
     def difference(self, other: "DatasetRequest") -> str | None:
         """Return the first difference to another request as text, by the names of options; None where they are equal.

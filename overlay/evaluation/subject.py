@@ -106,6 +106,10 @@ def cautions(subject: EvaluationSubject, seen: SeenImages | None) -> tuple[str, 
             f"The model was trained on images with the overlay {describe_style(card.overlay)}, and these have "
             f"{describe_style(style)}: this is not how it is meant to be used."
         )
+    own, stored = card.max_side, subject.dataset.card.request.max_side
+    if own != stored and card.dataset != "unknown":
+        sides = [f"reduced to {side} pixels at most" if side else "not reduced" for side in (own, stored)]
+        said.append(f"The model was trained on images {sides[0]}, and these are {sides[1]} (prepare --max_side).")
     return tuple(said)
 
 

@@ -144,6 +144,15 @@ def image_format(data: bytes) -> str:
         raise _failure("damaged image", error) from error
 
 
+def is_larger(data: bytes, side: int) -> bool:
+    """Whether the longer side of an image, by the header of its file, is above ``side`` pixels; false for DICOM."""
+    try:
+        with decoding(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return max(image.size) > side
+    except Exception:  # as in decode_image, which tells the reason
+        return False
+
+
 def keeps_its_bytes(data: bytes, bits: int | None) -> bool:
     """Whether an image file that `decode_image` reads may be stored as it is.
 

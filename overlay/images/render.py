@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from overlay.config import MAX_PIXELS, Encoding, OverlayStyle
 from overlay.errors import ErrorKind, ImageError
-from overlay.images.codec import StoredImage, decode_image, encode_png, image_format, keeps_its_bytes
+from overlay.images.codec import StoredImage, decode_image, encode_png, image_format, is_larger, keeps_its_bytes
 from overlay.images.hashing import perceptual_hash, pixels_digest
 from overlay.images.masks import decode_mask, draw_mask, measure_mask, unite_masks
 from overlay.images.ref import ImageRef, ReadFunction
+from overlay.images.resize import reduce_image, reduce_mask
 from overlay.images.webp import WEBP_SIDE, encode_webp
 from overlay.storage.path import StoragePath
 
@@ -31,6 +32,8 @@ class RenderOptions:
     """see `overlay.images.depth.to_8_bit`"""
     encoding: Encoding = "png"
     """format of what is not stored with its own bytes"""
+    max_side: int | None = None
+    """longer side, in pixels, to which larger images are reduced before their masks are drawn"""
 
 
 class RenderedRow(TypedDict):
@@ -46,7 +49,7 @@ class RenderedRow(TypedDict):
     sha256: str
     """of the stored bytes, or of the pixels where an overlay was drawn; see `overlay.dataset.card.fingerprint`"""
     pixels: str
-    """SHA-256 of the pixels before an overlay is drawn"""
+    """SHA-256 of the source's pixels"""
     frame: int | None
     mask_area_share: NotRequired[float]
     mask_aspect: NotRequired[float]
@@ -59,8 +62,9 @@ def render_row(ref: ImageRef, options: RenderOptions, read: ReadFunction) -> Ren
     """Return the columns of a dataset's row that depend on the pixels.
 
     An image without masks, and every image where the style is none, keeps its own bytes, unless others read them
-    differently (`keeps_its_bytes`), or they name a patient: these are encoded anew. The perceptual hash and ``pixels``
-    are of the image before its overlay is drawn, since near-duplicates are searched in the ultrasound.
+    differently (`keeps_its_bytes`), or they name a patient, or it is reduced: these are encoded anew. The perceptual
+    hash and ``pixels`` are of the source's image, before it is reduced or its overlay is drawn, since near-duplicates
+    are searched in the ultrasound. All else is of the image and mask as they are stored.
 
     Raises:
         ImageError: the image or a mask is damaged or too large, or a mask has another size; the message is the reason.
@@ -68,11 +72,12 @@ def render_row(ref: ImageRef, options: RenderOptions, read: ReadFunction) -> Ren
     """
     data = read(ref.name)
     pixels = decode_image(data, max_pixels=options.max_pixels, frame=ref.frame, bits=options.bits)
+    image = reduce_image(pixels, options.max_side)
     row = RenderedRow(
         image={"bytes": data, "path": ref.id},
         mask=None,
-        width=pixels.shape[1],
-        height=pixels.shape[0],
+        width=image.shape[1],
+        height=image.shape[0],
         phash=perceptual_hash(pixels),
         overlay="none",
         encoding=image_format(data),
@@ -80,9 +85,9 @@ def render_row(ref: ImageRef, options: RenderOptions, read: ReadFunction) -> Ren
         pixels=pixels_digest(pixels),
         frame=ref.frame,
     )
-    stored = None if keeps_its_bytes(data, options.bits) else pixels
+    stored = None if image is pixels and keeps_its_bytes(data, options.bits) else image
     if ref.masks:
-        united = _read_union(ref, pixels.shape[:2], options.max_pixels, read)
+        united = reduce_mask(_read_union(ref, pixels.shape[:2], options.max_pixels, read), options.max_side)
         row["mask"] = {"bytes": encode_png(united), "path": f"{ref.id}.mask.png"}
         if numbers := measure_mask(united):
             row["mask_area_share"] = numbers.area_share
@@ -91,7 +96,7 @@ def render_row(ref: ImageRef, options: RenderOptions, read: ReadFunction) -> Ren
             row["mask_compactness"] = numbers.compactness
             row["mask_lesions"] = numbers.lesions
         if options.style.style != "none":
-            stored = draw_mask(pixels, united, options.style)
+            stored = draw_mask(image, united, options.style)
             row["overlay"] = options.style.style
     if stored is not None:
         encoded, row["encoding"] = _encode(stored, options.encoding)
@@ -100,21 +105,27 @@ def render_row(ref: ImageRef, options: RenderOptions, read: ReadFunction) -> Ren
     return row
 
 
-def render_overlay(
-    ref: ImageRef, style: OverlayStyle, *, max_pixels: int, target: int, read: ReadFunction, bits: int | None = None
-) -> NDArray[np.uint8]:
+def render_overlay(ref: ImageRef, options: RenderOptions, target: int, read: ReadFunction) -> NDArray[np.uint8]:
     """Return an image with its masks drawn on it, uint8 (height, width, 3), as `render_row` stores it.
 
-    An image without masks may come at a reduced scale, where its shorter side is much larger than ``target`` pixels.
+    An image that `render_row` stores with its own bytes may come at a reduced scale, where its shorter side is much
+    larger than ``target`` pixels.
 
     Raises:
         ImageError: the image or a mask is damaged or too large, or a mask has another size; the message is the reason.
         OSError: a file can't be read for a transient cause.
     """
-    if not ref.masks or style.style == "none":
-        return decode_image(read(ref.name), max_pixels=max_pixels, target=target, frame=ref.frame, bits=bits)
-    pixels = decode_image(read(ref.name), max_pixels=max_pixels, frame=ref.frame, bits=bits)
-    return draw_mask(pixels, _read_union(ref, pixels.shape[:2], max_pixels, read), style)
+    data, side = read(ref.name), options.max_side
+    drawn = bool(ref.masks) and options.style.style != "none"
+    whole = drawn or (side is not None and is_larger(data, side))
+    scale = None if whole else target
+    pixels = decode_image(data, max_pixels=options.max_pixels, target=scale, frame=ref.frame, bits=options.bits)
+    image = reduce_image(pixels, side)
+    if not drawn:
+        return image
+    return draw_mask(
+        image, reduce_mask(_read_union(ref, pixels.shape[:2], options.max_pixels, read), side), options.style
+    )
 
 
 def read_contents(ref: ImageRef, read: ReadFunction) -> dict[str, bytes]:

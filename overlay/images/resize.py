@@ -1,4 +1,4 @@
-"""Resizing of images to a model's input: squash, pad or crop; and the decoding scale that goes with it."""
+"""Resizing of images to a model's input: squash, pad or crop; the decoding scale that goes with it; a bounded side."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,34 @@ def resize_image(image: NDArray[np.uint8], size: int, rule: ResizeRule) -> NDArr
     across, down = width / scaled_width, height / scaled_height
     box = (left * across, top * down, (left + size) * across, (top + size) * down)
     return np.array(_scale(picture, size, size, box))
+
+
+def reduce_image(image: NDArray[np.uint8], max_side: int | None) -> NDArray[np.uint8]:
+    """Return an image, uint8 (height, width, 3), with its longer side reduced to ``max_side`` pixels.
+
+    Itself where it is not larger, and without a ``max_side``. Bilinear with antialiasing, as `resize_image`.
+    """
+    if max_side is None or max(image.shape[:2]) <= max_side:
+        return image
+    return np.array(_scale(Image.fromarray(image), *_reduced_size(image.shape, max_side)))
+
+
+def reduce_mask(mask: NDArray[np.bool_], max_side: int | None) -> NDArray[np.bool_]:
+    """Return a mask, (height, width), of the size that `reduce_image` gives its image.
+
+    A pixel is lesion where more than half of it was, by the same filter; so a lesion of less than a pixel may vanish.
+    """
+    if max_side is None or max(mask.shape) <= max_side:
+        return mask
+    white = Image.fromarray(mask.astype(np.uint8) * 255)
+    lesion: NDArray[np.bool_] = np.array(_scale(white, *_reduced_size(mask.shape, max_side))) > 127
+    return lesion
+
+
+def _reduced_size(shape: tuple[int, ...], max_side: int) -> tuple[int, int]:
+    """Return width and height of an image of ``shape``, (height, width, ...), reduced to ``max_side``."""
+    factor = max_side / max(shape[:2])
+    return max(1, round(shape[1] * factor)), max(1, round(shape[0] * factor))
 
 
 def _scale(

@@ -11,7 +11,7 @@ from overlay.errors import RequestError
 from overlay.models.model_file import ModelCard, ModelFile, load_model_file
 from overlay.models.training_hashes import TrainingHashes
 
-_SAME = ("classes", "size", "resize", "overlay", "max_pixels")
+_SAME = ("classes", "size", "resize", "overlay", "max_pixels", "max_side")
 
 
 @dataclass(frozen=True)

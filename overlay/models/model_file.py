@@ -107,6 +107,9 @@ class ModelCard:
     """how grey values of more than 8 bits were scaled in training; see `overlay.images.depth.GREY_SCALING`"""
     bits: int | None = None
     """bits of 16-bit greys whose files don't say how many they use; None for the full range of the type"""
+    max_side: int | None = None
+    """longer side, in pixels, to which larger training images were reduced before their masks were drawn, as inputs are
+    in a prediction; None where they were not"""
 
     @property
     def input(self) -> Input:
@@ -328,6 +331,7 @@ def _check_values(card: ModelCard) -> None:
         ("uncertain_below", card.uncertain_below is None or 0 <= card.uncertain_below <= 1, "lie between 0 and 1"),
         ("hashes", hashes is None or (min(hashes.train, hashes.val) >= 0 <= hashes.distance <= 256), "be possible"),
         ("bits", card.bits is None or 8 <= card.bits <= 16, "lie between 8 and 16"),
+        ("max_side", card.max_side is None or card.max_side >= 1, "be at least 1"),
     ):
         check(right, f"the card's {name} is {getattr(card, name)!r:.60}; it must {rule}")
 

@@ -18,7 +18,7 @@ from overlay.engines.factory import open_engine, prepare_engine
 from overlay.errors import ImageError, RequestError, one_line
 from overlay.images.codec import encode_png, image_to_array
 from overlay.images.ref import ImageRef
-from overlay.images.resize import resize_image
+from overlay.images.resize import reduce_image, resize_image
 from overlay.models import model_file
 from overlay.sources.decode import decode_ref
 from overlay.sources.reader import read_bytes
@@ -125,7 +125,7 @@ class Predictor:
                     f"an image is {content.dtype} {content.shape}; an array must be uint8 (height, width, 3)"
                 )
             if not masks:
-                return resize_image(content, self.card.size, self.card.resize)
+                return resize_image(reduce_image(content, self.card.max_side), self.card.size, self.card.resize)
             content = encode_png(content)
         named: dict[str, bytes] = {}
         names = [_name_of(each, named) for each in (content, *map(_mask_content, masks))]

@@ -116,6 +116,7 @@ def create_request(config: Prepare, listed: ListedSources) -> DatasetRequest:
         masks=config.masks,
         layout=config.layout,
         encoding=config.encoding,
+        max_side=config.max_side,
     )
 
 

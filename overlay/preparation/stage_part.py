@@ -121,5 +121,5 @@ def _render(reader: Reader, ref: ImageRef, content: Contents | None, config: Pre
 
 
 def _render_files(ref: ImageRef, config: Prepare, files: Mapping[str, bytes]) -> RenderedRow:
-    options = RenderOptions(config.overlay, config.max_pixels, config.images.bits, config.encoding)
+    options = RenderOptions(config.overlay, config.max_pixels, config.images.bits, config.encoding, config.max_side)
     return render_row(ref, options, files.__getitem__)

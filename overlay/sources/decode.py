@@ -18,7 +18,7 @@ from overlay.errors import ImageError, Reason
 from overlay.images.decoder_pool import DEFAULT_LIMITS, decoder_pool
 from overlay.images.decoder_process import ProcessLimits
 from overlay.images.ref import ImageRef, ReadFunction
-from overlay.images.render import read_contents, render_overlay
+from overlay.images.render import RenderOptions, read_contents, render_overlay
 from overlay.images.resize import decode_target, resize_image
 from overlay.sources.manifest import Manifest
 from overlay.sources.read_plan import ReadUnit
@@ -28,7 +28,7 @@ _SAMPLED_UNITS = 16
 
 
 class Look(Protocol):
-    """Preprocessing of a model: input size in pixels, resize rule, overlay style; a model's card has these fields."""
+    """Preprocessing of a model: size in pixels, resize rule, overlay, bounded side; a model's card has these fields."""
 
     @property
     def size(self) -> int: ...  # noqa: D102
@@ -36,15 +36,18 @@ class Look(Protocol):
     def resize(self) -> ResizeRule: ...  # noqa: D102
     @property
     def overlay(self) -> OverlayStyle | None: ...  # noqa: D102
+    @property
+    def max_side(self) -> int | None: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
 class StoredLook:
-    """Preprocessing of images of a prepared dataset, on which masks are drawn already."""
+    """Preprocessing of images of a prepared dataset, which are reduced and have their masks drawn on them already."""
 
     size: int
     resize: ResizeRule
     overlay: OverlayStyle | None = None
+    max_side: int | None = None
 
 
 class DecodedBatch(TypedDict):
@@ -102,7 +105,8 @@ class GroupDecoder:
         read_bytes = np.zeros(len(wanted), np.int64)
         seconds = np.zeros((2, len(wanted)))
         contents = repeat(None) if request.contents is None else request.contents
-        look = StoredLook(self.look.size, self.look.resize, self.look.overlay)  # a model's card would import torch
+        # Not the look itself, since a model's card would import torch.
+        look = StoredLook(self.look.size, self.look.resize, self.look.overlay, self.look.max_side)
         pool = decoder_pool(self.limits.process)
         with Reader(self.limits.member_bytes) as reader:
             for index, (ref, content) in enumerate(zip(wanted, contents, strict=False)):
@@ -145,8 +149,8 @@ def decode_ref(
         OSError: a file can't be read for a transient cause.
     """
     style = look.overlay or OverlayStyle(style="none")
-    target = decode_target(look.size, look.resize)
-    drawn = render_overlay(ref, style, max_pixels=max_pixels, target=target, bits=bits, read=read)
+    options = RenderOptions(style, max_pixels, bits, max_side=look.max_side)
+    drawn = render_overlay(ref, options, decode_target(look.size, look.resize), read)
     return resize_image(drawn, look.size, look.resize)
 
 

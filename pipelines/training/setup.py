@@ -55,6 +55,7 @@ class TrainingSetup:
             fold=dataset.fold,
             grey_scaling=GREY_SCALING,
             bits=dataset.card.request.images.bits,
+            max_side=dataset.card.request.max_side,
         )
         return cls(config, dataset, card, weights, placement)
 

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from overlay.config import MAX_PIXELS, OverlayStyle
+from overlay.config import OverlayStyle
 from overlay.images import phantoms
 from overlay.images.codec import decode_image, encode_png, image_to_array, open_image
-from overlay.images.render import render_overlay
+from overlay.images.render import RenderOptions, render_overlay
 from overlay.images.webp import encode_webp
 from overlay.sources.labelled import ListingOptions, list_labelled
 from overlay.sources.reader import read_bytes
@@ -39,7 +39,7 @@ def draw_overlays(folder: Path, work: Path, most: int = _MOST) -> list[NDArray[n
     """Return at most so many overlays of a folder in BUSI's layout, evenly from its images."""
     refs = [ref for ref, _ in list_labelled([str(folder)], ListingOptions(), work).read() if ref.masks]
     chosen = refs[:: -(-len(refs) // most)]
-    return [render_overlay(ref, OverlayStyle(), max_pixels=MAX_PIXELS, target=1, read=read_bytes) for ref in chosen]
+    return [render_overlay(ref, RenderOptions(OverlayStyle()), 1, read_bytes) for ref in chosen]
 
 
 def measure_encodings(images: Sequence[NDArray[np.uint8]]) -> dict[str, float]:

@@ -64,6 +64,7 @@ def test_a_card_from_before_there_were_encodings_is_read(tmp_path: Path) -> None
 
 def test_another_encoding_is_another_request() -> None:
     assert REQUEST.difference(replace(REQUEST, encoding="webp")) == "encoding is 'png' there and 'webp' here"
+    assert REQUEST.difference(replace(REQUEST, max_side=512)) == "max_side is None there and 512 here"
 
 
 def rows(*values: tuple[str, str, str, str, bytes]) -> pa.Table:

@@ -91,6 +91,19 @@ def test_cautions_of_seen_images_and_of_another_look(seen_subject: EvaluationSub
     assert "trained on images with the overlay contour, #ff3b30, 3 px, and these have fill, #ff3b30, op" in said
 
 
+def test_caution_of_another_longest_side(seen_subject: EvaluationSubject) -> None:
+    card = replace(seen_subject.model.card, max_side=512)
+    other = replace(seen_subject, model=replace(seen_subject.model, card=card))
+    (said,) = cautions(other, SeenImages(5, 0, 0, 40))
+    assert said.startswith(
+        "The model was trained on images reduced to 512 pixels at most, and these are not reduced (p"
+    )
+    dataset = seen_subject.dataset
+    request = replace(dataset.card.request, max_side=512)
+    alike = replace(other, dataset=replace(dataset, card=replace(dataset.card, request=request)))
+    assert cautions(alike, SeenImages(5, 0, 0, 40)) == ()
+
+
 def test_cautions_of_a_training_split_and_of_hashes_that_are_not_there(seen_subject: EvaluationSubject) -> None:
     card = replace(seen_subject.model.card, dataset=seen_subject.dataset.card.fingerprint)
     lost = replace(seen_subject, model=replace(seen_subject.model, card=card, hashes=None), split="train")

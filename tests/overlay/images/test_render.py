@@ -9,11 +9,13 @@ from PIL import Image
 
 from overlay.config import Encoding, OverlayStyle
 from overlay.errors import ImageError
+from overlay.evaluation.audit_views import undo_error, undo_fill
 from overlay.images.codec import decode_image
-from overlay.images.hashing import perceptual_hash
-from overlay.images.masks import draw_mask
+from overlay.images.hashing import perceptual_hash, pixels_digest
+from overlay.images.masks import decode_mask, draw_mask
 from overlay.images.ref import ImageRef
 from overlay.images.render import RenderedRow, RenderOptions, render_row
+from overlay.images.resize import reduce_image, reduce_mask
 from overlay.images.webp import WEBP_SIDE
 from overlay.sources.reader import read_bytes
 
@@ -139,6 +141,44 @@ def test_a_side_that_webp_cannot_hold_stays_png(tmp_path: Path, side: int, encod
     row = render_row(ref, RenderOptions(OverlayStyle(alpha=1), encoding="webp"), read_bytes)
     assert row["encoding"] == encoding
     np.testing.assert_array_equal(decode_image(row["image"]["bytes"]), pixels + np.array([255, 59, 48], np.uint8))
+
+
+def test_a_larger_image_and_its_mask_are_reduced_before_the_overlay_is_drawn(tmp_path: Path) -> None:
+    marks = mask(slice(4, 16), slice(6, 20))
+    ref = ImageRef("x", save(tmp_path / "x.png", PIXELS), masks=(save(tmp_path / "m.png", marks),))
+    style = OverlayStyle()
+    whole, row = (render_row(ref, RenderOptions(style, max_side=side), read_bytes) for side in (None, 15))
+    small, lesion = reduce_image(PIXELS, 15), reduce_mask(marks > 0, 15)
+    expected = draw_mask(small, lesion, style)
+    np.testing.assert_array_equal(decode_image(row["image"]["bytes"]), expected)
+    assert row["mask"] is not None
+    np.testing.assert_array_equal(decode_mask(row["mask"]["bytes"]), lesion)
+    assert (row["width"], row["height"], row["encoding"], row["overlay"]) == (15, 10, "png", "fill")
+    assert row["mask_area_share"] == lesion.mean()
+    assert row["sha256"] == pixels_digest(expected)
+    assert (row["phash"], row["pixels"]) == (whole["phash"], whole["pixels"])  # near-duplicates stay the same
+    np.testing.assert_array_equal(undo_fill(expected, lesion, style)[~lesion], small[~lesion])
+    assert np.abs(undo_fill(expected, lesion, style).astype(int) - small).max() <= undo_error(style)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_without_a_mask_only_a_larger_image_is_encoded_anew(tmp_path: Path, encoding: Encoding) -> None:
+    image = save(tmp_path / "x.jpg", PIXELS)
+    data = Path(image).read_bytes()
+    kept, reduced = (
+        render_row(ImageRef("x", image), RenderOptions(OverlayStyle(), encoding=encoding, max_side=side), read_bytes)
+        for side in (30, 29)
+    )
+    assert (kept["image"]["bytes"], kept["encoding"], kept["width"]) == (data, "jpeg", 30)
+    assert (reduced["encoding"], reduced["width"], reduced["height"]) == (encoding, 29, 19)
+    np.testing.assert_array_equal(decode_image(reduced["image"]["bytes"]), reduce_image(decode_image(data), 29))
+
+
+def test_a_mask_of_another_size_is_refused_before_reduction(tmp_path: Path) -> None:
+    small = save(tmp_path / "m.png", mask(slice(0), slice(0), 10, 15))
+    ref = ImageRef("x", save(tmp_path / "x.png", PIXELS), masks=(small,))
+    with pytest.raises(ImageError, match=r"mask of another size: m\.png has 15 x 10 pixels, its image 30 x 20"):
+        render_row(ref, RenderOptions(OverlayStyle(), max_side=15), read_bytes)
 
 
 def test_a_fault_that_may_pass_is_no_bad_image() -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
-from overlay.images.resize import decode_target, resize_image
+from overlay.images.resize import decode_target, reduce_image, reduce_mask, resize_image
 
 
 def test_decode_target_is_the_shorter_side_that_resize_needs() -> None:
@@ -53,3 +53,37 @@ def test_resize_gives_a_square_and_keeps_a_flat_colour(rule: Any, height: int, w
 
 def test_crop_of_a_long_strip_needs_no_long_picture() -> None:
     assert resize_image(np.zeros((1, 1_000_000, 3), np.uint8), 224, "crop").shape == (224, 224, 3)
+
+
+@pytest.mark.parametrize("shape", [(60, 80), (80, 60), (80, 80), (1, 80)])
+def test_an_image_that_is_not_larger_is_itself(shape: tuple[int, int]) -> None:
+    image, mask = np.zeros((*shape, 3), np.uint8), np.zeros(shape, bool)
+    for most in (None, 80, 81):
+        assert reduce_image(image, most) is image
+        assert reduce_mask(mask, most) is mask
+
+
+@settings(max_examples=50, deadline=None)
+@given(height=st.integers(1, 300), width=st.integers(1, 300), most=st.integers(1, 100))
+def test_a_larger_image_gets_the_longer_side_and_keeps_its_aspect(height: int, width: int, most: int) -> None:
+    reduced = reduce_image(np.full((height, width, 3), (10, 120, 250), np.uint8), most)
+    lesion = reduce_mask(np.ones((height, width), bool), most)
+    longer = max(height, width)
+    assert lesion.shape == reduced.shape[:2]
+    assert max(lesion.shape) == min(longer, most)
+    assert abs(min(lesion.shape) - max(1, min(height, width) * min(1, most / longer))) <= 0.5
+    assert (reduced == (10, 120, 250)).all()
+    assert lesion.all()
+
+
+def test_reduction_is_antialiased_and_a_mask_is_cut_at_half() -> None:
+    checkers = (np.indices((64, 128)).sum(axis=0) % 2).astype(bool)
+    grey = reduce_image(checkers[..., None].repeat(3, axis=2).astype(np.uint8) * 255, 16)
+    assert grey.shape == (8, 16, 3)
+    assert np.abs(grey.astype(int) - 127.5).max() < 2
+    mask = np.zeros((80, 160), bool)
+    mask[16:48, 32:96] = True
+    mask[70, 150] = True  # less than half of a pixel
+    expected = np.zeros((10, 20), bool)
+    expected[2:6, 4:12] = True
+    np.testing.assert_array_equal(reduce_mask(mask, 20), expected)

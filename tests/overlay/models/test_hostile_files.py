@@ -106,6 +106,7 @@ WRONG: dict[str, object] = {
     "uncertain_below": float("nan"),
     "positive": "c",
     "bits": 10**6,
+    "max_side": 0,
     "endpoint": "http://127.0.0.1",
 }
 

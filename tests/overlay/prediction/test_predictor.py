@@ -19,7 +19,7 @@ from overlay.engines.factory import open_engine, prepare_engine
 from overlay.errors import RequestError
 from overlay.images.codec import decode_image
 from overlay.images.ref import ImageRef
-from overlay.images.resize import decode_target, resize_image
+from overlay.images.resize import decode_target, reduce_image, resize_image
 from overlay.models import model_file
 from overlay.prediction.predictor import ImageInput, MaskInput, Prediction
 from overlay.sources.decode import decode_ref
@@ -60,6 +60,18 @@ def test_images_of_all_kinds_are_classified_as_the_job_does(file: Path, phantoms
         assert one.confidence == max(one.probabilities.values())
         assert (one.uncertain, one.error) == (one.confidence < 0.9, None)
         assert one.flag == (one.probabilities["b"] >= 0.4)
+
+
+def test_inputs_are_reduced_as_the_training_images_were(file: Path, phantoms: Path, tmp_path: Path) -> None:
+    loaded = model_file.load_model_file(file)
+    model_file.save_model_file(tmp_path / "m.pth", loaded.state, replace(loaded.card, max_side=48))
+    path = phantoms / "benign" / "benign (1).png"
+    pixels = decode_image(path.read_bytes())
+    predictors = [load_model(each, engine="torch", precision="fp32") for each in (tmp_path / "m.pth", file)]
+    by_path, by_pixels = predictors[0].predict([path, pixels])
+    (expected,) = predictors[1].predict([reduce_image(pixels, 48)])
+    assert by_path == by_pixels == expected
+    assert predictors[1].predict([pixels])[0].probabilities != expected.probabilities
 
 
 def test_a_large_jpeg_of_pillow_is_decoded_as_its_file(file: Path, tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from overlay.config import Prepare
 from overlay.errors import ErrorKind, Reason
+from overlay.images.codec import encode_png
 from overlay.images.ref import ImageRef
 from overlay.preparation.stage_part import PartInput, StagedPart, stage_part
 from overlay.preparation.staging import staged_parts, staged_path
@@ -85,3 +87,12 @@ def test_a_fault_of_the_disk_is_no_damage(
     outcome = stage_part(PartInput(0), manifest, staged, CONFIG, accept=True)
     assert (outcome.done, outcome.rejected, outcome.unreadable) == (3, 3, 3)
     assert outcome.fault.startswith("right.png: file that can't be read: [Errno 5] Input/output error")
+
+
+def test_images_are_stored_as_the_options_say(staged: StoragePath, manifest: Manifest, tmp_path: Path) -> None:
+    (tmp_path / "right.png").write_bytes(encode_png(np.zeros((48, 64, 3), np.uint8)))
+    config = Prepare(["source"], "dataset", encoding="webp", max_side=32)
+    stage_part(PartInput(0), manifest, staged, config, accept=True)
+    (row, *_) = pq.read_table(staged_path(staged, 0).text).to_pylist()
+    assert (row["id"], row["encoding"], max(row["width"], row["height"])) == ("right.png", "webp", 32)
+    assert row["image"]["bytes"][8:16] == b"WEBPVP8L"

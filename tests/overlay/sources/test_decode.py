@@ -3,14 +3,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from overlay.config import Limits
+from overlay.config import Input, Limits, OverlayStyle, ResizeRule
 from overlay.images.decoder_pool import decoder_pool
 from overlay.images.decoder_process import ProcessLimits
-from overlay.sources.decode import DecodeLimits, GroupDecoder, StoredLook
+from overlay.images.ref import ImageRef
+from overlay.images.render import RenderOptions, render_row
+from overlay.images.resize import reduce_image, resize_image
+from overlay.sources.decode import DecodeLimits, GroupDecoder, StoredLook, decode_ref
 from overlay.sources.manifest import ManifestListing, write_manifest
-from overlay.sources.reader import group_requests
+from overlay.sources.reader import group_requests, read_bytes
 from overlay.sources.resolve import resolve_inputs
+from overlay.sources.split_reading import decode_stored
 from tests import hostile
 
 
@@ -90,3 +95,35 @@ def test_a_group_is_decoded_as_an_image_alone(tmp_path: Path, limits: DecodeLimi
         for each in (together, alone)
     ]
     assert np.array_equal(batches[0]["pixels"][1], batches[1]["pixels"][0])
+
+
+@pytest.mark.parametrize("rule", ["squash", "pad", "crop"])
+@pytest.mark.parametrize("side", [None, 60, 200])
+@pytest.mark.parametrize(("name", "masked"), [("x.png", True), ("x.jpg", True), ("x.png", False), ("x.jpg", False)])
+def test_a_prediction_sees_what_the_training_saw(
+    tmp_path: Path, name: str, masked: bool, side: int | None, rule: ResizeRule
+) -> None:
+    """Also where the image is reduced in prepare, and where its JPEG is decoded at a reduced scale."""
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 12, 3), np.uint8)
+    Image.fromarray(pixels).resize((160, 120), Image.Resampling.BICUBIC).save(tmp_path / name)
+    Image.fromarray(pixels[..., 0] > 150).resize((160, 120)).save(tmp_path / "mask.png")
+    ref = ImageRef("x", str(tmp_path / name), masks=(str(tmp_path / "mask.png"),) if masked else ())
+    row = render_row(ref, RenderOptions(OverlayStyle(), max_side=side), read_bytes)
+    assert row["width"] == (60 if side == 60 else 160)
+    trained = decode_stored("x", row["image"]["bytes"], Input(size=32, resize=rule), 10**6)
+    predicted = decode_ref(ref, StoredLook(32, rule, OverlayStyle(), side), 10**6, read_bytes)
+    np.testing.assert_array_equal(predicted, trained)
+
+
+def test_a_group_is_reduced_by_the_models_look(tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "files" / "x.png")
+    listing = listed([str(tmp_path / "files")], tmp_path / "work")
+    request = next(group_requests(listing.units[0], listing.manifest))
+    whole, reduced = (
+        GroupDecoder(listing.manifest, StoredLook(32, "squash", max_side=side), DecodeLimits())(request)["pixels"][0]
+        for side in (None, 40)
+    )
+    np.testing.assert_array_equal(reduced, resize_image(reduce_image(pixels, 40), 32, "squash"))
+    assert np.abs(whole.astype(int) - reduced).max() > 4
