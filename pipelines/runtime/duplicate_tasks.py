@@ -37,30 +37,24 @@ def search_in_tasks(phash: pa.ChunkedArray, distance: int) -> Pairs:
     Raises:
         WorkError: a task failed after all of Ray's retries.
     """
-    calls: list[ray.ObjectRef[Any]] = []
-
-    def start(work: Callable[..., Any], *arguments: object, returns: int = 1) -> Any:  # noqa: ANN401 - refs of any type
-        task = ray.remote(num_cpus=1, max_retries=_RETRIES, num_returns=returns)(work)
-        refs = task.remote(*arguments)
-        calls.extend(refs if returns > 1 else [refs])
-        return refs
 
     try:
         with report_silence(SilenceWatch("searching near-duplicates")):
             if len(phash) <= SMALL_SEARCH:
-                found = start(search_pairs, phash, distance)
+                found = _start(search_pairs, phash, distance)
             else:
-                plan, number = start(_plan_parts, phash, distance, returns=2)
-                parts = [start(search_part, plan, 0)]
-                parts += [start(search_part, plan, part, parts[0]) for part in range(1, ray.get(number))]
-                found = start(_join, plan, *parts)
+                plan, number = _start(_plan_parts, phash, distance, returns=2)
+                parts = [_start(search_part, plan, 0)]
+                parts += [_start(search_part, plan, part, parts[0]) for part in range(1, ray.get(number))]
+                found = _start(_join, plan, *parts)
             pairs: Pairs = ray.get(found)
             return pairs
     except RayError as error:
         raise WorkError(explain_ray_error(error)) from error
-    finally:
-        for call in calls:
-            ray.cancel(call)
+
+
+def _start(work: Callable[..., Any], *arguments: object, returns: int = 1) -> Any:  # noqa: ANN401 - refs of any type
+    return ray.remote(num_cpus=1, max_retries=_RETRIES, num_returns=returns)(work).remote(*arguments)
 
 
 def _plan_parts(phash: pa.ChunkedArray, distance: int) -> tuple[SearchPlan, int]:

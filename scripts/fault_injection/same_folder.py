@@ -119,7 +119,7 @@ def _run_pair(folder: Path, verbs: list[str], out: Path, expected: dict[str, str
         return f"WRONG: statuses {statuses}: {last}"
     if _RESULTS[verbs[worked]](out) != expected[verbs[worked]]:
         return f"WRONG: the result differs from an undisturbed one ({outcome})"
-    left = [file.name for file in out.parent.rglob(".overlay-lock*")]
+    left = [str(lock) for lock in out.parent.rglob(".overlay-lock*") if out.name in str(lock)]
     return f"WRONG: left behind {left}" if left else f"{outcome} ({seconds})"
 
 
