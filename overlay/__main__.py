@@ -1,8 +1,6 @@
 """`python -m overlay`, the same as the command `overlay`."""
 
-import sys
-
-from overlay.cli.main import main
+from overlay.cli.main import run_command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command()

@@ -9,7 +9,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from overlay import __version__
 from overlay.cli.verbs import USAGE, VERBS, Config
@@ -34,6 +34,13 @@ examples:
 overlay VERB --help lists a verb's options; overlay VERB ... --print_config prints them with their values, as YAML for
 --config. Exit status: 0 done, 2 the request was wrong, 1 the work failed, 3 done but for inputs that could not be read,
 130 and 143 interrupted: the same command goes on."""
+
+
+def run_command() -> NoReturn:
+    """Run the command of this process, and exit with its status."""
+    from overlay.cli.signals import run_to_exit
+
+    run_to_exit(main)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -132,3 +132,33 @@ def test_a_second_signal_ends_at_once_and_one_sent_twice_does_not() -> None:
     os.killpg(process.pid, signal.SIGINT)
     assert process.communicate(timeout=30) == ("", AT_ONCE)
     assert process.returncode == 143
+
+
+AFTER_WORK = """
+import atexit, sys, time
+from overlay.cli.signals import run_to_exit
+
+class Lingering:  # as libraries that free memory once Python has ended its handlers
+    def __del__(self):
+        print("finalizing", flush=True)
+        time.sleep(1)
+
+def work():
+    print("done", flush=True)
+    sys.lingering = Lingering()
+    atexit.register(lambda: (print("exiting", flush=True), time.sleep(60 if "exiting" in sys.argv else 0)))
+    return 3
+
+run_to_exit(work)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", ["exiting", "finalizing"])
+def test_a_signal_after_the_work_leaves_its_status(number: signal.Signals, moment: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", AFTER_WORK, moment], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while process.stdout.readline().strip() != moment:
+            pass
+        process.send_signal(number)
+        assert process.wait(30) == 3
