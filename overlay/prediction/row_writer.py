@@ -18,6 +18,7 @@ from overlay.prediction.output_folder import PredictionFolder
 from overlay.prediction.schema import PredictionColumns
 from overlay.sources.manifest import Manifest
 from overlay.sources.read_plan import ReadUnit
+from overlay.sources.read_units import ReadUnits
 from overlay.storage.parquet import open_parquet
 
 SAVE_SECONDS = 5.0
@@ -52,9 +53,9 @@ class PredictionWriter:
         """Number of rows that are committed, saved or in memory."""
         return int(self._done.sum())
 
-    def remaining_units(self, units: Sequence[ReadUnit]) -> list[ReadUnit]:
+    def remaining_units(self, units: Sequence[ReadUnit]) -> ReadUnits:
         """Return the units without the rows that are done."""
-        found = []
+        found = ReadUnits()
         for unit in units:
             partly: dict[int, tuple[int, ...]] = {}
             groups = []

@@ -6,6 +6,7 @@ hashes of its images; of other inputs, at most 1,000 are decoded again, at a sma
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
@@ -38,8 +39,8 @@ def count_seen_inputs(
     Raises:
         OSError: the manifest can't be read.
     """
-    groups = [(group, unit.in_order) for unit in units for group in unit.groups]
-    chosen = groups[:: max(1, manifest.rows // MOST_LOOKED_AT)]
+    groups = ((group, unit.in_order) for unit in units for group in unit.groups)
+    chosen = islice(groups, 0, None, max(1, manifest.rows // MOST_LOOKED_AT))
 
     def hash_group(group_and_order: tuple[int, bool]) -> list[str]:
         group, in_order = group_and_order

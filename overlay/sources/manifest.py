@@ -24,6 +24,7 @@ from overlay.images.ref import MANIFEST_SCHEMA, ImageRef, ref_from_row, refs_tab
 from overlay.sources.inputs import Portion
 from overlay.sources.parquet_images import GROUP_ROWS
 from overlay.sources.read_plan import ReadUnit, cut_groups
+from overlay.sources.read_units import ReadUnits
 from overlay.storage.atomic import write_atomically
 from overlay.storage.parquet import open_parquet
 from overlay.storage.path import StoragePath
@@ -103,7 +104,7 @@ class ManifestListing:
     """Manifest that was just written, with its read units, fingerprint and counts."""
 
     manifest: Manifest
-    units: list[ReadUnit]
+    units: ReadUnits
     fingerprint: str
     """SHA-256 of the rows' ids, paths, masks, sizes and versions"""
     passed_over: Mapping[str, int]
@@ -166,7 +167,7 @@ def write_manifest(
         OSError: the manifest can't be written.
     """
     writer = _Writer(place, part_rows)
-    units: list[ReadUnit] = []
+    units = ReadUnits()
     digest = hashlib.sha256()
     waiting: list[ImageRef] = []
     passed_over, without_overlay, unreadable = Counter[str](), 0, 0
@@ -177,7 +178,8 @@ def write_manifest(
         nonlocal waiting
         while len(waiting) >= least:
             some, waiting = waiting[:group_rows], waiting[group_rows:]
-            units.extend(ReadUnit((group,), False, largest=_largest(some)) for group in writer.write(some))
+            for group in writer.write(some):
+                units.append(ReadUnit((group,), False, largest=_largest(some)))
 
     for portion in portions:
         passed_over.update(portion.passed_over)

@@ -8,6 +8,7 @@ whose masks are too far away are deferred to another pass.
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Protocol, TypeVar
 
 from overlay.archives.entries import Span
@@ -50,9 +51,8 @@ def join_units(units: Sequence[ReadUnit], at_least: int, most: int) -> list[Read
     """
     together = max(1, min(most, len(units) // at_least))
     found = [unit for unit in units if unit.in_order]
-    free = [unit for unit in units if not unit.in_order]
-    for start in range(0, len(free), together):
-        several = free[start : start + together]
+    free = (unit for unit in units if not unit.in_order)
+    while several := list(islice(free, together)):
         positions = {group: rows for unit in several for group, rows in unit.positions.items()}
         groups = tuple(group for unit in several for group in unit.groups)
         found.append(ReadUnit(groups, False, positions, max(unit.largest for unit in several)))

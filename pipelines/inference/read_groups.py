@@ -17,6 +17,7 @@ from ray.data import TaskPoolStrategy
 from overlay.errors import ErrorKind, Reason
 from overlay.sources.manifest import Manifest
 from overlay.sources.read_plan import ReadUnit
+from overlay.sources.read_units import ReadUnits
 from overlay.sources.reader import GroupRequest, group_requests
 from pipelines.runtime.numbered_tasks import number_tasks
 from pipelines.runtime.retries import TASK_RETRIES
@@ -75,7 +76,7 @@ def read_groups(manifest: Manifest, units: Sequence[ReadUnit], resources: TaskRe
     rows = number_tasks(len(units), cpus, memory, at_one_time).map_batches(
         read_unit,  # type: ignore[arg-type]  # Ray's type knows nothing of fn_kwargs
         batch_size=None,
-        fn_kwargs={"manifest": manifest, "units": ray.put(units)},
+        fn_kwargs={"manifest": manifest, "units": ray.put(ReadUnits(units))},
         compute=TaskPoolStrategy(size=at_one_time),
         num_cpus=cpus,
         memory=memory,
@@ -87,10 +88,10 @@ def read_groups(manifest: Manifest, units: Sequence[ReadUnit], resources: TaskRe
 
 
 def read_unit(
-    batch: dict[str, NDArray[np.int64]], manifest: Manifest, units: "ray.ObjectRef[Sequence[ReadUnit]]"
+    batch: dict[str, NDArray[np.int64]], manifest: Manifest, units: "ray.ObjectRef[ReadUnits]"
 ) -> Iterator[pa.Table]:
     """Yield the group requests of one unit (a Ray task)."""
-    unit: ReadUnit = ray.get(units)[int(batch["id"][0])]
+    unit = ray.get(units)[int(batch["id"][0])]
     for request in group_requests(unit, manifest):
         kind = request.fault.kind if request.fault else None
         yield pa.Table.from_pylist([vars(request) | {"fault_kind": kind}], schema=GROUP_SCHEMA)

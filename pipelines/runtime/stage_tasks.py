@@ -35,7 +35,8 @@ def stage_groups(
     def needed(call: tuple[Any, ...]) -> Mapping[str, Any]:
         return {"memory": memory[call[0].part]} if isinstance(call[0], PartInput) else {}
 
-    calls = ((given, manifest, staged, config) for given in read_inputs(manifest, units))
+    stored = ray.put(manifest)  # once: its index of a large dataset would be copied for each call
+    calls = ((given, stored, staged, config) for given in read_inputs(manifest, units))
     for node, outcome in run_in_parallel(_stage_on_node, calls, needed):
         if outcome.unreadable:
             unread[outcome.part] = node
@@ -47,7 +48,7 @@ def stage_groups(
     def elsewhere(call: tuple[Any, ...]) -> Mapping[str, Any]:
         return {**needed(call), **others[call[0].part]}
 
-    again = ((PartInput(part, in_order=part in in_order), manifest, staged, config, allowed > 0) for part in unread)
+    again = ((PartInput(part, in_order=part in in_order), stored, staged, config, allowed > 0) for part in unread)
     unreadable = 0
     for _, outcome in run_in_parallel(_stage_on_node, again, elsewhere):
         unreadable += outcome.unreadable

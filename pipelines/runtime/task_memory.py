@@ -10,6 +10,7 @@ import ray
 
 from overlay.config import Limits
 from overlay.sources.read_plan import ReadUnit
+from overlay.sources.read_units import ReadUnits
 
 _LEAST = 640 * 2**20  # a worker of Ray Data that decodes small images takes 470 MiB
 _BYTES_A_BYTE = 12  # a float TIFF of 49 megapixels (187 MiB) takes 2.1 GiB
@@ -27,8 +28,9 @@ def node_memory() -> int:
     return int(max((node.get("memory", 0.0) for node in nodes if node.get("CPU")), default=0.0)) or sys.maxsize
 
 
-def split_by_memory(units: Sequence[ReadUnit], limits: Limits) -> list[list[ReadUnit]]:
+def split_by_memory(units: Sequence[ReadUnit], limits: Limits) -> list[ReadUnits]:
     """Divide units into those of ordinary images and those of large ones, so that few tasks ask for much memory."""
-    small = [unit for unit in units if task_bytes(unit.largest, limits) <= _LARGE]
-    large = [unit for unit in units if task_bytes(unit.largest, limits) > _LARGE]
+    small, large = ReadUnits(), ReadUnits()
+    for unit in units:
+        (small if task_bytes(unit.largest, limits) <= _LARGE else large).append(unit)
     return [some for some in (small, large) if some]
