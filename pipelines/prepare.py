@@ -132,7 +132,7 @@ class _Split:
 
 
 def _stage(job: _Job) -> None:
-    """Decode, draw and encode each image once; one task for each row group of the manifest."""
+    """Decode, draw and encode each image once; one task for each group of the manifest."""
     sizes = [len(job.manifest.rows_of_group(part)) for part in range(job.manifest.groups)]
     done = staged_parts(job.staged)
     if done:
@@ -183,7 +183,7 @@ def _split(job: _Job) -> _Split:
 def _assemble(job: _Job, split: _Split) -> PreparedDataset:
     """Write the shards and then the card (commit), and delete the staged files."""
     shards = write_index(job.staged, split.images, job.config.shard_rows)
-    calls = ((shard, job.staged, job.out) for shard in range(shards))
+    calls = ((rows, shard, job.staged, job.out) for shard, rows in enumerate(shards))
     _follow(run_in_parallel(assemble_shard, calls), "writing", split.images.num_rows)
     counted = split.images.group_by(["label", "split"]).aggregate([([], "count_all")]).to_pylist()
     number = {(row["label"], row["split"]): row["count_all"] for row in counted}
@@ -192,7 +192,7 @@ def _assemble(job: _Job, split: _Split) -> PreparedDataset:
         fingerprint=fingerprint(split.images.append_column("sha256", digests)),
         counts={label: {side: number.get((label, side), 0) for side in SPLITS} for label in job.listed.classes.classes},
         rejected=split.rejected.num_rows,
-        parts=shards,
+        parts=len(shards),
         unreadable=pc.sum(pc.equal(split.rejected["error_kind"], ErrorKind.UNREADABLE)).as_py() or 0,
         encodings=encodings,
         masks={label: asdict(counts) for label, counts in count_masks(job.staged, job.manifest.groups).items()},

@@ -1,4 +1,4 @@
-"""Staging of one row group of the manifest: its images are read, and drawn and hashed in a decoder process.
+"""Staging of one group of the manifest: its images are read, and drawn and hashed in a decoder process.
 
 An input that can't be read is another thing than a broken one: the part is tried again elsewhere, and becomes rows with
 reasons only where the user accepts that.
@@ -34,7 +34,7 @@ class PartInput(NamedTuple):
 
 
 class StagedPart(NamedTuple):
-    """Outcome of staging one row group of the manifest."""
+    """Outcome of staging one group of the manifest."""
 
     part: int
     done: int = 0
@@ -53,7 +53,7 @@ class _Unreadable(Exception):
 def stage_part(
     given: PartInput, manifest: Manifest, staged: StoragePath, config: Prepare, accept: bool = False
 ) -> StagedPart:
-    """Render one row group of the manifest into a staged file. Images that the listing rejected are not counted.
+    """Render one group of the manifest into a staged file. Images that the listing rejected are not counted.
 
     ``accept``: whether inputs that can't be read become rows with a reason, and the staged file is marked; otherwise
     nothing is staged where there is one.

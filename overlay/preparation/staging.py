@@ -1,11 +1,10 @@
 """Staging of a preparation: tasks that render images to staged files and assemble these to shards, and their index.
 
-First each row group of the manifest is read, drawn and hashed into one staged file. Near-duplicates and the split need
-the small columns of these files only; the result is the index, of which each row group is one shard. Then a shard is
+First each group of the manifest is read, drawn and hashed into one staged file. Near-duplicates and the split need the
+small columns of these files only; the result is the index, of which so many rows are one shard. Then a shard is
 assembled from staged files without decoding images again.
 """
 
-import math
 from collections import Counter
 
 import numpy as np
@@ -17,7 +16,7 @@ from overlay.dataset.prepared import part_path
 from overlay.dataset.schema import DATASET_SCHEMA, REJECTED_SCHEMA
 from overlay.sources.manifest import Manifest
 from overlay.storage.atomic import write_atomically, write_text_atomically
-from overlay.storage.parquet import open_parquet, write_rows
+from overlay.storage.parquet import open_parquet, read_row_range, write_rows
 from overlay.storage.path import StoragePath
 
 _STAGING_COLUMNS = ("uri", "sha256", "pixels", "reason", "error_kind")
@@ -27,7 +26,9 @@ reason"""
 INDEX_SCHEMA = pa.schema(
     [("part", pa.int32()), *(DATASET_SCHEMA.field(name) for name in ("id", "split", "fold", "group"))]
 )
-"""columns of the index: staged file, split, fold and group of each usable row; one row group is one shard"""
+"""columns of the index: staged file, split, fold and group of each usable row"""
+_INDEX_ROW_GROUP = 16_384
+"""rows of a row group of the index, about: one for each shard would make the footer, which each task reads, large"""
 DIGEST = pa.binary(32)
 """type of a 256-bit hash"""
 USABLE_SCHEMA = pa.schema(
@@ -94,10 +95,8 @@ def read_staged(staged: StoragePath, manifest: Manifest) -> tuple[pa.Table, pa.T
         OSError: a staged file or the manifest can't be read.
     """
     usable, rejected = [USABLE_SCHEMA.empty_table()], [REJECTED_SCHEMA.empty_table()]
-    listed = open_parquet(manifest.place)
-    for part in range(manifest.groups):
+    for part, own in enumerate(manifest.iterate_groups(["group", "split"])):
         table = open_parquet(staged_path(staged, part)).read(columns=[*REJECTED_SCHEMA.names, *_DIGESTS])
-        own = listed.read_row_group(part, columns=["group", "split"])
         table = table.append_column("group", own["group"]).append_column("given_split", own["split"])
         table = table.append_column("part", pa.array([part] * table.num_rows, pa.int32()))
         rejected.append(table.filter(pc.is_valid(table["reason"])).select(REJECTED_SCHEMA.names))
@@ -133,8 +132,8 @@ def read_stored_form(staged: StoragePath, images: pa.Table) -> tuple[pa.Array, d
     return column, dict(sorted(encodings.items()))
 
 
-def write_index(staged: StoragePath, divided: pa.Table, shard_rows: int) -> int:
-    """Write the index from rows with the columns of `INDEX_SCHEMA`; return the number of shards.
+def write_index(staged: StoragePath, divided: pa.Table, shard_rows: int) -> list[range]:
+    """Write the index from rows with the columns of `INDEX_SCHEMA`; return which of its rows are each shard's.
 
     Raises:
         OSError: the index can't be written.
@@ -143,19 +142,21 @@ def write_index(staged: StoragePath, divided: pa.Table, shard_rows: int) -> int:
     columns = divided.select(INDEX_SCHEMA.names)
     order = pc.sort_indices(columns, [("part", "ascending"), ("id", "ascending")])
     with write_atomically(_index_path(staged)) as temporary, pq.ParquetWriter(temporary, INDEX_SCHEMA) as writer:
-        for start in range(0, len(order), shard_rows):  # a sorted copy of the whole would be as large again
-            writer.write_table(columns.take(order.slice(start, shard_rows)).cast(INDEX_SCHEMA))
-    return math.ceil(len(divided) / shard_rows)
+        rows = shard_rows * max(1, _INDEX_ROW_GROUP // shard_rows)
+        for start in range(0, len(order), rows):  # a sorted copy of the whole would be as large again
+            writer.write_table(columns.take(order.slice(start, rows)).cast(INDEX_SCHEMA), row_group_size=rows)
+    return [range(len(divided))[start : start + shard_rows] for start in range(0, len(divided), shard_rows)]
 
 
-def assemble_shard(shard: int, staged: StoragePath, out: StoragePath) -> tuple[int, int]:
-    """Assemble one row group of the index, with split and group, to a shard; return the number of images, and 0.
+def assemble_shard(rows: range, shard: int, staged: StoragePath, out: StoragePath) -> tuple[int, int]:
+    """Assemble some rows of the index, with split and group, to a shard; return the number of images, and 0.
 
     Raises:
         OSError: a staged file can't be read, or the shard can't be written.
     """
-    index = open_parquet(_index_path(staged)).read_row_group(shard)
-    with write_rows(part_path(out, shard), DATASET_SCHEMA) as rows:
+    with open_parquet(_index_path(staged)) as file:
+        index = read_row_range(file, rows)
+    with write_rows(part_path(out, shard), DATASET_SCHEMA) as written:
         for part in pc.unique(index["part"]).to_pylist():
             places = index.filter(pc.equal(index["part"], part))
             for batch in open_parquet(staged_path(staged, part)).iter_batches(batch_size=_BATCH):
@@ -165,7 +166,7 @@ def assemble_shard(shard: int, staged: StoragePath, out: StoragePath) -> tuple[i
                 for name in ("split", "fold", "group"):
                     kept = kept.set_column(kept.schema.get_field_index(name), DATASET_SCHEMA.field(name), divided[name])
                 if kept.num_rows:
-                    rows.write_table(kept)
+                    written.write_table(kept)
     return index.num_rows, 0
 
 

@@ -2,15 +2,18 @@
 
 The manifest of a prediction has files ``part-000000.parquet`` and so on, with as many rows as the parts of the output,
 in the order of reading, so that a part of the input has the rows of the same part of the output. The manifest of a
-dataset is one file. The images of a row group (a group) are read and decoded together. Inputs are written while they
-are listed; memory holds the first row of each group only.
+dataset is one file. Some rows that follow each other, a group, are read and decoded together. Inputs are written while
+they are listed; memory holds the first row of each group only.
+
+A row group of the files has many groups: with one row group each, a file's footer would be as large as all else, and
+whoever reads a group reads the footer.
 """
 
 import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,10 +29,13 @@ from overlay.sources.parquet_images import GROUP_ROWS
 from overlay.sources.read_plan import ReadUnit, cut_groups
 from overlay.sources.read_units import ReadUnits
 from overlay.storage.atomic import write_atomically
-from overlay.storage.parquet import open_parquet
+from overlay.storage.parquet import open_parquet, read_row_range
 from overlay.storage.path import StoragePath
 from overlay.storage.transfer import local_copy
 
+_PART_ROW_GROUP = 2048
+_FILE_ROW_GROUP = 16_384
+"""rows of a row group, at least: a task that reads a group of 32 to 256 reads one row group and the footer"""
 _IDENTITY = ["id", "uri", "member", "masks", "size", "version"]
 
 
@@ -80,10 +86,27 @@ class Manifest:
             OSError: the manifest's file can't be read.
         """
         part = 0 if self.part_rows is None else int(self.starts[group]) // self.part_rows
-        first = 0 if self.part_rows is None else int(np.searchsorted(self.starts, part * self.part_rows))
+        first = part * (self.part_rows or 0)
+        rows = self.rows_of_group(group)
         with open_parquet(self.file(part)) as file:
-            rows = file.read_row_group(group - first, columns=columns).to_pylist()
-        return [ref_from_row(row) for row in rows]
+            table = read_row_range(file, range(rows.start - first, rows.stop - first), columns)
+        return [ref_from_row(row) for row in table.to_pylist()]
+
+    def iterate_groups(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Yield the rows of each group as a table, in order; memory holds one row group.
+
+        Raises:
+            OSError: the manifest's file can't be read.
+        """
+        group = row = 0
+        for part in range(self.parts):
+            with open_parquet(self.file(part)) as file:
+                for number in range(file.num_row_groups):
+                    table = file.read_row_group(number, columns=columns)
+                    first, row = row, row + len(table)
+                    while group < self.groups and self.starts[group + 1] <= row:
+                        yield table.slice(self.starts[group] - first, len(self.rows_of_group(group)))
+                        group += 1
 
     def read_part(self, part: int, columns: Sequence[str] | None = None) -> pa.Table:
         """Read the rows of a part as a table.
@@ -121,12 +144,14 @@ class ManifestListing:
 
 @dataclass
 class _Writer:
-    """Writer of groups into the parts of a manifest."""
+    """Writer of groups into the parts of a manifest; no group is in two row groups."""
 
     place: Path
     part_rows: int | None
     starts: list[int] = field(default_factory=lambda: [0])
     _file: pq.ParquetWriter | None = None
+    _rows: list[ImageRef] = field(default_factory=list)
+    """rows of the row group that is not written yet"""
 
     def write(self, images: Sequence[ImageRef]) -> range:
         """Write a group, and return its number; a group that crosses the end of a part becomes two."""
@@ -137,18 +162,26 @@ class _Writer:
             images = images[len(here) :]
             if self._file is None:
                 file = self.place if self.part_rows is None else self.place / part_name(row // self.part_rows)
-                # Groups are too small to gain from dictionaries and statistics: without, files are a third smaller.
+                # Ids and paths are too different to gain from dictionaries and statistics.
                 self._file = pq.ParquetWriter(file, MANIFEST_SCHEMA, use_dictionary=False, write_statistics=False)
-            self._file.write_table(refs_table(list(here)))
+            self._rows += here
             self.starts.append(row + len(here))
             if self.part_rows is not None and self.starts[-1] % self.part_rows == 0:
                 self.close()
+            elif len(self._rows) >= (_FILE_ROW_GROUP if self.part_rows is None else _PART_ROW_GROUP):
+                self._flush()
         return range(first, len(self.starts) - 1)
 
     def close(self) -> None:
         if self._file is not None:
+            self._flush()
             self._file.close()
             self._file = None
+
+    def _flush(self) -> None:
+        if self._file is not None and self._rows:
+            self._file.write_table(refs_table(self._rows))
+            self._rows = []
 
 
 def write_manifest(

@@ -1,14 +1,16 @@
 """Parquet files of images: atomic writer with small row groups, and reader."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from overlay.errors import one_line
 from overlay.storage.atomic import write_atomically
@@ -100,6 +102,20 @@ def open_parquet(place: Path | StoragePath) -> pq.ParquetFile:
         return pq.ParquetFile(place.path, filesystem=place.filesystem)
     except pa.ArrowInvalid as error:
         raise OSError(f"{place} is no whole Parquet file ({one_line(error)}); delete it and try again") from error
+
+
+def row_group_starts(file: pq.ParquetFile) -> NDArray[np.int64]:
+    """Return the first row of each row group of a file, and then the number of its rows, (row groups + 1,)."""
+    groups = range(file.num_row_groups)
+    return np.cumsum([0, *(file.metadata.row_group(group).num_rows for group in groups)])
+
+
+def read_row_range(file: pq.ParquetFile, rows: range, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read consecutive rows of a file, at least one; only the row groups that hold them are read."""
+    starts = row_group_starts(file)
+    first, last = np.searchsorted(starts, [rows.start, rows.stop - 1], side="right") - 1
+    table = file.read_row_groups(list(range(first, last + 1)), columns=columns)
+    return table.slice(rows.start - starts[first], len(rows))
 
 
 def class_label_names(schema: pa.Schema, column: str) -> list[str]:

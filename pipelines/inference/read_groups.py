@@ -1,6 +1,6 @@
 """Reading stage of a prediction: a Ray Dataset of the groups of images to be decoded.
 
-A group is a row group of the manifest. Usually only its number is passed on, and the decoding task also reads the
+A group is some rows of the manifest. Usually only its number is passed on, and the decoding task also reads the
 images: Ray Data fuses both stages. An archive that can only be read in order is read by one task, which passes on the
 bytes of one group after the other, so that other tasks decode them meanwhile.
 """

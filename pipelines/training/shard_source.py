@@ -13,7 +13,7 @@ from cluster.nodes import Resources
 from overlay.config import Input
 from overlay.dataset.prepared import PreparedDataset, part_path
 from overlay.sources.split_reading import decode_stored
-from overlay.storage.parquet import open_parquet
+from overlay.storage.parquet import open_parquet, row_group_starts
 from overlay.storage.path import StoragePath
 from overlay.training.sampler import SamplePlan, Worker
 
@@ -75,11 +75,10 @@ def read_stored(file: StoragePath, rows: NDArray[np.int64]) -> tuple[list[str], 
     """
     names, images = list[str](), list[bytes]()
     with open_parquet(file) as shard:
-        ends = np.cumsum([shard.metadata.row_group(group).num_rows for group in range(shard.num_row_groups)])
-        groups = np.searchsorted(ends, rows, side="right")
+        starts = row_group_starts(shard)
+        groups = np.searchsorted(starts, rows, side="right") - 1
         for group in np.unique(groups).tolist():
-            first = ends[group] - shard.metadata.row_group(group).num_rows
-            table = shard.read_row_group(group, columns=["id", "image"]).take(rows[groups == group] - first)
+            table = shard.read_row_group(group, columns=["id", "image"]).take(rows[groups == group] - starts[group])
             names += table["id"].to_pylist()
             images += [image["bytes"] for image in table["image"].to_pylist()]
     return names, images

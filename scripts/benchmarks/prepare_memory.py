@@ -36,7 +36,6 @@ from overlay.preparation.staging import STAGED_SCHEMA, staged_path
 from overlay.sources.manifest import Manifest
 from overlay.sources.read_plan import ReadUnit
 from overlay.storage.atomic import write_atomically
-from overlay.storage.parquet import open_parquet
 from overlay.storage.path import StoragePath
 from scripts.benchmarks.record import append_record, current_record
 
@@ -171,7 +170,7 @@ def _fakes() -> dict[str, Callable[..., object]]:
 
     def stage(manifest: Manifest, units: Sequence[ReadUnit], staged: StoragePath, *_: object) -> Iterator[StagedPart]:
         words = [sys.executable, "-c", "from scripts.benchmarks.prepare_memory import *; write_staged()"]
-        given = {"manifest": str(manifest.place), "staged": str(staged)}
+        given = {"manifest": str(manifest.place), "starts": manifest.starts.tolist(), "staged": str(staged)}
         subprocess.run(words, input=json.dumps(given), text=True, check=True)
         yield from (StagedPart(group, len(manifest.rows_of_group(group))) for unit in units for group in unit.groups)
 
@@ -199,13 +198,12 @@ def _fakes() -> dict[str, Callable[..., object]]:
 
 
 def write_staged() -> None:
-    """Write the staged files of a manifest, both named by a JSON object on the standard input."""
+    """Write the staged files of a manifest, both named by a JSON object on the standard input, with the groups."""
     given = json.load(sys.stdin)
-    manifest = open_parquet(StoragePath(given["manifest"]))
+    manifest = Manifest(StoragePath(given["manifest"]), None, np.array(given["starts"]))
     random = np.random.default_rng(0)
     stored = STAGED_SCHEMA.field("image").type
-    for group in range(manifest.num_row_groups):
-        refs = manifest.read_row_group(group, columns=["id", "uri", "label"])
+    for group, refs in enumerate(manifest.iterate_groups(["id", "uri", "label"])):
         rows = len(refs)
         hashes = random.integers(0, 256, (rows, 32), np.uint8)
         near = np.flatnonzero(random.random(rows) < 0.2)

@@ -39,9 +39,12 @@ def test_each_input_is_in_one_group_of_one_unit(sizes: list[tuple[int, bool]], p
         groups = range(len(listing.manifest.starts) - 1)
         ids = [row.id for group in groups for row in listing.manifest.read_group(group)]
         parts = [len(listing.manifest.read_part(part)) for part in range(listing.manifest.parts)]
+        tables = [table["id"].to_pylist() for table in listing.manifest.iterate_groups(["id"])]
     assert sorted(ids) == sorted(image.id for portion in portions for image in portion.images)
     assert parts == [min(part_rows, len(ids) - start) for start in range(0, len(ids), part_rows)]
     assert sorted(group for unit in listing.units for group in unit.groups) == list(groups)
+    assert [len(table) for table in tables] == [len(listing.manifest.rows_of_group(group)) for group in groups]
+    assert [name for table in tables for name in table] == ids
 
 
 def test_parts_groups_and_units(tmp_path: Path) -> None:
@@ -112,3 +115,22 @@ def test_a_manifest_of_one_file(tmp_path: Path) -> None:
     ]
     assert published.read_group(3) == images("x", "y")
     assert published.rows_of_part(0) == range(72)
+
+
+def test_row_groups_hold_many_groups(tmp_path: Path) -> None:
+    """So the footer, which each task reads, is small: it had a row group for each 32 rows, and was most of the file."""
+    listing = listed([Portion(images(*map(str, range(12_000))))], tmp_path / "m", 10_000)
+    manifest = listing.manifest
+    metadata = [pq.read_metadata(manifest.file(part).path) for part in (0, 1)]
+    assert [[each.row_group(group).num_rows for group in range(each.num_row_groups)] for each in metadata] == [
+        [2048, 2048, 2048, 2048, 1808],
+        [2000],
+    ]
+    assert metadata[0].serialized_size < 10_000
+    for group in (0, 63, 64, 312, 313, manifest.groups - 1):
+        rows = manifest.rows_of_group(group)
+        assert [ref.id for ref in manifest.read_group(group)] == list(map(str, rows))
+    file = write_manifest([Portion(images(*map(str, range(40_000))))], tmp_path / "one.parquet", None, lambda _: None)
+    whole = pq.read_metadata(tmp_path / "one.parquet")
+    assert [whole.row_group(group).num_rows for group in range(whole.num_row_groups)] == [16_384, 16_384, 7232]
+    assert [ref.id for ref in file.manifest.read_group(512)] == list(map(str, range(16_384, 16_416)))

@@ -1,12 +1,17 @@
+import io
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from overlay.dataset.schema import DATASET_SCHEMA
-from overlay.storage.parquet import write_rows
+from overlay.storage.parquet import read_row_range, row_group_starts, write_rows
 
 
 def row(number: int, size: int = 10) -> dict[str, Any]:
@@ -29,6 +34,20 @@ def test_row_groups_are_small_in_rows_and_in_bytes(tmp_path: Path, monkeypatch: 
     assert table.schema.equals(DATASET_SCHEMA, check_metadata=True)
     assert table["id"].to_pylist() == [f"benign/{number}.png" for number in range(70)]
     assert table["mask_extent"].null_count == 70
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.data())
+def test_consecutive_rows_are_read_from_their_row_groups(sizes: list[int], data: st.DataObject) -> None:
+    buffer, starts = io.BytesIO(), np.cumsum([0, *sizes]).tolist()
+    with pq.ParquetWriter(buffer, pa.schema([("row", pa.int64()), ("square", pa.int64())])) as writer:
+        for start, end in pairwise(starts):
+            writer.write_table(pa.table({"row": range(start, end), "square": [row**2 for row in range(start, end)]}))
+    with pq.ParquetFile(buffer) as file:
+        assert row_group_starts(file).tolist() == starts
+        first = data.draw(st.integers(0, starts[-1] - 1))
+        rows = range(first, data.draw(st.integers(first + 1, starts[-1])))
+        assert read_row_range(file, rows)["row"].to_pylist() == list(rows)
+        assert read_row_range(file, rows, ["square"]).to_pydict() == {"square": [row**2 for row in rows]}
 
 
 def test_a_file_that_fails_in_the_middle_is_not_there(tmp_path: Path) -> None:
