@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from overlay.preparation.staging import staged_path
+from overlay.storage.ahead import read_ahead
 from overlay.storage.parquet import open_parquet
 from overlay.storage.path import StoragePath
 
@@ -39,8 +40,11 @@ def count_masks(staged: StoragePath, parts: int) -> dict[str, MaskCounts]:
         OSError: a staged file can't be read.
     """
     found: dict[str, MaskCounts] = {}
-    for part in range(parts):
-        table = open_parquet(staged_path(staged, part)).read(columns=_COLUMNS)
+
+    def read(part: int) -> pa.Table:
+        return open_parquet(staged_path(staged, part)).read(columns=_COLUMNS)
+
+    for table in read_ahead(read, range(parts)):
         masked = table.filter(pc.is_valid(pc.struct_field(table["mask"].combine_chunks(), "path")))
         for label in pc.unique(masked["label"]).to_pylist():
             own = masked.filter(pc.equal(masked["label"], label))

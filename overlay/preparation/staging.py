@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from overlay.dataset.prepared import part_path
 from overlay.dataset.schema import DATASET_SCHEMA, REJECTED_SCHEMA
 from overlay.sources.manifest import Manifest
+from overlay.storage.ahead import read_ahead
 from overlay.storage.atomic import write_atomically, write_text_atomically
 from overlay.storage.parquet import open_parquet, read_row_range, write_rows
 from overlay.storage.path import StoragePath
@@ -95,16 +96,22 @@ def read_staged(staged: StoragePath, manifest: Manifest) -> tuple[pa.Table, pa.T
         OSError: a staged file or the manifest can't be read.
     """
     usable, rejected = [USABLE_SCHEMA.empty_table()], [REJECTED_SCHEMA.empty_table()]
-    for part, own in enumerate(manifest.iterate_groups(["group", "split"])):
+
+    def read(listed: tuple[int, pa.Table]) -> tuple[pa.Table, pa.Table]:
+        part, own = listed
         table = open_parquet(staged_path(staged, part)).read(columns=[*REJECTED_SCHEMA.names, *_DIGESTS])
         table = table.append_column("group", own["group"]).append_column("given_split", own["split"])
         table = table.append_column("part", pa.array([part] * table.num_rows, pa.int32()))
-        rejected.append(table.filter(pc.is_valid(table["reason"])).select(REJECTED_SCHEMA.names))
         kept = table.filter(pc.is_null(table["reason"]))
         for name in _DIGESTS:
             digests = pa.array([bytes.fromhex(text) for text in kept[name].to_pylist()], DIGEST)
             kept = kept.set_column(kept.schema.get_field_index(name), name, digests)
-        usable.append(kept.select(USABLE_SCHEMA.names))
+        broken = table.filter(pc.is_valid(table["reason"]))
+        return kept.select(USABLE_SCHEMA.names), broken.select(REJECTED_SCHEMA.names)
+
+    for kept, broken in read_ahead(read, enumerate(manifest.iterate_groups(["group", "split"]))):
+        usable.append(kept)
+        rejected.append(broken)
     tables = _sorted(usable), _sorted(rejected)
     pa.default_memory_pool().release_unused()  # memory of sorting, which the process would keep
     return tables
@@ -122,8 +129,11 @@ def read_stored_form(staged: StoragePath, images: pa.Table) -> tuple[pa.Array, d
     part_of = images["part"].to_numpy()
     by_part = np.argsort(part_of, kind="stable")
     parts, starts = np.unique(part_of[by_part], return_index=True)
-    for part, rows in zip(parts.tolist(), np.split(by_part, starts[1:]), strict=True):
-        stored = open_parquet(staged_path(staged, part)).read(columns=["id", "sha256", "encoding"])
+
+    def read(part: int) -> pa.Table:
+        return open_parquet(staged_path(staged, part)).read(columns=["id", "sha256", "encoding"])
+
+    for stored, rows in zip(read_ahead(read, parts.tolist()), np.split(by_part, starts[1:]), strict=True):
         ids = images["id"].take(pa.array(rows))
         found = stored.take(pc.index_in(ids, stored["id"].combine_chunks()))
         digests[rows] = np.frombuffer(bytes.fromhex("".join(found["sha256"].to_pylist())), np.uint8).reshape(-1, 32)

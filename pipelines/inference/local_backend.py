@@ -18,7 +18,8 @@ from overlay.prediction.cost import OccupiedHardware
 from overlay.sources.decode import DecodedBatch, GroupDecoder
 from overlay.sources.read_plan import ReadUnit
 from overlay.sources.reader import group_requests
-from pipelines.inference.ahead import join_batches, map_ahead, worker_threads
+from overlay.storage.ahead import map_ahead, worker_threads
+from pipelines.inference.join_batches import join_batches
 from pipelines.inference.small_jobs import choose_local_device
 
 

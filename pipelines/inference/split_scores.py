@@ -15,7 +15,8 @@ from overlay.engines.base import BatchScores, EnginePlan, ImageBatch, replace_pi
 from overlay.engines.factory import open_engine
 from overlay.errors import WorkError
 from overlay.sources.split_reading import SplitReading
-from pipelines.inference.ahead import join_batches, map_ahead, worker_threads
+from overlay.storage.ahead import map_ahead, worker_threads
+from pipelines.inference.join_batches import join_batches
 
 
 class LabelledScores(BatchScores):

@@ -1,7 +1,6 @@
 """Training images read from a dataset's shards in each epoch: for datasets too large for the cluster's memory."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +12,11 @@ from cluster.nodes import Resources
 from overlay.config import Input
 from overlay.dataset.prepared import PreparedDataset, part_path
 from overlay.sources.split_reading import decode_stored
+from overlay.storage.ahead import read_ahead
 from overlay.storage.parquet import open_parquet, row_group_starts
 from overlay.storage.path import StoragePath
 from overlay.training.sampler import SamplePlan, Worker
 
-_THREADS = 32  # requests to a bucket wait, 40,000 of them for ten million images
 STORE_SHARE = 0.5
 """largest share of a node's object store that decoded images may take"""
 
@@ -99,10 +98,9 @@ def open_shards(dataset: PreparedDataset, split: str, config: Input) -> ShardSou
         return here, pc.index_in(table["label"].take(here), classes).to_numpy().astype(np.int64)
 
     files, rows, labels = [], [], [np.zeros(0, np.int64)]
-    with ThreadPoolExecutor(_THREADS) as threads:
-        for part, (here, own) in enumerate(threads.map(locate, range(dataset.card.parts))):
-            if len(here):
-                files.append(part_path(dataset.place, part))
-                rows.append(here)
-                labels.append(own)
+    for part, (here, own) in enumerate(read_ahead(locate, range(dataset.card.parts))):
+        if len(here):
+            files.append(part_path(dataset.place, part))
+            rows.append(here)
+            labels.append(own)
     return ShardSource(files, rows, np.concatenate(labels), config, dataset.card.request.max_pixels)

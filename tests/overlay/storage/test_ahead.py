@@ -1,10 +1,9 @@
 import threading
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
 
-from pipelines.inference.ahead import join_batches, map_ahead, worker_threads
+from overlay.storage.ahead import READERS, map_ahead, read_ahead, worker_threads
 
 
 def test_results_come_in_the_order_of_the_items() -> None:
@@ -52,10 +51,12 @@ def test_an_error_comes_in_its_place_and_drops_what_waits() -> None:
     assert (found, max(done)) == ([], 3) or (found, max(done)) == ([0], 3)
 
 
-def test_batches_are_joined_to_a_size() -> None:
-    batches = [{"row": np.arange(n), "text": np.array([str(n)] * n)} for n in (2, 1, 4, 1, 1)]
-    joined = list(join_batches(batches, rows=3))
-    assert [batch["row"].tolist() for batch in joined] == [[0, 1, 0], [0, 1, 2, 3], [0, 0]]
-    assert [batch["text"].tolist() for batch in joined] == [["2", "2", "1"], ["4"] * 4, ["1", "1"]]
-    assert joined[1] is batches[2]
-    assert list(join_batches([], rows=3)) == []
+def test_files_are_read_at_one_time_and_in_order() -> None:
+    together = threading.Barrier(READERS, timeout=60)
+
+    def read(item: int) -> int:
+        if item < READERS:
+            together.wait()  # passes only once all of them are read
+        return item + 1
+
+    assert list(read_ahead(read, range(100))) == list(range(1, 101))
