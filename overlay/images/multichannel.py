@@ -48,7 +48,7 @@ def decode_channels(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # damaged files raise exceptions of any type
-        raise ImageError(f"damaged or unsupported TIFF: {one_line(error)}") from error
+        raise ImageError(f"damaged or unsupported TIFF: {one_line(error)}"[:200]) from error
     if page.planarconfig == 2:  # each channel for itself
         values = np.moveaxis(values, 0, -1)
     return np.ascontiguousarray(values[..., :3]) if values.dtype == np.uint8 else scale(values[..., :3], 0, 65535)

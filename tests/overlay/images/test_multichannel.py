@@ -35,3 +35,16 @@ def test_other_channels_are_a_reason() -> None:
         decode_image(tiff(np.zeros((6, 8, 5), np.uint8), planarconfig="contig"), max_pixels=47)
     with pytest.raises(ImageError, match=r"damaged or unsupported TIFF|no image"):
         decode_image(tiff(np.zeros((6, 8, 5), np.uint8), planarconfig="contig")[:40])
+
+
+def test_a_reason_is_short_also_where_tifffiles_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as "(15199, 26149, ...) is not a known COMPRESSION", of a damaged tag with many values."""
+
+    def fail(_: object) -> None:
+        raise ValueError("x" * 300)
+
+    data = tiff(np.zeros((6, 8, 5), np.uint8), planarconfig="contig")
+    monkeypatch.setattr(tifffile, "TiffFile", fail)
+    with pytest.raises(ImageError) as error:
+        decode_image(data)
+    assert len(str(error.value)) == 200
