@@ -11,6 +11,7 @@ numbers, in history.parquet and in the offline runs of Weights & Biases. Exits w
 import argparse
 import json
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -27,12 +28,13 @@ from scripts.fault_injection.processes import Command, descendants, end, kill_on
 _VICTIMS = {
     "worker": "ray::RayTrainWorker",
     "driver": "",
-    "data": "ray::MapBatches",
+    "data": "MapBatches|ray::IDLE",  # of tasks that make batches, which are idle between them
     "controller": "ray::TrainController",
-    "board": "ray::Board",
+    "board": "ray::StatusBoard",
     "any": "ray::",
-    "raylet": "raylet",
+    "raylet": "raylet$",
 }
+"""kind of process -> regular expression for its title"""
 _ONCE = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_macro_f1", "learning_rate", "grad_norm")
 
 
@@ -92,8 +94,8 @@ def _kill(driver: Command, victim: str, chance: random.Random) -> bool:
     if victim == "driver":
         driver.kill()
         return True
-    title = _VICTIMS[victim]
-    return kill_one(descendants(driver, lambda line, name: line.startswith(title) or name == title), chance)
+    title = re.compile(_VICTIMS[victim])
+    return kill_one(descendants(driver, lambda line, name: bool(title.search(line) or title.fullmatch(name))), chance)
 
 
 def _newest(run: Path) -> str:
