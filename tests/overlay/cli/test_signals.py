@@ -135,17 +135,18 @@ def test_a_second_signal_ends_at_once_and_one_sent_twice_does_not() -> None:
 
 
 AFTER_WORK = """
-import atexit, sys, time
+import atexit, os, sys, time
 from overlay.cli.signals import run_to_exit
 
-class Lingering:  # as libraries that free memory once Python has ended its handlers
-    def __del__(self):
-        print("finalizing", flush=True)
-        time.sleep(1)
+class Lingering:  # as libraries that free memory once Python has removed its handlers
+    def __del__(self, write=os.write, sleep=time.sleep):
+        write(1, b"finalizing\\n")
+        sleep(2)
+
+lingering = Lingering()
 
 def work():
     print("done", flush=True)
-    sys.lingering = Lingering()
     atexit.register(lambda: (print("exiting", flush=True), time.sleep(60 if "exiting" in sys.argv else 0)))
     return 3
 
@@ -158,7 +159,6 @@ run_to_exit(work)
 def test_a_signal_after_the_work_leaves_its_status(number: signal.Signals, moment: str) -> None:
     with subprocess.Popen([sys.executable, "-c", AFTER_WORK, moment], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        while process.stdout.readline().strip() != moment:
-            pass
+        assert moment in map(str.strip, iter(process.stdout.readline, ""))
         process.send_signal(number)
-        assert process.wait(30) == 3
+        assert process.wait(60) == 3
