@@ -48,6 +48,10 @@ class UnknownFormat(ImageError):
     """File in none of ``FORMATS``."""
 
 
+Picture = NDArray[np.uint8] | Image.Image
+"""decoded image: uint8 (height, width, 3), or a Pillow image in the mode RGB, whichever its decoder made"""
+
+
 def decode_image(
     data: bytes,
     *,
@@ -71,6 +75,24 @@ def decode_image(
         ImageError: the bytes are not an image in one of ``FORMATS``, are damaged or truncated, or declare more than
             ``max_pixels`` pixels, which is checked before decoding.
     """
+    # np.array, since np.asarray of a Pillow image is read-only, of which torch warns.
+    picture = decode_picture(data, max_pixels=max_pixels, target=target, frame=frame, bits=bits)
+    return np.array(picture) if isinstance(picture, Image.Image) else picture
+
+
+def decode_picture(
+    data: bytes,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    target: int | None = None,
+    frame: int | None = None,
+    bits: int | None = None,
+) -> Picture:
+    """Return the pixels of `decode_image` as their decoder made them, without a copy from Pillow to NumPy.
+
+    Raises:
+        ImageError: as `decode_image`.
+    """
     if dicom.is_dicom(data):
         return dicom.decode_frame(data, frame, max_pixels)
     for decode_plain in (decode_plain_png, decode_plain_webp):
@@ -84,7 +106,7 @@ def decode_image(
         raise
     with decoding(max_pixels):
         try:
-            return image_to_array(image, bits)
+            return _upright_rgb(image, bits)
         except Exception as error:  # as in open_image
             raise _failure(f"damaged {image.format}", error) from error
 
@@ -168,8 +190,11 @@ def keeps_its_bytes(data: bytes, bits: int | None) -> bool:
 
 def image_to_array(image: Image.Image, bits: int | None = None) -> NDArray[np.uint8]:
     """Return the pixels of a Pillow image, uint8 (height, width, 3), by the rules of `decode_image`."""
-    # np.array, since np.asarray of a Pillow image is read-only, of which torch warns.
-    return np.array(turn_upright(_to_rgb(image, bits), image))
+    return np.array(_upright_rgb(image, bits))  # as in decode_image
+
+
+def _upright_rgb(image: Image.Image, bits: int | None) -> Image.Image:
+    return turn_upright(_to_rgb(image, bits), image)
 
 
 def turn_upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
@@ -219,7 +244,7 @@ def _to_rgb(image: Image.Image, bits: int | None = None) -> Image.Image:
         black = Image.new("RGB", image.size)
         black.paste(image, mask=image.getchannel("A"))
         return black
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def _failure(what: str, error: Exception) -> ImageError:

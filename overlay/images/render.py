@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 
 from overlay.config import MAX_PIXELS, Encoding, OverlayStyle
 from overlay.errors import ErrorKind, ImageError
-from overlay.images.codec import StoredImage, decode_image, encode_png, image_format, is_larger, keeps_its_bytes
+from overlay.images.codec import (
+    Picture,
+    StoredImage,
+    decode_image,
+    decode_picture,
+    encode_png,
+    image_format,
+    is_larger,
+    keeps_its_bytes,
+)
 from overlay.images.hashing import perceptual_hash, pixels_digest
 from overlay.images.masks import decode_mask, draw_mask, measure_mask, unite_masks
 from overlay.images.ref import ImageRef, ReadFunction
@@ -105,8 +114,8 @@ def render_row(ref: ImageRef, options: RenderOptions, read: ReadFunction) -> Ren
     return row
 
 
-def render_overlay(ref: ImageRef, options: RenderOptions, target: int, read: ReadFunction) -> NDArray[np.uint8]:
-    """Return an image with its masks drawn on it, uint8 (height, width, 3), as `render_row` stores it.
+def render_overlay(ref: ImageRef, options: RenderOptions, target: int, read: ReadFunction) -> Picture:
+    """Return an image with its masks drawn on it, as `render_row` stores it.
 
     An image that `render_row` stores with its own bytes may come at a reduced scale, where its shorter side is much
     larger than ``target`` pixels.
@@ -119,13 +128,15 @@ def render_overlay(ref: ImageRef, options: RenderOptions, target: int, read: Rea
     drawn = bool(ref.masks) and options.style.style != "none"
     whole = drawn or (side is not None and is_larger(data, side))
     scale = None if whole else target
-    pixels = decode_image(data, max_pixels=options.max_pixels, target=scale, frame=ref.frame, bits=options.bits)
+    picture = decode_picture(data, max_pixels=options.max_pixels, target=scale, frame=ref.frame, bits=options.bits)
+    if not drawn and side is None:
+        return picture
+    pixels = np.asarray(picture)
     image = reduce_image(pixels, side)
     if not drawn:
         return image
-    return draw_mask(
-        image, reduce_mask(_read_union(ref, pixels.shape[:2], options.max_pixels, read), side), options.style
-    )
+    united = _read_union(ref, pixels.shape[:2], options.max_pixels, read)
+    return draw_mask(image, reduce_mask(united, side), options.style)
 
 
 def read_contents(ref: ImageRef, read: ReadFunction) -> dict[str, bytes]:

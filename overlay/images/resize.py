@@ -12,13 +12,15 @@ def decode_target(size: int, rule: ResizeRule) -> int:
     return round(size * 256 / 224) if rule == "crop" else size
 
 
-def resize_image(image: NDArray[np.uint8], size: int, rule: ResizeRule) -> NDArray[np.uint8]:
+def resize_image(image: NDArray[np.uint8] | Image.Image, size: int, rule: ResizeRule) -> NDArray[np.uint8]:
     """Return an image, uint8 (height, width, 3), as a square, uint8 (size, size, 3); bilinear with antialiasing.
+
+    A Pillow image in the mode RGB is taken as it is, which saves two copies of its pixels.
 
     ``squash`` changes the aspect ratio. ``pad`` keeps it, centred on black. ``crop`` scales the shorter side to
     ``round(size * 256 / 224)`` and takes the centre, as torchvision's ``Resize(256)`` and ``CenterCrop(224)`` do.
     """
-    picture = Image.fromarray(image)
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     width, height = picture.size
     if rule == "squash":
         return np.array(_scale(picture, size, size))

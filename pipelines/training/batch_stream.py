@@ -158,16 +158,22 @@ class _Execution:
         data, worker = ray.get(self.stream.data), self.stream.worker
         plan, steps = data.plan, self.tasks[int(rows["id"][0])]
         for step, images in zip(steps, data.source.read(plan, steps, worker), strict=True):
+            self._augment(plan, step, images)
             labels = data.source.labels[plan.batch(step, worker)].tolist()
-            yield pa.table([[step], [b"".join(self._augment(plan, step, images))], [labels]], schema=_BLOCK)
+            yield pa.table([[step], _one_binary(images), [labels]], schema=_BLOCK)
 
-    def _augment(self, plan: SamplePlan, step: int, images: NDArray[np.uint8]) -> Iterator[bytes]:
-        """Yield the images of a step, augmented where the stream augments."""
+    def _augment(self, plan: SamplePlan, step: int, images: NDArray[np.uint8]) -> None:
+        """Augment the images of a step in place, where the stream augments."""
         augmentation, worker = self.stream.augmentation, self.stream.worker
         if augmentation is None:
-            yield images.tobytes()
             return
         samples, repeats = plan.batch(step, worker).tolist(), plan.repeats(step, worker).tolist()
         for image, sample, repeat in zip(images, samples, repeats, strict=True):
             random = augmentation_generator(plan.seed, plan.epoch(step), sample, repeat)
-            yield augment(image, augmentation, random).tobytes()
+            image[...] = augment(image, augmentation, random)
+
+
+def _one_binary(array: NDArray[np.uint8]) -> pa.Array:
+    """Return the bytes of a contiguous array as one value, without a copy."""
+    ends = np.array([0, array.nbytes], np.int64)
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, pa.py_buffer(ends), pa.py_buffer(array)])

@@ -34,7 +34,10 @@ class ImageSource(Protocol):
         """(samples,) positions in the dataset's classes."""
 
     def read(self, plan: SamplePlan, steps: range, worker: Worker) -> Iterator[NDArray[np.uint8]]:
-        """Yield for each step the images (n, size, size, 3) of one worker's share of the batch."""
+        """Yield for each step the images (n, size, size, 3) of one worker's share of the batch.
+
+        Each array is the caller's own, contiguous, and may be changed.
+        """
 
 
 @dataclass(frozen=True)

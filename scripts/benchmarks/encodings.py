@@ -39,7 +39,7 @@ def draw_overlays(folder: Path, work: Path, most: int = _MOST) -> list[NDArray[n
     """Return at most so many overlays of a folder in BUSI's layout, evenly from its images."""
     refs = [ref for ref, _ in list_labelled([str(folder)], ListingOptions(), work).read() if ref.masks]
     chosen = refs[:: -(-len(refs) // most)]
-    return [render_overlay(ref, RenderOptions(OverlayStyle()), 1, read_bytes) for ref in chosen]
+    return [np.asarray(render_overlay(ref, RenderOptions(OverlayStyle()), 1, read_bytes)) for ref in chosen]
 
 
 def measure_encodings(images: Sequence[NDArray[np.uint8]]) -> dict[str, float]:

@@ -2,7 +2,7 @@ import io
 import struct
 import zlib
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 import imagehash
 import numpy as np
@@ -13,8 +13,10 @@ from hypothesis.extra import numpy as numpy_strategies
 from numpy.typing import NDArray
 from PIL import Image
 
+from overlay.config import ResizeRule
 from overlay.errors import ImageError
 from overlay.images import codec, hashing
+from overlay.images.resize import resize_image
 from overlay.storage.filenames import IMAGE_ENDINGS
 
 
@@ -197,6 +199,18 @@ def test_a_large_jpeg_is_decoded_at_reduced_scale(target: int | None, shape: tup
     assert decoded.shape == (*shape, 3)
     expected = np.asarray(Image.fromarray(colours(600, 800)).resize(shape[::-1], Image.Resampling.BOX)).astype(int)
     assert np.abs(decoded - expected).max() < 8
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF", "WEBP", "PNG", "GIF"])
+def test_a_picture_is_what_its_decoder_made(kind: str) -> None:
+    """Resized without a copy to NumPy and back, it has the same pixels."""
+    data = encoded(kind)
+    picture, pixels = codec.decode_picture(data), codec.decode_image(data)
+    assert isinstance(picture, np.ndarray) == (kind in ("PNG", "WEBP"))
+    np.testing.assert_array_equal(np.asarray(picture), pixels)
+    assert pixels.flags.writeable
+    for rule in get_args(ResizeRule):
+        np.testing.assert_array_equal(resize_image(picture, 32, rule), resize_image(pixels, 32, rule))
 
 
 def test_other_formats_ignore_the_target() -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from overlay.config import Input, Limits, OverlayStyle, ResizeRule
@@ -113,6 +114,14 @@ def test_a_prediction_sees_what_the_training_saw(
     trained = decode_stored("x", row["image"]["bytes"], Input(size=32, resize=rule), 10**6)
     predicted = decode_ref(ref, StoredLook(32, rule, OverlayStyle(), side), 10**6, read_bytes)
     np.testing.assert_array_equal(predicted, trained)
+
+
+def test_an_image_that_pillow_cannot_read_is_reduced_too(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "x.tif", np.random.default_rng(0).integers(0, 256, (5, 120, 160), np.uint8))
+    ref = ImageRef("x", str(tmp_path / "x.tif"))
+    row = render_row(ref, RenderOptions(OverlayStyle(), max_side=60), read_bytes)
+    trained = decode_stored("x", row["image"]["bytes"], Input(size=32, resize="squash"), 10**6)
+    np.testing.assert_array_equal(decode_ref(ref, StoredLook(32, "squash", None, 60), 10**6, read_bytes), trained)
 
 
 def test_a_group_is_reduced_by_the_models_look(tmp_path: Path) -> None:
