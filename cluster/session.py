@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ for _name, _value in _SETTINGS.items():
     os.environ.setdefault(_name, _value)
 
 CONNECT_SECONDS = 10
+START_WORD_SECONDS, START_SECONDS = 30.0, 300.0
+"""of one attempt to start Ray: until a line says that it takes so long, and until the process ends"""
 START_ATTEMPTS = 3
 """a raylet whose agent needs more than 30 s to start, on a busy machine, ends itself"""
 TEMPORARY_BYTES = 38
@@ -129,13 +132,14 @@ def _start() -> None:
     os.environ.setdefault("RAY_enable_metrics_collection", "0")  # there is no dashboard that shows them
     for attempt in range(START_ATTEMPTS):
         try:
-            ray.init(
-                address="local",
-                num_cpus=max(2, joblib.cpu_count()),  # with 1, training and the tasks that feed it would deadlock
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.WARNING,
-            )
+            with _bounded_start():
+                ray.init(
+                    address="local",
+                    num_cpus=max(2, joblib.cpu_count()),  # with 1, training and the tasks that feed it would deadlock
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.WARNING,
+                )
             return
         except Exception as error:  # a plain one, where Ray's processes did not start in time: a busy machine
             ray.shutdown()
@@ -144,6 +148,33 @@ def _start() -> None:
                     f"Ray did not start on this machine in {START_ATTEMPTS} attempts ({one_line(error)}); its logs are "
                     f"in {_temporary_folder()}/ray; the same command tries again"
                 ) from error
+
+
+@contextmanager
+def _bounded_start() -> Iterator[None]:
+    """Say that Ray's start takes long, and at last end the process.
+
+    Its C++ part waits forever for the first workers, and nothing interrupts it, where one of them dies at once.
+    """
+    timers = [threading.Timer(START_WORD_SECONDS, _say_waiting), threading.Timer(START_SECONDS, _give_up)]
+    for timer in timers:
+        timer.daemon = True
+        timer.start()
+    try:
+        yield
+    finally:
+        for timer in timers:
+            timer.cancel()
+
+
+def _say_waiting() -> None:
+    print(f"waiting for Ray to start on this machine for {START_WORD_SECONDS:.0f} s", file=sys.stderr, flush=True)
+
+
+def _give_up() -> None:
+    reason = f"Ray did not start on this machine in {START_SECONDS:.0f} s; its logs are in {_temporary_folder()}/ray"
+    print(f"overlay: {reason}; the same command tries again", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _temporary_folder() -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -96,3 +97,23 @@ def test_a_local_session_is_quiet_and_its_token_is_private(tmp_path: Path) -> No
     token = tmp_path / ".ray" / "auth_token"
     assert token.stat().st_mode & 0o777 == 0o600
     assert len(token.read_text()) >= 32
+
+
+_NEVER_STARTS = """
+import time, ray
+from cluster import session
+session.START_WORD_SECONDS, session.START_SECONDS = 0.2, 1.0
+ray.init = lambda **_: time.sleep(60)
+session.connect()
+"""
+
+
+def test_a_start_that_does_not_return_ends_the_process_with_a_line() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [sys.executable, "-c", _NEVER_STARTS], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert lines[-2] == "waiting for Ray to start on this machine for 0 s"
+    assert re.fullmatch(r"overlay: Ray did not start on this machine in 1 s; its logs are in .*/ray; .*", lines[-1])
