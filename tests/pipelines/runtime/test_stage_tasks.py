@@ -32,6 +32,7 @@ class TwoNodes:
         self._missing = missing_on_first
         nodes = [{"NodeID": name, "Alive": True, "Resources": {"CPU": 1.0}} for name in (FIRST, SECOND)]
         monkeypatch.setattr("ray.nodes", lambda: nodes)
+        monkeypatch.setattr("ray.put", lambda value: value)
         monkeypatch.setattr("ray.get_runtime_context", lambda: self)
         monkeypatch.setattr(stage_tasks, "run_in_parallel", self.run)
 
