@@ -60,12 +60,12 @@ TRAIN = (
 ON_RAY = (
     Mark("imports and checks", process="gcs_server"),
     Mark("Ray", process="ray::"),
-    Mark("engine's process", process="ray::ModelActor"),
-    Mark("first rows", file="part-*.parquet"),
+    Mark("engine's process", process="ModelActor"),
+    Mark("first rows", file="predictions/part-*.parquet"),
 )
 SMALL = (
     Mark("imports and checks", process="overlay.images.decoder_process"),
-    Mark("engine and first rows", file="part-*.parquet"),
+    Mark("engine and first rows", file="predictions/part-*.parquet"),
     Mark("metrics", file="_SUCCESS.json"),
 )
 
@@ -139,8 +139,14 @@ def _measure(command: TimedCommand, out: Path, checkout: Path) -> dict[str, floa
     words = [str(checkout / ".venv" / "bin" / "python"), "-m", "overlay", *command.words, "--out", str(out)]
     environment = os.environ | {"PYTHONPATH": str(checkout)}
     began = time.monotonic()
+    # In the checkout's folder, which comes first in Python's path.
     with subprocess.Popen(
-        words, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+        words,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        cwd=checkout,
     ) as process:
         seen = dict[str, float]()
         while command.marks[-1].phase not in seen:
