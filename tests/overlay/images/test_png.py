@@ -13,9 +13,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from overlay.config import MAX_PIXELS
-from overlay.errors import ImageError
-from overlay.images.codec import decode_image, encode_png, image_to_array, open_image
+from overlay.images.codec import encode_png
 from overlay.images.png import SIGNATURE, decode_plain_png
+from tests.both_decoders import both, pillow
 
 SPECKLE = np.random.default_rng(0).integers(0, 256, (23, 31, 3)).astype(np.uint8)
 
@@ -25,21 +25,6 @@ def png(pixels: NDArray[Any], mode: str | None = None, **options: Any) -> bytes:
     image = Image.fromarray(pixels)
     (image.convert(mode) if mode else image).save(buffer, "PNG", **options)
     return buffer.getvalue()
-
-
-def pillow(data: bytes) -> NDArray[np.uint8] | str:
-    """Pixels by Pillow alone, or the reason against the file."""
-    try:
-        return image_to_array(open_image(data))
-    except ImageError as error:
-        return str(error)
-
-
-def both(data: bytes) -> tuple[NDArray[np.uint8] | str, NDArray[np.uint8] | str]:
-    try:
-        return decode_image(data), pillow(data)
-    except ImageError as error:
-        return str(error), pillow(data)
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:

@@ -13,8 +13,9 @@ from PIL import Image
 from overlay.config import MAX_PIXELS
 from overlay.errors import ImageError, RequestError
 from overlay.images import webp
-from overlay.images.codec import decode_image, image_to_array, open_image
+from overlay.images.codec import decode_image
 from overlay.images.webp import NEEDS_IMAGECODECS, WEBP_SIDE, decode_plain_webp, encode_webp
+from tests.both_decoders import both, pillow
 
 SPECKLE = np.random.default_rng(0).integers(0, 256, (23, 31, 3)).astype(np.uint8)
 
@@ -23,21 +24,6 @@ def saved(pixels: NDArray[np.uint8], **options: Any) -> bytes:  # noqa: ANN401
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "WEBP", **options)
     return buffer.getvalue()
-
-
-def pillow(data: bytes) -> NDArray[np.uint8] | str:
-    """Pixels by Pillow alone, or the reason against the file."""
-    try:
-        return image_to_array(open_image(data))
-    except ImageError as error:
-        return str(error)
-
-
-def both(data: bytes) -> tuple[NDArray[np.uint8] | str, NDArray[np.uint8] | str]:
-    try:
-        return decode_image(data), pillow(data)
-    except ImageError as error:
-        return str(error), pillow(data)
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 256), st.integers(0, 99))
