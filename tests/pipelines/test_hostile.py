@@ -159,7 +159,7 @@ def test_prepare_ends_with_a_row_for_each_hostile_input(tmp_path: Path) -> None:
     assert run_with_faulty_decoder(tmp_path, words) == 0
     rejected = pq.read_table(tmp_path / "out" / "rejected.parquet").to_pylist()
     assert {row["id"]: row["error_kind"] for row in rejected} == expected
-    (tmp_path / "set" / "b" / "lost.png").symlink_to("/proc/self/mem")  # which can't be read at its beginning
+    (tmp_path / "set" / "b" / "lost.png").symlink_to("/proc/1/mem")  # which can't be read, and stays the same file
     assert run_with_faulty_decoder(tmp_path, [*words[:-4], "--out", "less"]) == 1
     assert not (tmp_path / "less" / "dataset.json").exists()
     assert run_with_faulty_decoder(tmp_path, [*words[:-4], "--out", "less", "--max_unreadable", "1"]) == 3
