@@ -32,12 +32,10 @@ State = dict[str, Tensor]
 def old_keys(state: State) -> State:
     """The names that older versions of torchvision gave: those of DenseNet and of the vision transformer's MLP."""
     norm = re.compile(r"(denselayer\d+\.(?:norm|conv))([12])\.(?!num_batches)")
-    mlp = {".mlp.0.": ".mlp.linear_1.", ".mlp.3.": ".mlp.linear_2."}
+    mlp = re.compile(r"(encoder_layer_\d+\.mlp)\.([03])\.")
 
     def old(name: str) -> str:
-        for new, before in mlp.items():
-            name = name.replace(new, before)
-        return norm.sub(r"\1.\2.", name)
+        return norm.sub(r"\1.\2.", mlp.sub(lambda found: f"{found[1]}.linear_{int(found[2]) // 3 + 1}.", name))
 
     return {old(name): tensor for name, tensor in state.items() if "num_batches_tracked" not in name}
 
@@ -248,7 +246,7 @@ def test_the_nearest_of_all_is_named_for_other_names(tmp_path: Path) -> None:
     state = {f"stage_{i}": tensor for i, tensor in enumerate(made("shufflenet_v2_x0_5").state_dict().values())}
     torch.save(state, tmp_path / "m.pth")
     with pytest.raises(
-        RequestError, match=r"nearest is shufflenet_v2_x0_5 \(0 of 168 weights alike\): conv1\.0\.weight"
+        RequestError, match=r"nearest is shufflenet_v2_x0_5 \(0 of 280 weights alike\): conv1\.0\.weight"
     ):
         model_file.load_model_file(tmp_path / "m.pth")
 
