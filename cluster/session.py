@@ -3,6 +3,7 @@
 Ray reads some of its settings while it is imported, so import this module before ray.
 """
 
+import importlib
 import logging
 import os
 import signal
@@ -41,6 +42,19 @@ _LOGGERS = {
     "ray._private.authentication": logging.ERROR,  # warns that the token is on
     "ray.data.dataset": logging.ERROR,  # warns that no CPU is free at the moment: those that work will be
 }
+
+
+def connect_while_importing(module: str) -> None:
+    """Start a local session as `connect` does, and import a module in a thread meanwhile: both take seconds.
+
+    Does nothing where RAY_ADDRESS names a cluster. Ray is started by the main thread, since its processes end with the
+    thread that started them, and its handlers of signals belong there.
+    """
+    import ray  # noqa: F401  # not by two threads at one time
+
+    if not may_grow():
+        threading.Thread(target=importlib.import_module, args=(module,), name="imports", daemon=True).start()
+        connect()
 
 
 def connect() -> None:
@@ -130,6 +144,8 @@ def _start() -> None:
     # times a second, which takes half a percent of two cores.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ.setdefault("RAY_enable_metrics_collection", "0")  # there is no dashboard that shows them
+    # An idle worker process goes after a second, and the next task waits for a new one, which takes seconds of a core.
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
     for attempt in range(START_ATTEMPTS):
         try:
             with _bounded_start():

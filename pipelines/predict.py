@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from cluster import session
 from overlay import tracking
 from overlay.config import Predict
 from overlay.engines.base import Pixels, ScoredBatch
@@ -207,6 +208,7 @@ def _choose_backend(
         from pipelines.inference.local_backend import LocalBackend
 
         return LocalBackend(config, models, calibration)
-    from pipelines.inference.ray_backend import RayBackend  # Ray takes seconds to import
+    session.connect_while_importing("pipelines.inference.ray_backend")
+    from pipelines.inference.ray_backend import RayBackend
 
     return RayBackend(config, models, calibration)

@@ -92,10 +92,12 @@ def _surroundings(verb: str, config: Config) -> AbstractContextManager[None]:
 
 def _run(verb: str, config: Config) -> int:
     # Before any module that imports ray: it sets what Ray reads while it is imported.
-    import cluster.session  # noqa: F401
+    from cluster import session
 
     if isinstance(config, Submit):
         return _submit(config)
+    if isinstance(config, Train):  # always on Ray, unlike the others
+        session.connect_while_importing("pipelines.train")
     job = "check" if isinstance(config, Prepare) and config.check else verb
     outcome = importlib.import_module(f"pipelines.{job}").run(config)
     return 3 if getattr(outcome, "unreadable", 0) else 0  # those of prepare and predict have it

@@ -77,13 +77,16 @@ def test_a_folder_that_ray_cannot_use_is_refused(own: str, message: str, monkeyp
 
 
 PROGRAM = """
-import json, sys
+import json, os, time
+import psutil
 from cluster import session
+session.connect_while_importing("ray.data")
 session.connect()
-session.connect()
-import ray, ray.data
+import ray.data
 rows = ray.data.range(3).map(lambda row: {"a": row["id"] + 1}).take_all()
-print(json.dumps([session.resources().cpus >= 2, sorted(row["a"] for row in rows)]))
+idle = ray.get(ray.remote(num_cpus=0.1)(lambda: os.getpid()).remote())
+time.sleep(2)  # Ray ends idle processes after one second by default, and the next task would wait for a new one
+print(json.dumps([session.resources().cpus >= 2, sorted(row["a"] for row in rows), psutil.pid_exists(idle)]))
 """
 
 
@@ -93,7 +96,7 @@ def test_a_local_session_is_quiet_and_its_token_is_private(tmp_path: Path) -> No
     environment["HOME"] = str(tmp_path)
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True)
     assert done.stderr == ""
-    assert json.loads(done.stdout) == [True, [1, 2, 3]]
+    assert json.loads(done.stdout) == [True, [1, 2, 3], True]
     token = tmp_path / ".ray" / "auth_token"
     assert token.stat().st_mode & 0o777 == 0o600
     assert len(token.read_text()) >= 32
