@@ -3,8 +3,12 @@
 from collections.abc import Callable
 
 from ray.exceptions import RayError
-from ray.train import FailureConfig, Result, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train import Result, TrainingFailedError
+from ray.train.torch import TorchConfig
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2.api.callback import RayTrainCallback
+from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from cluster import session
 from overlay.errors import Interrupted, WorkError
@@ -31,6 +35,13 @@ STOP_SECONDS = 120.0
 """longest time that a step and its checkpoint may take once a stop is requested"""
 
 
+class _Trainer(TorchTrainer):
+    """Ray Train's trainer without its actor for datasets, a process that takes seconds to start and has none."""
+
+    def _create_default_callbacks(self) -> list[RayTrainCallback]:
+        return [each for each in super()._create_default_callbacks() if not isinstance(each, DatasetsCallback)]
+
+
 def run_trainer(job: TrainingJob, request_stop: Callable[[], bool]) -> None:
     """Run the workers to the end of the training; Ray Train restarts them where one dies or a node is lost.
 
@@ -45,11 +56,11 @@ def run_trainer(job: TrainingJob, request_stop: Callable[[], bool]) -> None:
     gpu = placement.device == "cuda"
     attempts = max(1, round(options.wait / ATTEMPT_SECONDS))
     workers = (placement.least_workers, placement.most_workers)
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         train_worker,
         train_loop_config={"job": job},
-        scaling_config=ScalingConfig(  # type: ignore[call-arg]  # as V2 has it
-            num_workers=workers if workers[0] < workers[1] else workers[0],  # type: ignore[arg-type]
+        scaling_config=ScalingConfig(
+            num_workers=workers if workers[0] < workers[1] else workers[0],
             use_gpu=gpu,
             resources_per_worker=placement.bundle,
             placement_strategy=options.placement.upper(),
@@ -62,7 +73,7 @@ def run_trainer(job: TrainingJob, request_stop: Callable[[], bool]) -> None:
             storage_path=job.checkpoints.path,
             storage_filesystem=job.checkpoints.filesystem,
             worker_runtime_env={"env_vars": KEEP_FREED_MEMORY},
-            failure_config=FailureConfig(max_failures=10, controller_failure_limit=attempts),  # type: ignore[call-arg]
+            failure_config=FailureConfig(max_failures=10, controller_failure_limit=attempts),
         ),
     )
     fit = BackgroundCall(trainer.fit)  # in the main thread, Ray Train would take SIGINT for itself
