@@ -12,8 +12,8 @@ Every worker runs its own stream over its own share of each batch. So a worker's
 and the world size alone, and a resumed worker begins with the very next step.
 """
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,7 @@ TASK_IMAGES = 256
 """images that a task makes, about, and yields as one block, at least a step's: a task and its block cost 60 ms of a
 core in themselves"""
 
+_Blocks = list[ray.ObjectRef[pa.Table]]
 _BLOCK = pa.schema([("step", pa.int64()), ("images", pa.large_binary()), ("labels", pa.list_(pa.int64()))])
 
 
@@ -68,11 +69,13 @@ def stream_batches(
 ) -> Iterator[TrainingBatch]:
     """Yield one worker's batches from step ``start`` of the plan to its end, prefetched within the budget.
 
+    The first ones are made from the call on, before one is asked for.
+
     ``stored``: the training data in the object store, since labels and positions of a large dataset would be pickled
     for each execution.
     """
     tasks = ray.get(stored).plan.task_steps(start, TASK_IMAGES)
-    yield from _stream_tasks(_Stream(stored, augmentation, worker, budget.task_cpus), tasks, budget)
+    return _stream_tasks(_Stream(stored, augmentation, worker, budget.task_cpus), tasks, budget)
 
 
 def stream_validation(
@@ -81,13 +84,13 @@ def stream_validation(
     """Yield the whole batches of some steps of a `SequentialPlan`, not augmented, prefetched within the budget."""
     each = max(1, TASK_IMAGES // ray.get(stored).plan.batch_size)
     tasks = [steps[first : first + each] for first in range(0, len(steps), each)]
-    yield from _stream_tasks(_Stream(stored, None, SINGLE_WORKER, budget.task_cpus), tasks, budget)
+    return _stream_tasks(_Stream(stored, None, SINGLE_WORKER, budget.task_cpus), tasks, budget)
 
 
 def _stream_tasks(stream: "_Stream", tasks: list[range], budget: StreamBudget) -> Iterator[TrainingBatch]:
-    """Yield the batches of all tasks in order, made by one execution after the other."""
+    """Begin to make the batches of all tasks, and yield them in order, made by one execution after the other."""
     if not tasks:
-        return
+        return iter(())
     data = ray.get(stream.data)
     size = data.source.size
     at_one_time = max(1, int(budget.cpus))
@@ -95,17 +98,23 @@ def _stream_tasks(stream: "_Stream", tasks: list[range], budget: StreamBudget) -
     each = max(1, min(int(budget.ahead_bytes / 2 / task_bytes), max(LEAST_TASKS, 4 * at_one_time)))
     soon = min(each, at_one_time)  # the first execution is short, since the training waits for it
     parts = [tasks[:soon], *(tasks[first : first + each] for first in range(soon, len(tasks), each))]
-    executions = [_Execution(stream, part) for part in parts]
+    executions = [_Execution(stream, part, at_one_time) for part in parts]
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.target_max_block_size = TASK_IMAGES * size**2 * 3
     ahead = ThreadPoolExecutor(1, "next-execution")
+    return _run_executions(ahead.submit(executions[0].run), executions[1:], ahead, size)
+
+
+def _run_executions(
+    following: Future[_Blocks], executions: Sequence["_Execution"], ahead: ThreadPoolExecutor, size: int
+) -> Iterator[TrainingBatch]:
+    """Yield the batches of the execution that runs, and of others after it, each run while the one before is used."""
     try:
-        following = ahead.submit(executions[0].run, at_one_time)
-        for execution in [*executions[1:], None]:
+        for execution in [*executions, None]:
             blocks = following.result()
             if execution is not None:
-                following = ahead.submit(execution.run, at_one_time)
+                following = ahead.submit(execution.run)
             while blocks:
                 ray.wait(blocks[:2], num_returns=1)  # starts the transfer of the block after it, too
                 yield from _block_batches(ray.get(blocks.pop(0)), size)
@@ -138,11 +147,13 @@ class _Execution:
 
     stream: _Stream
     tasks: list[range]
+    at_one_time: int
+    """most tasks that run at one time"""
 
-    def run(self, at_one_time: int) -> list[ray.ObjectRef[pa.Table]]:
+    def run(self) -> _Blocks:
         """Make all batches; return the blocks in order."""
         tasks = len(self.tasks)
-        most = min(at_one_time, tasks)
+        most = min(self.at_one_time, tasks)
         blocks = number_tasks(tasks, self.stream.task_cpus, at_one_time=most).map_batches(
             self.make_batches,  # type: ignore[arg-type]  # NumPy columns, as the default format is
             batch_size=None,
@@ -150,7 +161,7 @@ class _Execution:
             num_cpus=self.stream.task_cpus,
             max_retries=TASK_RETRIES,
         )
-        refs: list[ray.ObjectRef[pa.Table]] = blocks.materialize().to_arrow_refs()
+        refs: _Blocks = blocks.materialize().to_arrow_refs()
         return refs
 
     def make_batches(self, rows: dict[str, NDArray[Any]]) -> Iterator[pa.Table]:

@@ -79,6 +79,9 @@ class TrainingWorker:
     def __init__(self, job: TrainingJob, worker: Worker) -> None:
         self._job, self._worker, self._data = job, worker, ray.get(job.data)
         self._plan = self._data.plan
+        self._newest = ray.train.collective.broadcast_from_rank_zero(checkpoint.newest_checkpoint(job.checkpoints))
+        self._step = self._saved_step = checkpoint.checkpoint_step(self._newest)
+        self._batches = self._stream()  # its first task starts while the network is made
         self._device = ray.train.torch.get_device()
         classes, weights = len(job.card.classes), ray.get(job.weights)
         task = LearningTask(job.config, classes, weights, self._plan, job.class_weights)
@@ -87,9 +90,8 @@ class TrainingWorker:
         self._wait = DeviceWait(self._device)
         self._interruptions = Interruptions(job.board, worker)
         self._writer = CheckpointWriter(job.checkpoints)
-        self._step, self._history, self._seconds = 0, list[Epoch](), 0.0
+        self._history, self._seconds = list[Epoch](), 0.0
         self._epoch_began = self._posted = 0.0
-        self._saved_step = 0
         self._learning_rate = self._learner.learning_rate
 
     @property
@@ -99,13 +101,11 @@ class TrainingWorker:
 
     def restore(self) -> None:
         """Load the newest checkpoint, if there is one; all workers that of rank 0."""
-        newest = ray.train.collective.broadcast_from_rank_zero(checkpoint.newest_checkpoint(self._job.checkpoints))
-        if newest is None:
+        if self._newest is None:
             return
-        state = checkpoint.load_checkpoint(newest, mmap=False)
+        state = checkpoint.load_checkpoint(self._newest, mmap=False)
         self._learner.load_state_dict(state.learner)
-        self._step, self._history, self._seconds = state.step, state.history, state.seconds
-        self._learning_rate, self._saved_step = state.learning_rate, state.step
+        self._history, self._seconds, self._learning_rate = state.history, state.seconds, state.learning_rate
         if self._worker.rank == 0:  # the totals are those of all workers
             self._metrics.load_totals(state.totals)
 
@@ -118,7 +118,7 @@ class TrainingWorker:
             return
         self._learner.begin_epoch(self._plan.epoch(self._step))
         self._wait.reset()
-        for batch in upload_batches(self._stream(), self._device):
+        for batch in upload_batches(self._batches, self._device):
             self.train_step(batch)
             decision = self._interruptions.decide(self._step)
             epoch_ended = self._step % self._plan.steps_per_epoch == 0
@@ -228,8 +228,8 @@ class TrainingWorker:
 
     def _stream(self) -> Iterator[TrainingBatch]:
         """Start the stream of batches from the next step on."""
-        budget, start = self._budget(), self._step
-        return stream_batches(self._job.data, self._job.config.augment, self._worker, start=start, budget=budget)
+        job = self._job
+        return stream_batches(job.data, job.config.augment, self._worker, start=self._step, budget=self._budget())
 
     def _budget(self) -> StreamBudget:
         """Return the resources of the training's stream; that of a validation may take as much beside it."""
