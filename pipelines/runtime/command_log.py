@@ -12,16 +12,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TextIO
-
-from rich.console import Console
-from rich.file_proxy import FileProxy
-from rich.progress import Progress
+from typing import TYPE_CHECKING, TextIO
 
 from overlay.config import LogFormat
 from overlay.storage.atomic import write_text_atomically
 from overlay.storage.filenames import LOG_FILE
 from overlay.storage.path import StoragePath
+
+if TYPE_CHECKING:  # rich takes as long to import as a small worker's whole code, and only the driver shows bars
+    from rich.console import Console
+    from rich.progress import Progress
 
 LogField = float | int | str | None
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
@@ -146,8 +146,10 @@ def print_progress(line: str, **fields: LogField) -> None:
     stream.show(shown if stream.log.as_json or stream.stream.isatty() else f"{_now()} {line}")
 
 
-def bar_console() -> Console | None:
+def bar_console() -> "Console | None":
     """Return the console for a progress bar, which is no part of a log; None without a terminal, or for JSON lines."""
+    from rich.console import Console
+
     stream = _logged(sys.stderr)
     if stream is not None and stream.log.as_json:
         return None
@@ -156,8 +158,10 @@ def bar_console() -> Console | None:
 
 
 @contextmanager
-def recorded_above(bar: Progress) -> Iterator[None]:
+def recorded_above(bar: "Progress") -> Iterator[None]:
     """Record lines that are printed while a bar is shown, which rich prints above it."""
+    from rich.file_proxy import FileProxy
+
     proxies = sys.stdout, sys.stderr
     found = [_logged(proxy.rich_proxied_file) for proxy in proxies if isinstance(proxy, FileProxy)]
     streams = [stream for stream in found if stream is not None]
