@@ -22,7 +22,7 @@ from pipelines.runtime.placement import Placement
 from pipelines.training import image_source, shard_source
 from pipelines.training.image_source import ImageSource, TrainingData
 from pipelines.training.status_board import StatusBoard
-from pipelines.training.validation import plan_validation
+from pipelines.training.validation import plan_validation, validation_batch_size
 
 
 @dataclass(frozen=True)
@@ -137,13 +137,15 @@ class TrainingJob:
         Raises:
             RequestError: loss.class_weights is balanced, and a class has no training image.
         """
+        passes = setup.placement.most_workers * setup.config.train.accumulate
+        batch_size = validation_batch_size(setup.placement.device, data.plan.batch_size // passes)
         return cls(
             config=setup.config,
             card=setup.card,
             weights=ray.put(setup.weights),
             class_weights=class_weights(setup.config.loss, setup.card.classes, setup.class_counts("train")),
             data=ray.put(data),
-            validation=ray.put(plan_validation(validation)),
+            validation=ray.put(plan_validation(validation, batch_size)),
             placement=setup.placement,
             checkpoints=checkpoints,
             tracking_id=RunFolder(checkpoints.parent).tracking_id,

@@ -19,11 +19,17 @@ from pipelines.training.batch_stream import StreamBudget, TrainingBatch, stream_
 from pipelines.training.image_source import DecodedImages, ImageSource, TrainingData
 
 VALIDATION_BATCH = 32
+"""images that a CPU validates at once, and a GPU at least"""
 
 
-def plan_validation(source: ImageSource) -> TrainingData:
-    """Return a split's images with the batches of a validation, at most ``VALIDATION_BATCH`` images each."""
-    return TrainingData(source, SequentialPlan(len(source.labels), VALIDATION_BATCH))
+def validation_batch_size(device: str, trained: int) -> int:
+    """Return how many images are validated at once: on a GPU, whose memory holds them, those of a training's pass."""
+    return max(VALIDATION_BATCH, trained) if device == "cuda" else VALIDATION_BATCH
+
+
+def plan_validation(source: ImageSource, batch_size: int) -> TrainingData:
+    """Return a split's images with the batches of a validation, at most ``batch_size`` images each."""
+    return TrainingData(source, SequentialPlan(len(source.labels), batch_size))
 
 
 def validation_batches(

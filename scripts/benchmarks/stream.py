@@ -29,7 +29,7 @@ from pipelines import prepare
 from pipelines.training.batch_stream import StreamBudget, stream_batches
 from pipelines.training.image_source import TrainingData
 from pipelines.training.shard_source import open_shards
-from pipelines.training.validation import plan_validation, validation_batches
+from pipelines.training.validation import VALIDATION_BATCH, plan_validation, validation_batches
 from pipelines.training.worker import AHEAD_SHARE
 from scripts.benchmarks.record import append_record, current_record
 
@@ -62,7 +62,7 @@ def main() -> None:
         numbers["training images"] = float(sum(len(batch.labels) for batch in streamed))
         numbers["epoch, s"] = time.monotonic() - began
 
-        stored = ray.put(plan_validation(open_shards(dataset, "val", _PIXELS)))
+        stored = ray.put(plan_validation(open_shards(dataset, "val", _PIXELS), VALIDATION_BATCH))
         began = time.monotonic()
         validated = validation_batches(stored, SINGLE_WORKER, budget)
         numbers["validation images"] = float(sum(len(batch.labels) for batch in validated))

@@ -83,7 +83,7 @@ def test_the_reported_validation_is_that_of_the_checkpoint(trained: Trained) -> 
         replace(file, state=OrderedDict(checkpoint.load_checkpoint(last).learner["network"]))
     )
     network = network.to(memory_format=torch.channels_last)
-    batches = validation_batches(ray.put(plan_validation(source)), SINGLE_WORKER, StreamBudget(1, 2**26))
+    batches = validation_batches(ray.put(plan_validation(source, 32)), SINGLE_WORKER, StreamBudget(1, 2**26))
     task = ValidationTask(batches, file.card, torch.autocast("cpu", enabled=False))
     validated = validate_epoch(network, task, SINGLE_WORKER)
     assert validated is not None

@@ -16,7 +16,7 @@ from overlay.images.augment import augment, augmentation_generator
 from overlay.sources.split_reading import decode_stored
 from overlay.training.sampler import SINGLE_WORKER, SamplePlan, WindowedSamplePlan, Worker
 from pipelines import prepare
-from pipelines.training import batch_stream, image_source, shard_source, validation
+from pipelines.training import batch_stream, image_source, shard_source
 from pipelines.training.batch_stream import StreamBudget, TrainingBatch, stream_batches
 from pipelines.training.image_source import DecodedImages, ImageSource, TrainingData
 from pipelines.training.validation import plan_validation, validation_batches
@@ -128,13 +128,12 @@ def test_neither_tasks_nor_workers_nor_a_restart_change_what_comes(
 def test_a_validation_gets_the_same_batches_from_shards_as_from_memory(
     workers: int, small_shards: PreparedDataset, on_disk: shard_source.ShardSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(validation, "VALIDATION_BATCH", 5)
     monkeypatch.setattr(batch_stream, "TASK_IMAGES", 12)  # two steps
     decoded = image_source.decode_split(small_shards, "train", INPUT, as_stored=True)
     assert decoded.labels.tolist() == on_disk.labels.tolist()
     held, read = (
         [batch for rank in range(workers) for batch in validation_batches(stored, Worker(rank, workers), BUDGET)]
-        for stored in (ray.put(plan_validation(decoded)), ray.put(plan_validation(on_disk)))
+        for stored in (ray.put(plan_validation(decoded, 5)), ray.put(plan_validation(on_disk, 5)))
     )
     assert [batch.step for batch in held] == [batch.step for batch in read] == list(range(5))  # 24 in five batches
     for one, other in zip(held, read, strict=True):

@@ -14,7 +14,7 @@ from overlay.models.device import use_all_cores
 from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD, create_network
 from overlay.training.sampler import SINGLE_WORKER, SequentialPlan, Worker
 from pipelines.training.batch_stream import TrainingBatch
-from pipelines.training.validation import VALIDATION_BATCH, ValidationTask, validate_epoch
+from pipelines.training.validation import VALIDATION_BATCH, ValidationTask, validate_epoch, validation_batch_size
 
 SAMPLES = 3 * VALIDATION_BATCH + 5  # 101: a prime number, so no count of workers divides it
 CARD = model_file.ModelCard(
@@ -49,6 +49,12 @@ def validated(worker: Worker) -> tuple[float, NDArray[np.int64]]:
     found = validate_epoch(network, task, worker)
     assert found is not None
     return found
+
+
+def test_a_gpu_validates_as_many_images_at_once_as_it_trains() -> None:
+    assert validation_batch_size("cpu", 256) == VALIDATION_BATCH == 32
+    assert validation_batch_size("cuda", 256) == 256
+    assert validation_batch_size("cuda", 16) == 32
 
 
 @pytest.mark.slow
