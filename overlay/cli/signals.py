@@ -15,7 +15,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import NoReturn
 
@@ -33,21 +34,27 @@ _READ_SECONDS = 0.05
 
 
 def run_to_exit(work: Callable[[], int]) -> NoReturn:
-    """Exit with the status of the work, also where a signal comes after it, while the interpreter exits.
+    """Exit with the status of the work, whatever comes after it: signals, and what libraries do as they are freed.
 
-    Then the process ends at once. Once all functions of `atexit` have run, signals are ignored: Python's handlers are
-    gone, and what libraries still free takes a moment.
+    A signal ends the process at once. Where all functions of `atexit` have run, the process ends without the rest of
+    the interpreter's exit: a Ray that was interrupted in its start aborts there.
     """
     taken = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    atexit.register(_handle, taken, signal.SIG_IGN)  # registered first, and so called last
+    statuses: list[int] = []
+    atexit.register(_end_process, statuses)  # registered first, and so called last
     status = work()
-    _handle(taken, lambda *_: os._exit(status))
+    statuses.append(status)
+    for number in taken:
+        signal.signal(number, lambda *_: os._exit(status))
     sys.exit(status)
 
 
-def _handle(numbers: Iterable[int], handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
-    for number in numbers:
-        signal.signal(number, handler)
+def _end_process(statuses: list[int]) -> None:
+    for status in statuses:  # none where the work raised
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):  # a reader that is gone
+                stream.flush()
+        os._exit(status)
 
 
 class SignalWatch:

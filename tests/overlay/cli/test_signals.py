@@ -138,16 +138,16 @@ AFTER_WORK = """
 import atexit, os, sys, time
 from overlay.cli.signals import run_to_exit
 
-class Lingering:  # as libraries that free memory once Python has removed its handlers
-    def __del__(self, write=os.write, sleep=time.sleep):
-        write(1, b"finalizing\\n")
-        sleep(2)
+class Breaking:  # as a library that is freed while its threads work
+    def __del__(self, abort=os.abort):
+        abort()
 
-lingering = Lingering()
+breaking = Breaking()
 
 def work():
     print("done", flush=True)
-    atexit.register(lambda: (print("exiting", flush=True), time.sleep(60 if "exiting" in sys.argv else 0)))
+    wait = "--wait" in sys.argv
+    atexit.register(lambda: (print("exiting", flush=wait), time.sleep(60 * wait)))
     return 3
 
 run_to_exit(work)
@@ -155,10 +155,14 @@ run_to_exit(work)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("moment", ["exiting", "finalizing"])
-def test_a_signal_after_the_work_leaves_its_status(number: signal.Signals, moment: str) -> None:
-    with subprocess.Popen([sys.executable, "-c", AFTER_WORK, moment], stdout=subprocess.PIPE, text=True) as process:
+def test_a_signal_after_the_work_leaves_its_status(number: signal.Signals) -> None:
+    with subprocess.Popen([sys.executable, "-c", AFTER_WORK, "--wait"], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        assert moment in map(str.strip, iter(process.stdout.readline, ""))
+        assert "exiting" in map(str.strip, iter(process.stdout.readline, ""))
         process.send_signal(number)
         assert process.wait(60) == 3
+
+
+def test_what_breaks_at_the_end_of_the_interpreter_leaves_the_status() -> None:
+    done = subprocess.run([sys.executable, "-c", AFTER_WORK], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "done\nexiting\n", "")
