@@ -32,7 +32,9 @@ from scripts.fault_injection.processes import Command, kill_group, start
 from scripts.fault_injection.verb_commands import VerbCommands
 
 _START_SECONDS = 600
-_PROGRESS = re.compile(r"^(?:classifying|training): (\d+) of (\d+) images in [\d.]+ s, ([\d.]+) images/s", re.MULTILINE)
+_PROGRESS = re.compile(
+    r"^(?:\S+Z )?(?:classifying|training): (\d+) of (\d+) images in [\d.]+ s, ([\d.]+) images/s", re.MULTILINE
+)
 _RESUMED = {"predict": re.compile(r"going on: (\d+) of"), "train": re.compile(r"at step (\d+) of")}
 
 

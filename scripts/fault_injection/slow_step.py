@@ -27,7 +27,7 @@ from overlay.training.sampler import SamplePlan
 from scripts.fault_injection.processes import end, kill_group
 
 _START_SECONDS = 900
-_FINISHED = re.compile(r"^training: (\d+) of \d+ images in ([\d.]+) s", re.MULTILINE)
+_FINISHED = re.compile(r"^(?:\S+Z )?training: (\d+) of \d+ images in ([\d.]+) s", re.MULTILINE)
 _RESUMED = re.compile(r"at step (\d+) of")
 
 
