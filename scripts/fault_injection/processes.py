@@ -50,7 +50,9 @@ def kill_one(processes: Sequence[psutil.Process], chance: random.Random) -> bool
 
 
 def kill_group(command: Command) -> None:
-    """Send SIGKILL to a command and to all of its descendants at once."""
+    """Send SIGKILL to a command and to all of its descendants at once; nothing to one that has ended."""
+    if command.poll() is not None:
+        return
     for process in [psutil.Process(command.pid), *descendants(command, lambda _line, _name: True)]:
         try:
             process.kill()
