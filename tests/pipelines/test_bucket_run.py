@@ -109,7 +109,7 @@ def test_a_whole_run_in_a_bucket(bucket: StoragePath, here: Path, phantoms: Path
         assert (bucket / "dry").files() == []
         assert not [name for name in bucket.children() if name.startswith(".overlay-")]
     assert_same_weights(made, StoragePath.of(on_disk.out))
-    names = ["checkpoints", "config.yaml", "curves.png", "evaluation", "history.parquet", "run.json"]
+    names = ["checkpoints", "config.yaml", "curves.png", "evaluation", "history.parquet", "overlay.log", "run.json"]
     assert made.children() == sorted([MODEL_FILE, *names])
     assert [epoch.epoch for epoch in read_history(made / "history.parquet")] == [1, 2, 3, 4, 5, 6]
     assert read_history(made / "history.parquet")[: len(progress.history)] == progress.history
