@@ -36,8 +36,10 @@ def score_with_plan(
         # Where actors ask for as much as the tasks before them, Ray Data fuses the two.
         num_cpus=0.99 * pool.cpus if pool.cpus == pool.task_cpus else pool.cpus,
         num_gpus=options.cluster.gpus_per_worker if options.device == "cuda" else 0,
+        # Restarts are bounded, and calls only by them: where a node is lost, a call fails within milliseconds, many
+        # times until Ray knows of the loss.
         max_restarts=TASK_RETRIES,
-        max_task_retries=TASK_RETRIES,
+        max_task_retries=-1,
         **_node_choice(options),
     )
 

@@ -66,7 +66,8 @@ def read_inputs(manifest: Manifest, units: Sequence[ReadUnit]) -> Iterator[Any]:
     in_order = [unit for unit in units if unit.in_order]
     if not in_order:
         return
-    begin = ray.remote(num_cpus=0, max_restarts=3, max_task_retries=3)(ArchivePass)
+    # Calls are bounded by the restarts: where a node is lost, many fail until Ray knows of the loss.
+    begin = ray.remote(num_cpus=0, max_restarts=3, max_task_retries=-1)(ArchivePass)
     at_one_time = max(1, int(session.resources().cpus))
     for start in range(0, len(in_order), at_one_time):
         passes: list[tuple[Any, int]] = [
