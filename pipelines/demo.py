@@ -66,7 +66,7 @@ def _demonstrate(config: Demo) -> None:
             model=Model(weights="none"),
             optimizer=Optimizer(lr=1e-3),
             early_stopping=EarlyStopping(patience=6),
-            train=Loop(epochs=16, batch_size=16, seed=config.seed),
+            train=Loop(epochs=24, batch_size=16, seed=config.seed),
             tracking=Tracking(mode="disabled"),
         )
     )

@@ -13,7 +13,7 @@ import pytest
 def test_demo(tmp_path: Path) -> None:
     out = tmp_path / "demo"
     done = subprocess.run(
-        [sys.executable, "-m", "overlay", "demo", "--out", str(out)], capture_output=True, text=True, timeout=900
+        [sys.executable, "-m", "overlay", "demo", "--out", str(out)], capture_output=True, text=True, timeout=1800
     )
     assert done.returncode == 0, done.stderr
     metrics = json.loads((out / "run" / "evaluation" / "metrics.json").read_text())
