@@ -152,7 +152,8 @@ def test_images_beyond_memory_are_read_from_the_shards(
     assert "24 images are too many for the cluster's memory; they are read anew each epoch" in said
     assert "6 validation images are too many for the cluster's memory; they are read anew after each epoch" in said
     assert [epoch.epoch for epoch in epochs(tmp_path / "run")] == [1]
-    with pytest.raises(RequestError, match=r"^train\.balanced needs the images in memory, and those of .* size 32 "):
+    refusal = r"^train\.balanced needs the images in memory, and those of .* of input\.size 32 are too many"
+    with pytest.raises(RequestError, match=refusal):
         train.run(replace(config, out=str(tmp_path / "other"), train=replace(once, balanced=True)))
 
 
