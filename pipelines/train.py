@@ -108,7 +108,7 @@ def _check_request(config: Train, folder: RunFolder) -> tuple[TrainingSetup, Run
     tracking.resolve_mode(config.tracking)
     dataset = open_dataset(config.dataset) if is_dataset(config.dataset) else None
     if dataset is None:
-        locate_source(config.dataset, "source")  # before Ray starts
+        locate_source(config.dataset, "source")  # before anything is waited for
     network.check_input_size(config.model.arch, config.input.size)
     weights = load_pretrained(config.model.arch, config.model.weights)
     if config.fold is not None:

@@ -111,7 +111,7 @@ def read_staged(staged: StoragePath, manifest: Manifest) -> tuple[pa.Table, pa.T
 
     for kept, broken in read_ahead(read, enumerate(manifest.iterate_groups(["group", "split"]))):
         usable.append(kept)
-        if broken.num_rows:  # an empty table of a few dozen columns takes as much memory as a hundred rows
+        if broken.num_rows:  # an empty table has objects for each of its columns, too
             rejected.append(broken)
     tables = _sorted(usable), _sorted(rejected)
     pa.default_memory_pool().release_unused()  # memory of sorting, which the process would keep

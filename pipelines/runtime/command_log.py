@@ -19,7 +19,7 @@ from overlay.storage.atomic import write_text_atomically
 from overlay.storage.filenames import LOG_FILE
 from overlay.storage.path import StoragePath
 
-if TYPE_CHECKING:  # rich takes as long to import as a small worker's whole code, and only the driver shows bars
+if TYPE_CHECKING:  # workers import this module, too, and only the driver shows bars
     from rich.console import Console
     from rich.progress import Progress
 

@@ -36,7 +36,7 @@ STOP_SECONDS = 120.0
 
 
 class _Trainer(TorchTrainer):
-    """Ray Train's trainer without its actor for datasets, a process that takes seconds to start and has none."""
+    """Ray Train's trainer without its actor for datasets: it is given none, and the process takes seconds to start."""
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
         return [each for each in super()._create_default_callbacks() if not isinstance(each, DatasetsCallback)]
