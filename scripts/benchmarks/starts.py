@@ -13,7 +13,6 @@ import os
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -84,12 +83,13 @@ def main() -> None:
     bars: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory(prefix="overlay-starts-") as temporary:
         folder = Path(temporary)
-        commands = _make_commands(folder, options.images, options.size)
+        write_phantoms(folder / "images", images_per_class=options.images, seed=0)
+        commands = {name: _make_commands(folder, name, place, options.size) for name, place in checkouts.items()}
         for name in options.only:
             rounds: dict[str, list[dict[str, float]]] = {checkout: [] for checkout in checkouts}
             for _ in range(options.rounds):
                 for checkout, place in checkouts.items():
-                    rounds[checkout].append(_measure(commands[name], folder / "out", place))
+                    rounds[checkout].append(_measure(commands[checkout][name], folder / "out", place))
             for checkout, measured in rounds.items():
                 median = sorted(measured, key=lambda phases: sum(phases.values()))[len(measured) // 2]
                 bars[f"{name}, {checkout}"] = median
@@ -113,15 +113,19 @@ def phases_between(marks: Sequence[tuple[str, float]]) -> dict[str, float]:
     return phases
 
 
-def _make_commands(folder: Path, images: int, size: int) -> Mapping[str, TimedCommand]:
-    """Make images, a dataset and a model, and return the commands by name, without their --out."""
-    write_phantoms(folder / "images", images_per_class=images, seed=0)
-    dataset, run = folder / "dataset", folder / "run"
-    _run(["prepare", str(folder / "images"), "--out", str(dataset)])
+def _make_commands(folder: Path, checkout: str, place: Path, size: int) -> Mapping[str, TimedCommand]:
+    """Make a dataset and a model by a checkout, whose files another may refuse; return the commands without --out."""
+    dataset, run = folder / f"dataset-{checkout}", folder / f"run-{checkout}"
     network = ["--model.weights", "none", "--input.size", str(size), "--tracking.mode", "disabled"]
     train = ["train", str(dataset), *network, "--train.batch_size", "16", "--train.precision", "fp32"]
-    _run([*train, "--train.epochs", "1", "--out", str(run)])
     predict = ["predict", str(run), str(folder / "images"), "--part_rows", "32"]
+    for words in (
+        ["prepare", str(folder / "images"), "--out", str(dataset)],
+        [*train, "--train.epochs", "1", "--out", str(run)],
+    ):
+        with _start(words, place) as process:
+            if process.wait():
+                raise RuntimeError(f"status {process.returncode} in {place}: {' '.join(words)}")
     return {
         "train": TimedCommand([*train, "--train.epochs", "1", "--train.checkpoint_steps", "1"], TRAIN),
         "predict on Ray": TimedCommand([*predict, "--actors", "1"], ON_RAY),
@@ -129,29 +133,27 @@ def _make_commands(folder: Path, images: int, size: int) -> Mapping[str, TimedCo
     }
 
 
-def _run(words: Sequence[str]) -> None:
-    subprocess.run([sys.executable, "-m", "overlay", *words], check=True, stdout=subprocess.DEVNULL)
+def _start(words: Sequence[str], checkout: Path) -> subprocess.Popen[bytes]:
+    """Start a command of a checkout, in its folder, which comes first in Python's path."""
+    return subprocess.Popen(
+        [str(checkout / ".venv" / "bin" / "python"), "-m", "overlay", *words],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": str(checkout)},
+        cwd=checkout,
+    )
 
 
 def _measure(command: TimedCommand, out: Path, checkout: Path) -> dict[str, float]:
     """Run a command of a checkout until its last mark, end it, and return the seconds of each phase."""
     shutil.rmtree(out, ignore_errors=True)
-    words = [str(checkout / ".venv" / "bin" / "python"), "-m", "overlay", *command.words, "--out", str(out)]
-    environment = os.environ | {"PYTHONPATH": str(checkout)}
     began = time.monotonic()
-    # In the checkout's folder, which comes first in Python's path.
-    with subprocess.Popen(
-        words,
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-        cwd=checkout,
-    ) as process:
+    with _start([*command.words, "--out", str(out)], checkout) as process:
         seen = dict[str, float]()
         while command.marks[-1].phase not in seen:
             if process.poll() not in (None, 0):
-                raise RuntimeError(f"status {process.returncode}: {' '.join(words)}")
+                raise RuntimeError(f"status {process.returncode} in {checkout}: {' '.join(command.words)}")
             for mark in _reached(command.marks, seen, process, out):
                 seen[mark.phase] = time.monotonic() - began
             time.sleep(_POLL_SECONDS)
