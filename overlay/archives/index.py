@@ -18,6 +18,7 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from overlay.archives.entries import ArchiveEntry, Span, read_entries
+from overlay.archives.member_table import MemberCollector, MemberTable
 from overlay.archives.stream import ArchiveError, UnpackedStream
 from overlay.config import Limits
 from overlay.errors import ErrorKind, ImageError, Reason
@@ -33,6 +34,8 @@ from overlay.storage.filenames import (
 from overlay.storage.path import StoragePath
 
 _STREAM_BUFFER = 8 * 2**20  # bytes of one request to a bucket, where the whole archive is read
+
+_REPEATED = Reason("duplicate name: the first member of that name is used", ErrorKind.REFUSED)
 
 SPAN_TYPE = pa.struct(
     [
@@ -50,7 +53,7 @@ SPAN_TYPE = pa.struct(
 class ArchiveListing:
     """Images, labels and problems found in an archive."""
 
-    members: dict[str, Span] = field(default_factory=dict)
+    members: MemberTable
     """images and masks by their relative names, in the archive's order"""
     problems: list[tuple[str | None, Reason]] = field(default_factory=list)
     """(name, reason) of each member that can't be used; the name is None for the archive as a whole"""
@@ -66,8 +69,9 @@ def list_archive(place: StoragePath, limits: Limits) -> ArchiveListing:
     Raises:
         OSError: the archive's file can't be read.
     """
-    members: dict[str, Span] = {}
+    members = MemberCollector()
     problems: list[tuple[str | None, Reason]] = []
+    faults: list[tuple[None, Reason]] = []
     labels: dict[str, str] = {}
     passed_over = Counter[str]()
     try:
@@ -86,15 +90,17 @@ def list_archive(place: StoragePath, limits: Limits) -> ArchiveListing:
                     pass
                 elif is_hidden(name):
                     passed_over[kind_of_name(name)] += 1
-                elif reason := _reason(name, entry, limits, members):
+                elif reason := _reason(name, entry, limits):
                     problems.append((name, reason))
                 elif is_image(name):
-                    members[name] = entry.span
+                    members.add(name, entry.span)
                 else:
                     passed_over[kind_of_name(name)] += 1
     except ArchiveError as error:
-        problems.append((None, error.reason))
-    return ArchiveListing(members, problems, labels, passed_over)
+        faults.append((None, error.reason))
+    table, repeated = members.table()
+    problems += [*((name, _REPEATED) for name in repeated), *faults]
+    return ArchiveListing(table, problems, labels, passed_over)
 
 
 def read_member(file: BinaryIO, span: Span) -> bytes:
@@ -158,7 +164,7 @@ def read_members_in_order(place: StoragePath, records: Sequence[Sequence[Span]])
             raise OSError(f"{place} has changed since it was listed: {error}") from error
 
 
-def _reason(name: str, entry: ArchiveEntry, limits: Limits, members: Mapping[str, Span]) -> Reason | None:
+def _reason(name: str, entry: ArchiveEntry, limits: Limits) -> Reason | None:
     """Return the reason why a member can't be used; None where it can, or is neither an image nor an archive."""
     if entry.link:
         return Reason("link or device within an archive: only regular files are read", ErrorKind.REFUSED)
@@ -172,6 +178,4 @@ def _reason(name: str, entry: ArchiveEntry, limits: Limits, members: Mapping[str
         size = max(entry.span.size, entry.span.packed)
         said = f"member too large: {size} bytes, more than {limits.member_bytes} (limits.member_bytes)"
         return Reason(said, ErrorKind.TOO_LARGE)
-    if name in members:
-        return Reason("duplicate name: the first member of that name is used", ErrorKind.REFUSED)
     return None

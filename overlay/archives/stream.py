@@ -4,7 +4,7 @@ import errno
 import math
 import time
 from collections.abc import Mapping
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, get_args
 
 import pyarrow as pa
 
@@ -13,6 +13,7 @@ from overlay.errors import ErrorKind, InputError, one_line
 
 Method = Literal["tar", "gzip", "zstd", "stored", "deflated"]
 """tar: member of a plain tar; gzip, zstd: of a tar that is compressed as a whole; stored, deflated: of a zip"""
+METHODS: tuple[Method, ...] = get_args(Method)
 
 RATIO_FLOOR = 16 * 2**20
 """unpacked bytes below which the ratio is not checked: a few black masks compress a thousandfold"""

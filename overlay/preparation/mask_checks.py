@@ -44,7 +44,7 @@ def count_masks(staged: StoragePath, parts: int) -> dict[str, MaskCounts]:
     def read(part: int) -> pa.Table:
         return open_parquet(staged_path(staged, part)).read(columns=_COLUMNS)
 
-    for table in read_ahead(read, range(parts)):
+    for table in read_ahead(staged, read, range(parts)):
         masked = table.filter(pc.is_valid(pc.struct_field(table["mask"].combine_chunks(), "path")))
         for label in pc.unique(masked["label"]).to_pylist():
             own = masked.filter(pc.equal(masked["label"], label))

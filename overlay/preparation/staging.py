@@ -109,7 +109,7 @@ def read_staged(staged: StoragePath, manifest: Manifest) -> tuple[pa.Table, pa.T
         broken = table.filter(pc.is_valid(table["reason"]))
         return kept.select(USABLE_SCHEMA.names), broken.select(REJECTED_SCHEMA.names)
 
-    for kept, broken in read_ahead(read, enumerate(manifest.iterate_groups(["group", "split"]))):
+    for kept, broken in read_ahead(staged, read, enumerate(manifest.iterate_groups(["group", "split"]))):
         usable.append(kept)
         if broken.num_rows:  # an empty table has objects for each of its columns, too
             rejected.append(broken)
@@ -134,7 +134,7 @@ def read_stored_form(staged: StoragePath, images: pa.Table) -> tuple[pa.Array, d
     def read(part: int) -> pa.Table:
         return open_parquet(staged_path(staged, part)).read(columns=["id", "sha256", "encoding"])
 
-    for stored, rows in zip(read_ahead(read, parts.tolist()), np.split(by_part, starts[1:]), strict=True):
+    for stored, rows in zip(read_ahead(staged, read, parts.tolist()), np.split(by_part, starts[1:]), strict=True):
         ids = images["id"].take(pa.array(rows))
         found = stored.take(pc.index_in(ids, stored["id"].combine_chunks()))
         digests[rows] = np.frombuffer(bytes.fromhex("".join(found["sha256"].to_pylist())), np.uint8).reshape(-1, 32)

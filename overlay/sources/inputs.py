@@ -5,19 +5,20 @@ memory doesn't grow with the number of inputs. No input is dropped: one that can
 a row with this reason.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import NamedTuple
 
-from overlay.archives.index import list_archive
+from overlay.archives.index import ArchiveListing, list_archive
 from overlay.config import Limits
 from overlay.errors import ErrorKind, Reason, one_line
 from overlay.images.ref import ImageRef
 from overlay.sources.conventions import MaskConventions
 from overlay.sources.dicom_frames import expand_files, expand_members
-from overlay.sources.mask_pairing import pair_in_steps, pair_masks
+from overlay.sources.mask_pairing import pair_in_steps
 from overlay.sources.parquet_images import GROUP_ROWS
 from overlay.sources.read_plan import archive_passes
 from overlay.storage.filenames import escape_name, impossible_name, sample_key
@@ -133,51 +134,71 @@ def list_walked_files(folder: WalkedFolder, root: StoragePath, rule: ListingRule
             masks, repeats = 0, {}
 
 
-def list_members(place: StoragePath, rule: ListingRule) -> list[Portion]:
-    """List an archive; a problem of the archive, or of a member, becomes an input with a reason."""
+def list_members(place: StoragePath, rule: ListingRule) -> Iterator[Portion]:
+    """List an archive; a problem of the archive, or of a member, becomes an input with a reason.
+
+    The archive is scanned by the call, and its members are listed while they are iterated over, in portions of at most
+    1024; those that are read in order come last, in one portion for each pass.
+    """
     uri = escape_name(str(place))
     try:
         listing, (_, version) = list_archive(place, rule.limits), read_stamp(place)
+        portions = _list_members(listing, ImageRef("", uri, source=rule.source, version=version), place, rule)
+        # Here, since several archives are listed at one time: the headers of DICOM files are read.
+        return chain(list(islice(portions, 1)), portions)
     except OSError as error:
         id = escape_name(rule.prefix.rstrip("/") or place.name)
         reason = Reason(f"archive that can't be read: {one_line(error)}", ErrorKind.UNREADABLE)
-        return [Portion([ImageRef(id, uri, source=rule.source, reason=reason)])]
-    pairing = pair_masks(listing.members, rule.masks)
-    images = []
-    for name in sorted({*pairing.images, *pairing.rejected}):
-        masks = pairing.images.get(name, ())
-        span = listing.members[name]
-        images.append(
-            ImageRef(
-                id=escape_name(rule.prefix + name),
-                uri=uri,
-                member=escape_name(name),
-                masks=masks,
-                label=rule.label(listing.labels.get(sample_key(name)), name.rpartition("/")[0]),
-                source=rule.source,
-                size=span.size,
-                version=version,
-                spans=tuple(listing.members[each] for each in (name, *masks)),
-                reason=pairing.rejected.get(name),
-                drawn=bool(masks),
+        return iter([Portion([ImageRef(id, uri, source=rule.source, reason=reason)])])
+
+
+def _list_members(listing: ArchiveListing, of: ImageRef, place: StoragePath, rule: ListingRule) -> Iterator[Portion]:
+    """List the members of an archive, whose references are like ``of``."""
+    waiting: list[ImageRef] = []
+    in_order: list[ImageRef] = []
+    masks, repeats = 0, Counter[str]()
+    problems = [_problem_id(member, place, rule) for member, _ in listing.problems]
+    asked, taken = frozenset(problems), set[str]()
+    for pairing in pair_in_steps(listing.members.sorted_names(), rule.masks):
+        spans = listing.members.find({*chain(pairing.images, pairing.rejected, *pairing.images.values())})
+        images = []
+        for name in sorted({*pairing.images, *pairing.rejected}):
+            own = pairing.images.get(name, ())
+            images.append(
+                of._replace(
+                    id=escape_name(rule.prefix + name),
+                    member=escape_name(name),
+                    masks=own,
+                    label=rule.label(listing.labels.get(sample_key(name)), name.rpartition("/")[0]),
+                    size=spans[name].size,
+                    spans=tuple(spans[each] for each in (name, *own)),
+                    reason=pairing.rejected.get(name),
+                    drawn=bool(own),
+                )
             )
-        )
-    taken = {image.id for image in images}
-    for member, reason in listing.problems:
-        first = id = escape_name(rule.prefix.rstrip("/") or place.name if member is None else rule.prefix + member)
-        number = 2
+        taken.update(image.id for image in images if image.id in asked)
+        for image in expand_members(images, place, origins=rule.classes is None):
+            (in_order if image.spans and image.spans[0].in_order_only else waiting).append(image)
+        masks += pairing.masks
+        repeats.update(pairing.repeats)
+        while len(waiting) > _PORTION:
+            yield Portion(waiting[:_PORTION])
+            del waiting[:_PORTION]
+    for first, (member, reason) in zip(problems, listing.problems, strict=True):
+        id, number = first, 2
         while id in taken:
             id, number = f"{first}#{number}", number + 1
         taken.add(id)
-        name_in = None if member is None else escape_name(member)
-        images.append(ImageRef(id, uri, name_in, source=rule.source, version=version, reason=reason))
-    images = list(expand_members(images, place, origins=rule.classes is None))
-    at_once = [image for image in images if not (image.spans and image.spans[0].in_order_only)]
-    in_order = [image for image in images if image.spans and image.spans[0].in_order_only]
-    return [
-        Portion(at_once, passed_over=listing.passed_over, masks=pairing.masks, repeats=pairing.repeats),
-        *(Portion(each, in_order=True) for each in archive_passes(in_order)),
-    ]
+        waiting.append(of._replace(id=id, member=None if member is None else escape_name(member), reason=reason))
+    while len(waiting) > _PORTION:
+        yield Portion(waiting[:_PORTION])
+        del waiting[:_PORTION]
+    yield Portion(waiting, passed_over=listing.passed_over, masks=masks, repeats=repeats)
+    yield from (Portion(each, in_order=True) for each in archive_passes(in_order))
+
+
+def _problem_id(member: str | None, place: StoragePath, rule: ListingRule) -> str:
+    return escape_name(rule.prefix.rstrip("/") or place.name if member is None else rule.prefix + member)
 
 
 def file_problem(path: str, size: int | None, limits: Limits) -> Reason | None:

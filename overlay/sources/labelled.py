@@ -6,7 +6,7 @@ wrapping folder, whether a source has masks) are applied in a second pass over a
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -317,7 +317,7 @@ def _list_place(place: StoragePath, options: ListingOptions, spool: RefSpool, li
                 listed.append(source)
 
 
-def _list_file(place: StoragePath, rule: ListingRule, *, named: bool) -> list[Portion]:
+def _list_file(place: StoragePath, rule: ListingRule, *, named: bool) -> Iterable[Portion]:
     """List an archive, or a table of images; see `list_table`."""
     return list(list_table(place, rule, named=named)) if is_table(place.name) else list_members(place, rule)
 

@@ -4,7 +4,7 @@ import re
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -40,22 +40,16 @@ class Pairing:
     such as _b for x_b.png beside x.png: perhaps masks by an unknown convention"""
 
 
-def pair_masks(names: Iterable[str], conventions: MaskConventions = _RECOGNISED) -> Pairing:
-    """Pair images with their masks by relative names, in any order.
-
-    A mask without an image is rejected, and so is a name that is not UTF-8; an image without a mask is not. An image
-    whose masks follow two conventions is rejected, since either may be the right one.
-    """
-    listed = sorted(names)
-    return _pair(listed, conventions, conventions.roles({_folder(name) for name in listed}))
-
-
 def pair_in_steps(
     names: Sequence[str],
     conventions: MaskConventions = _RECOGNISED,
     folders: Mapping[str, Collection[str]] = _NO_FOLDERS,
 ) -> Iterator[Pairing]:
-    """Pair as `pair_masks` does, in steps of bounded memory; an image and its masks are always in the same step.
+    """Pair images with their masks by relative names, in steps of bounded memory.
+
+    An image and its masks are always in the same step. A mask without an image is rejected, and so is a name that is
+    not UTF-8; an image without a mask is not. An image whose masks follow two conventions is rejected, since either may
+    be the right one.
 
     ``folders``: path of a folder -> names of all the folders in it, where ``names`` are some of a larger listing.
     """

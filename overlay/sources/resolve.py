@@ -106,7 +106,7 @@ def _sources(inputs: Sequence[str], listed: Sequence[StoragePath], skipped: list
     files: list[StoragePath] = []
     for place in _places(inputs, listed, skipped):
         if is_archive(place.name):
-            sources[place] = partial(_list_archive, place)
+            sources[place] = partial(list_members, place)
         elif is_table(place.name):
             sources[place] = partial(list_table, place)
         elif not _is_folder(place):
@@ -139,10 +139,6 @@ def _group_files(files: Sequence[StoragePath]) -> Iterator[_Source]:
             root = root.parent
         names = [file.path.removeprefix(f"{above.rstrip('/')}/") for file in together]
         yield root, partial(list_files, names, root)
-
-
-def _list_archive(place: StoragePath, rule: ListingRule) -> Iterator[Portion]:
-    return iter(list_members(place, rule))
 
 
 def _places(inputs: Sequence[str], listed: Sequence[StoragePath], skipped: list[str]) -> Iterator[StoragePath]:

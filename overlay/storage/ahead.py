@@ -6,8 +6,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
-READERS = 32
-"""files that are read at one time: a bucket answers each request after some tens of milliseconds"""
+from overlay.storage.path import StoragePath
+
+BUCKET_READERS = 32
+"""files of a bucket that are read at one time: it answers each request after some tens of milliseconds"""
+DISK_READERS = 4
+"""files of a disk that are read at one time: each thread keeps some memory"""
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -35,11 +39,12 @@ def map_ahead(
         yield pending.popleft().result()
 
 
-def read_ahead(read: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
-    """Yield the results of a function that reads a small file for each item, in order, up to ``READERS`` ahead.
+def read_ahead(place: StoragePath, read: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
+    """Yield the results of a function that reads a small file of a folder for each item, in order, several ahead.
 
     Raises:
         OSError: a file can't be read.
     """
-    with worker_threads(READERS) as threads:
-        yield from map_ahead(threads, read, items, ahead=READERS)
+    readers = BUCKET_READERS if place.in_bucket else DISK_READERS
+    with worker_threads(readers) as threads:
+        yield from map_ahead(threads, read, items, ahead=readers)

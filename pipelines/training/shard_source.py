@@ -98,7 +98,7 @@ def open_shards(dataset: PreparedDataset, split: str, config: Input) -> ShardSou
         return here, pc.index_in(table["label"].take(here), classes).to_numpy().astype(np.int64)
 
     files, rows, labels = [], [], [np.zeros(0, np.int64)]
-    for part, (here, own) in enumerate(read_ahead(locate, range(dataset.card.parts))):
+    for part, (here, own) in enumerate(read_ahead(dataset.place, locate, range(dataset.card.parts))):
         if len(here):
             files.append(part_path(dataset.place, part))
             rows.append(here)

@@ -4,7 +4,7 @@ import stat
 import struct
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -76,7 +76,7 @@ def place(tmp_path: Path) -> Callable[[bytes], StoragePath]:
     return write
 
 
-def contents(archive: StoragePath, members: dict[str, Span]) -> dict[str, bytes]:
+def contents(archive: StoragePath, members: Mapping[str, Span]) -> dict[str, bytes]:
     if any(span.in_order_only for span in members.values()):
         read = dict(read_members_in_order(archive, [[span] for span in members.values()]))
         return {name: read[index][0] for index, name in enumerate(members)}

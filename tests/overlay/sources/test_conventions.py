@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from overlay.config import MaskNames
 from overlay.sources.conventions import FolderRole, MaskConventions, fold, normal_form
-from overlay.sources.mask_pairing import pair_masks
+from tests.overlay.sources.pairing import pair_masks
 
 RECOGNISED = MaskConventions()
 

@@ -5,6 +5,8 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from overlay.config import Limits
 from overlay.images.ref import ImageRef
 from overlay.sources.input_folder import list_folder
@@ -73,6 +75,23 @@ def test_what_is_compressed_as_a_whole_is_read_in_order(tmp_path: Path) -> None:
     assert [(image.id, image.reason and image.reason[:7]) for image in at_once.images] == [("c.zip", "archive")]
     assert [image.id for image in in_order.images] == ["b.png", "a.png"]
     assert in_order.in_order
+
+
+def test_a_large_archive_is_listed_in_portions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {f"a/{number}{end}.png": b"" for number in range(1100) for end in ("", "_mask")} | {"b.txt": b""}
+    (tmp_path / "x.tar").write_bytes(tar(files, special("a/7.png", tarfile.SYMTYPE, "/etc/passwd")))
+    (whole, rest) = list_members(StoragePath.of(tmp_path / "x.tar"), RULE)
+    assert [len(whole.images), len(rest.images)] == [1024, 77]
+    assert rest.images[-1].id == "a/7.png#2"
+    monkeypatch.setattr("overlay.sources.mask_pairing.PAIRED_NAMES", 100)
+    monkeypatch.setattr("overlay.sources.inputs._PORTION", 50)
+    steps = list(list_members(StoragePath.of(tmp_path / "x.tar"), RULE))
+    assert len(steps) > 22
+    assert max(len(step.images) for step in steps) == 50
+    assert sorted(images_of(steps)) == sorted([*whole.images, *rest.images])
+    for portions in ([whole, rest], steps):
+        assert sum(portion.masks for portion in portions) == 1100
+        assert sum(sum(portion.passed_over.values()) for portion in portions) == 1
 
 
 def test_a_broken_archive_is_an_input_with_a_reason(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@ import random
 
 import pytest
 
-from overlay.sources.mask_pairing import pair_in_steps, pair_masks
+from overlay.sources.mask_pairing import pair_in_steps
+from tests.overlay.sources.pairing import pair_masks
 
 
 def test_class_folders_of_finished_overlays() -> None:

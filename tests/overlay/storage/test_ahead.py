@@ -3,7 +3,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from overlay.storage.ahead import READERS, map_ahead, read_ahead, worker_threads
+from overlay.storage.ahead import BUCKET_READERS, DISK_READERS, map_ahead, read_ahead, worker_threads
+from overlay.storage.path import StoragePath
 
 
 def test_results_come_in_the_order_of_the_items() -> None:
@@ -51,12 +52,13 @@ def test_an_error_comes_in_its_place_and_drops_what_waits() -> None:
     assert (found, max(done)) == ([], 3) or (found, max(done)) == ([0], 3)
 
 
-def test_files_are_read_at_one_time_and_in_order() -> None:
-    together = threading.Barrier(READERS, timeout=60)
+@pytest.mark.parametrize(("place", "readers"), [("s3://bucket/folder", BUCKET_READERS), ("/folder", DISK_READERS)])
+def test_files_are_read_at_one_time_and_in_order(place: str, readers: int) -> None:
+    together = threading.Barrier(readers, timeout=60)
 
     def read(item: int) -> int:
-        if item < READERS:
+        if item < readers:
             together.wait()  # passes only once all of them are read
         return item + 1
 
-    assert list(read_ahead(read, range(100))) == list(range(1, 101))
+    assert list(read_ahead(StoragePath(place), read, range(100))) == list(range(1, 101))

@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overlay.sources.conventions import MaskConventions
-from overlay.sources.mask_pairing import pair_in_steps, pair_masks
+from overlay.sources.mask_pairing import pair_in_steps
 from overlay.sources.own_output import is_own_output
 from overlay.storage.path import StoragePath
 from overlay.storage.walk import WalkRule, read_stamp, walk_folder
+from tests.overlay.sources.pairing import pair_masks
 
 
 def make(folder: Path, *names: str) -> Path:

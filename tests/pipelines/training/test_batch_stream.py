@@ -154,6 +154,21 @@ class Noted(DecodedImages):
             yield images
 
 
+def wait_for(steps: int, notes: Path) -> None:
+    deadline = time.monotonic() + 60
+    while len(list(notes.iterdir())) < steps:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_the_first_batches_are_made_before_one_is_asked_for(in_memory: DecodedImages, tmp_path: Path) -> None:
+    source = Noted(in_memory.labels, in_memory.size, in_memory.blocks, in_memory.positions, tmp_path)
+    data = ray.put(TrainingData(source, SamplePlan(24, batch_size=12, epochs=1, seed=1)))
+    coming = stream_batches(data, Augment(), SINGLE_WORKER, start=0, budget=BUDGET)
+    wait_for(2, tmp_path)
+    assert [batch.step for batch in coming] == [0, 1]
+
+
 def test_the_tasks_are_no_further_ahead_than_is_asked_for(
     in_memory: DecodedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,10 +178,7 @@ def test_the_tasks_are_no_further_ahead_than_is_asked_for(
     budget = StreamBudget(cpus=1, ahead_bytes=6 * 12 * INPUT.size**2 * 3)
     coming = stream_batches(ray.put(TrainingData(source, plan)), Augment(), SINGLE_WORKER, start=0, budget=budget)
     next(coming)
-    deadline = time.monotonic() + 60
-    while len(list(tmp_path.iterdir())) < 4:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for(4, tmp_path)
     time.sleep(2)
     assert sorted(int(note.name) for note in tmp_path.iterdir()) == list(range(4))
     assert [batch.step for batch in coming] == list(range(1, 20))
