@@ -96,8 +96,11 @@ def _run(verb: str, config: Config) -> int:
 
     if isinstance(config, Submit):
         return _submit(config)
-    if isinstance(config, Train):  # always on Ray, unlike the others
+    # The others find out later whether they need Ray.
+    if isinstance(config, Train):
         session.connect_while_importing("pipelines.train")
+    elif isinstance(config, Predict) and config.actors is not None:
+        session.connect_while_importing("pipelines.inference.ray_backend")
     job = "check" if isinstance(config, Prepare) and config.check else verb
     outcome = importlib.import_module(f"pipelines.{job}").run(config)
     return 3 if getattr(outcome, "unreadable", 0) else 0  # those of prepare and predict have it

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from overlay.dataset.prepared import part_path
 from overlay.dataset.schema import DATASET_SCHEMA, REJECTED_SCHEMA
@@ -32,20 +33,19 @@ _INDEX_ROW_GROUP = 16_384
 """rows of a row group of the index, about: one for each shard would make the footer, which each task reads, large"""
 DIGEST = pa.binary(32)
 """type of a 256-bit hash"""
-USABLE_SCHEMA = pa.schema(
+_DIGESTS = ("phash", "pixels")
+_TEXTS_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("label", pa.string()),
         ("group", pa.string()),
         ("given_split", pa.string()),
         ("part", pa.int32()),
-        ("phash", DIGEST),
-        ("pixels", DIGEST),
     ]
 )
+USABLE_SCHEMA = pa.schema([*_TEXTS_SCHEMA, *((name, DIGEST) for name in _DIGESTS)])
 """a staged row without its image, about 120 bytes, all that the driver keeps of it; ``group`` is null where the image
 is a group of its own"""
-_DIGESTS = ("phash", "pixels")
 _BATCH = 8  # images in memory at one time
 
 
@@ -95,27 +95,32 @@ def read_staged(staged: StoragePath, manifest: Manifest) -> tuple[pa.Table, pa.T
     Raises:
         OSError: a staged file or the manifest can't be read.
     """
-    usable, rejected = [USABLE_SCHEMA.empty_table()], [REJECTED_SCHEMA.empty_table()]
+    usable, rejected = [_TEXTS_SCHEMA.empty_table()], [REJECTED_SCHEMA.empty_table()]
+    # In one block each: many small ones would leave the process's memory scattered.
+    digests = {name: np.empty((manifest.rows, 32), np.uint8) for name in _DIGESTS}
+    rows = 0
 
     def read(listed: tuple[int, pa.Table]) -> tuple[pa.Table, pa.Table]:
         part, own = listed
         table = open_parquet(staged_path(staged, part)).read(columns=[*REJECTED_SCHEMA.names, *_DIGESTS])
         table = table.append_column("group", own["group"]).append_column("given_split", own["split"])
         table = table.append_column("part", pa.array([part] * table.num_rows, pa.int32()))
-        kept = table.filter(pc.is_null(table["reason"]))
-        for name in _DIGESTS:
-            digests = pa.array([bytes.fromhex(text) for text in kept[name].to_pylist()], DIGEST)
-            kept = kept.set_column(kept.schema.get_field_index(name), name, digests)
-        broken = table.filter(pc.is_valid(table["reason"]))
-        return kept.select(USABLE_SCHEMA.names), broken.select(REJECTED_SCHEMA.names)
+        kept, broken = (table.filter(keep(table["reason"])) for keep in (pc.is_null, pc.is_valid))
+        return kept, broken.select(REJECTED_SCHEMA.names)
 
     for kept, broken in read_ahead(staged, read, enumerate(manifest.iterate_groups(["group", "split"]))):
-        usable.append(kept)
+        usable.append(kept.select(_TEXTS_SCHEMA.names))
+        for name in _DIGESTS:
+            digests[name][rows : rows + len(kept)] = _parse_digests(kept[name])
+        rows += len(kept)
         if broken.num_rows:  # an empty table has objects for each of its columns, too
             rejected.append(broken)
-    tables = _sorted(usable), _sorted(rejected)
+    table, order = _sorted(usable)
+    for name in _DIGESTS:
+        table = table.append_column(name, _digest_column(digests.pop(name)[:rows][order]))
+    faults, _ = _sorted(rejected)
     pa.default_memory_pool().release_unused()  # memory of sorting, which the process would keep
-    return tables
+    return table, faults
 
 
 def read_stored_form(staged: StoragePath, images: pa.Table) -> tuple[pa.Array, dict[str, int]]:
@@ -137,10 +142,9 @@ def read_stored_form(staged: StoragePath, images: pa.Table) -> tuple[pa.Array, d
     for stored, rows in zip(read_ahead(staged, read, parts.tolist()), np.split(by_part, starts[1:]), strict=True):
         ids = images["id"].take(pa.array(rows))
         found = stored.take(pc.index_in(ids, stored["id"].combine_chunks()))
-        digests[rows] = np.frombuffer(bytes.fromhex("".join(found["sha256"].to_pylist())), np.uint8).reshape(-1, 32)
+        digests[rows] = _parse_digests(found["sha256"])
         encodings.update(found["encoding"].to_pylist())
-    column = pa.FixedSizeBinaryArray.from_buffers(DIGEST, len(images), [None, pa.py_buffer(digests)])
-    return column, dict(sorted(encodings.items()))
+    return _digest_column(digests), dict(sorted(encodings.items()))
 
 
 def write_index(staged: StoragePath, divided: pa.Table, shard_rows: int) -> list[range]:
@@ -181,15 +185,27 @@ def assemble_shard(rows: range, shard: int, staged: StoragePath, out: StoragePat
     return index.num_rows, 0
 
 
-def _sorted(tables: list[pa.Table]) -> pa.Table:
-    """Return the rows of all tables sorted by id; one column at a time, which bounds the copies in memory."""
+def _parse_digests(texts: pa.ChunkedArray) -> NDArray[np.uint8]:
+    """Return hexadecimal digests as bytes, (n, 32)."""
+    return np.frombuffer(bytes.fromhex("".join(texts.to_pylist())), np.uint8).reshape(-1, 32)
+
+
+def _digest_column(digests: NDArray[np.uint8]) -> pa.FixedSizeBinaryArray:
+    """Return digests, (n, 32), as a column, without a copy."""
+    return pa.FixedSizeBinaryArray.from_buffers(DIGEST, len(digests), [None, pa.py_buffer(digests)])
+
+
+def _sorted(tables: list[pa.Table]) -> tuple[pa.Table, NDArray[np.uint64]]:
+    """Return the rows of all tables sorted by id, the first column, and their order; copies are of one column."""
     table = pa.concat_tables(tables)
-    schema, columns, order = table.schema, table.columns, pc.sort_indices(table["id"])
+    schema, columns = table.schema, table.columns
     del table
     tables.clear()
-    for place, column in enumerate(columns):
-        columns[place] = column.combine_chunks().take(order)
-    return pa.Table.from_arrays(columns, schema=schema)
+    order = pc.sort_indices(columns[0])
+    for place in range(len(columns)):
+        columns[place] = columns[place].combine_chunks()  # in its place, so that the chunks are freed
+        columns[place] = columns[place].take(order)
+    return pa.Table.from_arrays(columns, schema=schema), order.to_numpy()
 
 
 def _index_path(staged: StoragePath) -> StoragePath:
