@@ -13,7 +13,7 @@ from ray.data.exceptions import ExecutionTimeoutError
 from cluster.nodes import NodeSize, working_nodes
 from overlay.config import InferenceOptions
 from overlay.errors import RequestError
-from pipelines.runtime.node_shares import actor_share, actor_slots, leaves_room, task_share
+from pipelines.runtime.node_shares import actor_slots, leaves_room, scoring_share, task_share
 
 LOOK_SECONDS = 1.0
 """between two looks at the cluster's nodes"""
@@ -48,7 +48,7 @@ class ActorPool:
         if gpus_each is not None or own.worker_cpus is not None:
             asked = min(asked, actor_slots(nodes, own.worker_cpus or 0, gpus_each))
         if own.worker_cpus is None:
-            actors, cpus = asked, actor_share(nodes, max(1, asked), gpus_each)
+            actors, cpus = asked, scoring_share(nodes, max(1, asked), gpus_each)
         else:
             numbers = range(asked, 0, -1)
             cpus = own.worker_cpus

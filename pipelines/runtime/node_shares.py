@@ -39,6 +39,15 @@ def actor_share(nodes: Sequence[NodeSize], actors: int, gpus_each: float | None 
     return next((each for each in sorted(shares, reverse=True) if keeps_room(nodes, actors, each, gpus_each)), 0.0)
 
 
+def scoring_share(nodes: Sequence[NodeSize], actors: int, gpus_each: float | None) -> float:
+    """Return the CPUs that each of so many actors reserves for prediction: none with a GPU.
+
+    Such an actor waits for its GPU most of the time, and a core that it reserved would not decode. A training worker
+    keeps a core busy by itself.
+    """
+    return actor_share(nodes, actors) if gpus_each is None else 0.0
+
+
 def keeps_room(nodes: Sequence[NodeSize], actors: int, share: float, gpus_each: float | None = None) -> bool:
     """Whether actors fit and some node has room for a task beside them, also after the loss of one of several nodes.
 

@@ -4,7 +4,7 @@ from cluster import session
 from cluster.reservation import Reservation, await_resources
 from overlay.config import ClusterOptions, Loop
 from overlay.errors import RequestError
-from pipelines.runtime.node_shares import actor_share, task_share
+from pipelines.runtime.node_shares import scoring_share, task_share
 from pipelines.runtime.placement import place_workers
 
 _LEAST_CPUS = 0.5
@@ -41,7 +41,7 @@ def await_actors(device: str, actors: int | None, options: ClusterOptions) -> No
     cluster, least = session.resources(), actors or 1
     gpu = device == "cuda" or (device == "auto" and cluster.gpus > 0)
     share = (
-        actor_share(cluster.nodes, least, options.gpus_per_worker if gpu else None)
+        scoring_share(cluster.nodes, least, options.gpus_per_worker if gpu else None)
         if cluster.nodes
         else _LEAST_CPUS / least
     )

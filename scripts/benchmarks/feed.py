@@ -16,7 +16,7 @@ import argparse
 import itertools
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -33,7 +33,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cluster import session
-from overlay.config import Augment, Input, Predict, Prepare
+from cluster.nodes import NodeSize
+from overlay.config import Augment, InferenceOptions, Input, Predict, Prepare
 from overlay.dataset.prepared import PreparedDataset
 from overlay.images import phantoms
 from overlay.images.augment import augment, augmentation_generator
@@ -42,6 +43,7 @@ from overlay.images.resize import decode_target, resize_image
 from overlay.models import model_file
 from overlay.training.sampler import SINGLE_WORKER, SamplePlan, WindowedSamplePlan
 from pipelines import predict, prepare
+from pipelines.inference.actor_pool import ActorPool
 from pipelines.training.batch_stream import TASK_IMAGES, StreamBudget, stream_batches
 from pipelines.training.device_batches import upload_batches
 from pipelines.training.image_source import TrainingData, decode_split
@@ -81,6 +83,7 @@ def feed_by_predict(images: list[Path], work: Path, seconds: float, on_ray: bool
         if on_ray:
             actor = type("SleepingModelActor", (SleepingActor,), {"rate": rate})
             stack.enter_context(mock.patch("pipelines.inference.model_actors.ModelActor", actor))
+            stack.enter_context(mock.patch("pipelines.inference.ray_backend.plan_pool", _pool_of_gpus))
         else:
             opened = mock.patch("pipelines.inference.local_backend.open_engine", return_value=SleepingEngine(rate))
             stack.enter_context(opened)
@@ -89,6 +92,11 @@ def feed_by_predict(images: list[Path], work: Path, seconds: float, on_ray: bool
         predict.run(Predict(str(work / "model.pth"), [str(folder)], str(out), device="cpu", engine="torch"))
         rows = {row["name"]: row["value"] for row in pq.read_table(out / "metrics.parquet").to_pylist()}
     return FedDevice(rows["images_per_second_once_started"], rows["device_wait_share"])
+
+
+def _pool_of_gpus(options: InferenceOptions, nodes: Sequence[NodeSize]) -> ActorPool:
+    """Plan the pool of nodes with a GPU each, for which the device stands in."""
+    return ActorPool.plan(replace(options, device="cuda"), [replace(node, gpus=1) for node in nodes])
 
 
 def feed_by_stream(data: TrainingData, seconds: float, rate: float) -> FedDevice:

@@ -30,10 +30,10 @@ def test_on_cpus_each_node_has_an_actor_with_all_its_cores(
     assert ActorPool.plan(options, [NodeSize(cpus) for cpus in nodes]) == pool
 
 
-def test_each_gpu_has_an_actor_with_all_of_it() -> None:
+def test_each_gpu_has_an_actor_and_tasks_have_all_cores() -> None:
     options = InferenceOptions("cuda", "auto", batch_size=32)
     nodes = [NodeSize(32, 4), NodeSize(32, 4), NodeSize(64)]
-    assert ActorPool.plan(options, nodes) == ActorPool(8, 1.0, per_node=1, task_cpus=1.0)
+    assert ActorPool.plan(options, nodes) == ActorPool(8, 0.0, per_node=1, task_cpus=1.0)
 
 
 def test_a_pool_that_is_too_large_for_the_nodes_is_made_smaller_or_refused(capsys: pytest.CaptureFixture[str]) -> None:
