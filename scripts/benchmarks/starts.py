@@ -14,6 +14,7 @@ import shutil
 import statistics
 import subprocess
 import tempfile
+import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -183,12 +184,15 @@ def _draw(bars: Mapping[str, Mapping[str, float]], file: Path) -> None:
     """Draw a horizontal bar of phases for each command."""
     figure = Figure(figsize=(10, 0.9 + 0.75 * len(bars)), layout="constrained")
     axes = figure.subplots()
+    longest = max(sum(phases.values()) for phases in bars.values())
     for row, phases in enumerate(bars.values()):
         left = 0.0
         for number, (phase, seconds) in enumerate(phases.items()):
-            axes.barh(row, seconds, left=left, color=f"C{number}", height=0.6)
-            if seconds > 0.04 * max(sum(each.values()) for each in bars.values()):
-                axes.text(left + seconds / 2, row, f"{phase}\n{seconds:.1f}", ha="center", va="center", fontsize=7)
+            axes.barh(row, seconds, left=left, color=f"C{number}", height=0.8)
+            if seconds > 0.045 * longest:
+                width = int(110 * seconds / longest)
+                label = textwrap.fill(f"{phase} {seconds:.1f}", width, break_long_words=False)
+                axes.text(left + seconds / 2, row, label, ha="center", va="center", fontsize=7, linespacing=1)
             left += seconds
         axes.text(left, row, f" {left:.1f} s", va="center", fontsize=9)
     axes.set_yticks(range(len(bars)), list(bars))
