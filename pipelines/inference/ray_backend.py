@@ -31,6 +31,8 @@ from pipelines.runtime.task_memory import node_memory, split_by_memory, task_byt
 
 _JOINED_GROUPS = 8
 _MOST_READERS = 1000
+_TASKS_END_SECONDS = 60.0
+"""in which tasks of an execution that has ended end, too; others may hold the CPUs by then"""
 
 
 class RayBackend:
@@ -47,6 +49,7 @@ class RayBackend:
         inputs = [("inputs", StoragePath.of(each)) for each in config.inputs if each != "-"]
         check_shared_disk(read=inputs, written=[("out", StoragePath.of(config.out))])
         cluster, self._limits = session.resources(), config.limits
+        self._held = cluster.cpus - cluster.free_cpus  # by other jobs
         self._engine = InferenceOptions(
             choose_device(config.device, cluster),
             config.precision,
@@ -92,8 +95,18 @@ class RayBackend:
                 raise WorkError(f"prediction stopped: {reason}; the same command goes on from here") from error
 
     def _plan_pool_anew(self) -> None:
-        """Plan the pool for the nodes that are there now; wait for one where none is."""
-        while not (pool := ActorPool.plan(self._engine, session.resources().nodes)).actors:
+        """Plan the pool for the nodes that are there now; wait for one where none is, and for the tasks that still run.
+
+        Tasks of the execution that ended may hold all CPUs of a node that came: the processes that hold the model would
+        all start elsewhere.
+        """
+        deadline = time.monotonic() + _TASKS_END_SECONDS
+        while True:
+            cluster = session.resources()
+            pool = ActorPool.plan(self._engine, cluster.nodes)
+            ended = cluster.free_cpus >= cluster.cpus - self._held
+            if pool.actors and (ended or time.monotonic() > deadline):
+                break
             time.sleep(LOOK_SECONDS)
         print(f"processes that hold the model: {pool.actors}, before {self._pool.actors}", flush=True)
         self._pool, self.hardware = pool, None
