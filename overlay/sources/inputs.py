@@ -139,6 +139,9 @@ def list_members(place: StoragePath, rule: ListingRule) -> Iterator[Portion]:
 
     The archive is scanned by the call, and its members are listed while they are iterated over, in portions of at most
     1024; those that are read in order come last, in one portion for each pass.
+
+    Raises:
+        OSError: a DICOM file beyond the first portions can't be read, while they are iterated over.
     """
     uri = escape_name(str(place))
     try:
