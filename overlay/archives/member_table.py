@@ -1,4 +1,4 @@
-"""Table of an archive's members in packed arrays: names and spans in about 50 bytes a member, for millions of them."""
+"""Table of an archive's members in packed arrays: 41 bytes a member and its name, for millions of them."""
 
 from array import array
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -19,7 +19,10 @@ _ENCODING = ("utf-8", "surrogatepass")
 
 
 class MemberTable(Mapping[str, Span]):
-    """Spans of an archive's members by their names, in the archive's order."""
+    """Spans of an archive's members by their names, in the archive's order.
+
+    Each lookup passes over the whole table: ask for many names at once, by `find`.
+    """
 
     def __init__(self, names: pa.LargeBinaryArray, methods: NDArray[np.uint8], numbers: NDArray[np.int64]) -> None:
         """``methods``: (n,) place of each span's method in `METHODS`; ``numbers``: (n, 4) its other fields."""

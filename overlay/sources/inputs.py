@@ -141,7 +141,7 @@ def list_members(place: StoragePath, rule: ListingRule) -> Iterator[Portion]:
     1024; those that are read in order come last, in one portion for each pass.
 
     Raises:
-        OSError: a DICOM file beyond the first portions can't be read, while they are iterated over.
+        OSError: a DICOM file beyond the first portion can't be read, while they are iterated over.
     """
     uri = escape_name(str(place))
     try:
