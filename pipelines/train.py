@@ -11,6 +11,7 @@ at the end writes and evaluates the model.
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -41,8 +42,8 @@ from overlay.training.checkpoint_size import run_bytes
 from overlay.training.run_folder import RunFacts, RunFolder, open_run
 from pipelines import evaluate, prepare
 from pipelines.runtime.command_log import log_into
-from pipelines.runtime.placement import place_workers
-from pipelines.runtime.room import await_workers
+from pipelines.runtime.placement import Placement, place_workers
+from pipelines.runtime.room import await_actors, await_workers
 from pipelines.runtime.shared_disk import check_shared_disk
 from pipelines.training import dry_run
 from pipelines.training.image_source import TrainingData
@@ -87,9 +88,13 @@ def _train_model(config: Train, lock: FolderLock) -> None:
     saved = saved_if_interrupted(lambda: _describe_saved(folder, plan.steps))
     with saved, TrainingMonitor(setup, folder, plan, progress.step) as monitor:
         progress = _train(setup, data, folder, progress, monitor)
-        options = _inference_options(setup, facts.batch_size)
-        model = _write_model(setup, folder, progress, options)
-        result = _evaluate_model(setup, folder, options)
+        options = inference_options(setup.config, setup.placement, facts.batch_size)
+        try:
+            await_actors(options.device, None, options.cluster)  # nodes may have gone since
+            model = _write_model(setup, folder, progress, options)
+            result = _evaluate_model(setup, folder, options)
+        except RequestError as error:
+            raise WorkError(f"{error}; the training is saved, and the same command evaluates it") from error
         monitor.finish(result.metrics, result.labels, result.predicted, model)
     folder.finish()
     print("\n".join(result.lines()))
@@ -208,9 +213,15 @@ def _calibrate(
     return state, card
 
 
-def _inference_options(setup: TrainingSetup, batch_size: int) -> InferenceOptions:
-    precision = "auto" if setup.config.train.precision == "fp16" else setup.config.train.precision
-    return InferenceOptions(setup.placement.device, precision, min(batch_size, 64), cluster=setup.config.cluster)
+def inference_options(config: Train, placement: Placement, batch_size: int) -> InferenceOptions:
+    """Return the options of a run's evaluation, whose processes reserve what the nodes have room for.
+
+    The workers' ``cluster.worker_cpus`` may leave no room for a task beside these: several workers that start together
+    take none of a node that can't hold them all.
+    """
+    precision = "auto" if config.train.precision == "fp16" else config.train.precision
+    cluster = replace(config.cluster, worker_cpus=None)
+    return InferenceOptions(placement.device, precision, min(batch_size, 64), cluster=cluster)
 
 
 def _evaluate_model(setup: TrainingSetup, folder: RunFolder, options: InferenceOptions) -> EvaluationResult:

@@ -1,9 +1,15 @@
+from contextlib import suppress
+
 import pytest
+from hypothesis import event, example, given
+from hypothesis import strategies as st
 
 from cluster.nodes import NodeSize, Resources
-from overlay.config import ClusterOptions, Loop
+from overlay.config import ClusterOptions, Loop, Train
 from overlay.errors import RequestError
+from pipelines.inference.actor_pool import ActorPool
 from pipelines.runtime.placement import Placement, choose_device, place_workers
+from pipelines.train import inference_options
 
 
 @pytest.mark.parametrize(
@@ -82,3 +88,21 @@ def test_what_a_worker_reserves_can_be_given() -> None:
         place_workers(Loop(workers=5), Resources((NodeSize(16, 2),)), options)
     with pytest.raises(RequestError, match=r"train\.workers is 2 with 3 each, but the cluster has 4 CPUs; ask for "):
         place_workers(Loop(workers=2), Resources((NodeSize(4, 0),)), options)
+
+
+@given(
+    st.lists(st.builds(NodeSize, st.integers(1, 16), st.integers(0, 4)), min_size=1, max_size=5),
+    st.sampled_from([1, 2, 3, 4, 8, "1..2", "2..8"]),
+    st.sampled_from([None, 0.25, 1, 2, 3]),
+    st.sampled_from([0.25, 0.5, 1, 2]),
+)
+@example([NodeSize(1), NodeSize(3)], 2, 1, 1)
+def test_a_cluster_that_can_train_can_evaluate(
+    nodes: list[NodeSize], workers: int | str, worker_cpus: float | None, gpus_each: float
+) -> None:
+    """A request must not be refused once its training is over."""
+    config = Train("dataset", "run", cluster=ClusterOptions(worker_cpus=worker_cpus, gpus_per_worker=gpus_each))
+    with suppress(RequestError):
+        placement = place_workers(Loop(workers=workers), Resources(tuple(nodes)), config.cluster)
+        event(f"{placement.device}, worker_cpus {worker_cpus is not None}")
+        assert ActorPool.plan(inference_options(config, placement, batch_size=32), nodes).actors >= 1
