@@ -32,7 +32,7 @@ from overlay.prediction.schema import PredictionColumns
 from overlay.prediction.seen_inputs import count_seen_inputs
 from overlay.prediction.summary import StageTimes, summarise_predictions
 from overlay.sources.data_address import allowed_roots
-from overlay.sources.decode import DecodeLimits, GroupDecoder, sample_pixels
+from overlay.sources.decode import DecodeLimits, GroupDecoder, StoredLook, sample_pixels
 from overlay.sources.input_bytes import prediction_bytes
 from overlay.sources.manifest import Manifest, ManifestListing, write_manifest
 from overlay.sources.mask_pairing import repeated_text
@@ -112,9 +112,9 @@ def _predict(config: Predict, lock: FolderLock) -> PredictionOutcome:
             needed = prediction_bytes(listing.manifest, 1 + len(loaded.card.classes))
             check_free_space(folder.path, needed, "the prediction")
         decoder_pool(limits.process)  # its processes import their decoders while this one prepares the model
-        calibration = None
+        calibration, look = None, StoredLook.of(loaded.card)
         if config.precision == "int8":
-            calibration = sample_pixels(GroupDecoder(listing.manifest, loaded.card, limits), listing.units)
+            calibration = sample_pixels(GroupDecoder(listing.manifest, look, limits), listing.units)
         backend = _choose_backend(config, loaded.members, calibration, small=_is_small(config, listing))
         stages.processes |= backend.processes
         request = replace(request, computed=backend.computed)
@@ -134,7 +134,7 @@ def _predict(config: Predict, lock: FolderLock) -> PredictionOutcome:
     if results.done:
         print(f"going on: {results.done} of {manifest.rows} images are done already")
     if results.done < manifest.rows:
-        decoder = GroupDecoder(manifest, loaded.card, limits)
+        decoder = GroupDecoder(manifest, look, limits)
         with saved_if_interrupted(lambda: f"{results.save()} of {manifest.rows} rows are saved"):
             blocks = backend.classify(decoder, lambda: results.remaining_units(listing.units))
             _write_predictions(blocks, results, manifest, stages)

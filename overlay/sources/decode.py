@@ -42,12 +42,17 @@ class Look(Protocol):
 
 @dataclass(frozen=True)
 class StoredLook:
-    """Preprocessing of images of a prepared dataset, which are reduced and have their masks drawn on them already."""
+    """Preprocessing as plain data; by default of images of a prepared dataset, already reduced and overlaid."""
 
     size: int
     resize: ResizeRule
     overlay: OverlayStyle | None = None
     max_side: int | None = None
+
+    @classmethod
+    def of(cls, look: Look) -> "StoredLook":
+        """Return a preprocessing without the rest of a model's card, which imports torch where it is unpickled."""
+        return cls(look.size, look.resize, look.overlay, look.max_side)
 
 
 class DecodedBatch(TypedDict):
@@ -88,7 +93,7 @@ class GroupDecoder:
     """Function that reads, decodes, draws and resizes the images of one group of a manifest, in any process."""
 
     manifest: Manifest
-    look: Look
+    look: StoredLook
     limits: DecodeLimits
 
     def __call__(self, request: GroupRequest) -> DecodedBatch:
@@ -105,8 +110,6 @@ class GroupDecoder:
         read_bytes = np.zeros(len(wanted), np.int64)
         seconds = np.zeros((2, len(wanted)))
         contents = repeat(None) if request.contents is None else request.contents
-        # Not the look itself, since a model's card would import torch.
-        look = StoredLook(self.look.size, self.look.resize, self.look.overlay, self.look.max_side)
         pool = decoder_pool(self.limits.process)
         with Reader(self.limits.member_bytes) as reader:
             for index, (ref, content) in enumerate(zip(wanted, contents, strict=False)):
@@ -115,7 +118,7 @@ class GroupDecoder:
                 read = _CountedRead(reader.read_function(ref, content))
                 try:
                     files = read_contents(ref, read)
-                    decoded = pool.run(_decode_files, ref, look, self.limits, files)
+                    decoded = pool.run(_decode_files, ref, self.look, self.limits, files)
                     pixels[index], seconds[1, index] = decoded
                 except ImageError as error:
                     reasons[index] = error.reason

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import cast
 
-import pyarrow as pa
 import ray
 import ray.data
 from ray.exceptions import RayError
@@ -16,12 +15,12 @@ from overlay.engines.factory import prepare_engines
 from overlay.errors import WorkError
 from overlay.models.model_file import ModelFile
 from overlay.prediction.cost import OccupiedHardware
-from overlay.sources.decode import DecodedBatch, GroupDecoder
+from overlay.sources.decode import GroupDecoder
 from overlay.sources.read_plan import ReadUnit, join_units
 from overlay.storage.path import StoragePath
 from pipelines.inference.actor_pool import LOOK_SECONDS, ActorPool, NodesChanged, plan_pool, watch_pool
 from pipelines.inference.model_actors import score_with_plan
-from pipelines.inference.read_groups import TaskResources, read_groups, request_from_row
+from pipelines.inference.read_groups import TaskResources, decode_groups, read_groups
 from pipelines.runtime.placement import choose_device
 from pipelines.runtime.ray_errors import explain_ray_error
 from pipelines.runtime.retries import TASK_RETRIES
@@ -130,9 +129,3 @@ class RayBackend:
         watch_pool(scored.context, self._engine, self._pool)
         for block in scored.iter_batches(batch_size=None):
             yield cast(ScoredBatch, block)  # NumPy columns, as the default format is
-
-
-def decode_groups(chunk: pa.Table, decoder: "ray.ObjectRef[GroupDecoder]") -> DecodedBatch:
-    """Decode one group, given as a row of `GROUP_SCHEMA` (a Ray task)."""
-    decode: GroupDecoder = ray.get(decoder)
-    return decode(request_from_row(chunk))

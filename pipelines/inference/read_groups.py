@@ -1,8 +1,10 @@
-"""Reading stage of a prediction: a Ray Dataset of the groups of images to be decoded.
+"""Reading and decoding stages of a prediction: a Ray Dataset of groups of images, and the tasks that decode them.
 
 A group is some rows of the manifest. Usually only its number is passed on, and the decoding task also reads the
 images: Ray Data fuses both stages. An archive that can only be read in order is read by one task, which passes on the
 bytes of one group after the other, so that other tasks decode them meanwhile.
+
+This module doesn't import torch: a process of these tasks would take seconds longer to start, and more memory.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from ray.data import TaskPoolStrategy
 
 from overlay.errors import ErrorKind, Reason
+from overlay.sources.decode import DecodedBatch, GroupDecoder
 from overlay.sources.manifest import Manifest
 from overlay.sources.read_plan import ReadUnit
 from overlay.sources.read_units import ReadUnits
@@ -95,6 +98,12 @@ def read_unit(
     for request in group_requests(unit, manifest):
         kind = request.fault.kind if request.fault else None
         yield pa.Table.from_pylist([vars(request) | {"fault_kind": kind}], schema=GROUP_SCHEMA)
+
+
+def decode_groups(chunk: pa.Table, decoder: "ray.ObjectRef[GroupDecoder]") -> DecodedBatch:
+    """Decode one group, given as a row of `GROUP_SCHEMA` (a Ray task)."""
+    decode: GroupDecoder = ray.get(decoder)
+    return decode(request_from_row(chunk))
 
 
 def request_from_row(chunk: pa.Table) -> GroupRequest:

@@ -1,5 +1,3 @@
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -194,11 +192,3 @@ def test_what_fits_into_memory() -> None:
     store = Resources((NodeSize(2, store_bytes=2 * 100 * 32 * 32 * 3), NodeSize(8, store_bytes=1e12)))
     assert shard_source.fits_in_memory(100, INPUT, store)
     assert not shard_source.fits_in_memory(101, INPUT, store)
-
-
-def test_a_data_task_does_not_load_torch() -> None:
-    """Its process would take seconds longer to start, and hundreds of megabytes."""
-    modules = "pipelines.training.batch_stream, pipelines.training.shard_source"
-    program = f"import sys, {modules}; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
