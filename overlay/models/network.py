@@ -26,6 +26,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 _LEFT_OUT = ("googlenet", "inception", "squeezenet", "regnet", "vit_h_14")
 
 
+FITS_ALL = 224
+"""side of an image in pixels that every network takes"""
+
+
 def architectures() -> list[str]:
     """Return the names of torchvision's classification networks whose head can be replaced, all ResNets among them."""
     names = torchvision.models.list_models(module=torchvision.models)
@@ -78,17 +82,22 @@ def without_memory() -> Iterator[None]:
 def check_input_size(arch: str, size: int) -> None:
     """Check that a network takes images of ``size`` pixels, by a forward pass without memory.
 
+    ResNets take any size, and every network 224: these are not tried, since the pass imports torch's compiler, which
+    takes longer than torch itself.
+
     Raises:
         RequestError: there is no such network, or its forward pass fails.
     """
     with without_memory():
         network = create_network(arch, classes=2)
+    if size == FITS_ALL or isinstance(network, torchvision.models.ResNet):
+        return
     with torch.device("meta"):
         try:
             network(torch.empty(2, 3, size, size))
         except Exception as error:  # each network raises a type of its own
             raise RequestError(
-                f"input.size is {size}, which {arch} can't take ({one_line(error)}); 224 fits every network"
+                f"input.size is {size}, which {arch} can't take ({one_line(error)}); {FITS_ALL} fits every network"
             ) from error
 
 
