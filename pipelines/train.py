@@ -6,8 +6,8 @@
     overlay train dataset --out run --train.dry_run 1
     overlay train dataset --out run-2 --fold 2
 
-This is the driver: it checks the request, has the images decoded, starts the workers (`pipelines.training.worker`), and
-at the end writes and evaluates the model.
+This is the driver: it checks the request, starts the workers (`pipelines.training.worker`) and has the images decoded
+meanwhile, and at the end writes and evaluates the model.
 """
 
 import math
@@ -46,11 +46,10 @@ from pipelines.runtime.placement import Placement, place_workers
 from pipelines.runtime.room import await_actors, await_workers
 from pipelines.runtime.shared_disk import check_shared_disk
 from pipelines.training import dry_run
-from pipelines.training.image_source import TrainingData
 from pipelines.training.monitor import TrainingMonitor
 from pipelines.training.request_check import check_batches, check_device, check_listed_images, check_training
 from pipelines.training.run_facts import apply_facts, decide_facts
-from pipelines.training.setup import TrainingJob, TrainingSetup, open_training_data, open_validation_images
+from pipelines.training.setup import TrainingJob, TrainingSetup, plan_steps, store_images
 from pipelines.training.trainer import run_trainer
 
 
@@ -81,13 +80,12 @@ def _train_model(config: Train, lock: FolderLock) -> None:
     log_into(folder.path)
     checkpoint.remove_partial_checkpoints(folder.checkpoints)
     progress = checkpoint.read_progress(folder.checkpoints)
-    data = open_training_data(setup, facts)
-    plan = data.plan
+    plan = plan_steps(setup, facts.batch_size)
     if progress.step:
         print(f"going on after epoch {len(progress.history)} of {plan.epochs}, at step {progress.step} of {plan.steps}")
     saved = saved_if_interrupted(lambda: _describe_saved(folder, plan.steps))
     with saved, TrainingMonitor(setup, folder, plan, progress.step) as monitor:
-        progress = _train(setup, data, folder, progress, monitor)
+        progress = _train(setup, facts, folder, progress, monitor)
         options = inference_options(setup.config, setup.placement, facts.batch_size)
         try:
             await_actors(options.device, None, options.cluster)  # nodes may have gone since
@@ -147,18 +145,17 @@ def _check_dataset(setup: TrainingSetup, folder: RunFolder) -> tuple[TrainingSet
 
 
 def _train(
-    setup: TrainingSetup, data: TrainingData, folder: RunFolder, progress: TrainingProgress, monitor: TrainingMonitor
+    setup: TrainingSetup, facts: RunFacts, folder: RunFolder, progress: TrainingProgress, monitor: TrainingMonitor
 ) -> TrainingProgress:
     """Run the workers until the training is complete, and return its progress.
 
     Raises:
         WorkError: the training failed.
     """
-    config, plan = setup.config, data.plan
+    config, plan = setup.config, plan_steps(setup, facts.batch_size)
     if not progress.is_complete(plan, config.early_stopping):
-        validation = open_validation_images(setup)
-        job = TrainingJob.create(setup, data, validation, folder.checkpoints, monitor.board)
-        run_trainer(job, monitor.request_stop)
+        job = TrainingJob.create(setup, plan, folder.checkpoints, monitor.board)
+        run_trainer(job, lambda: store_images(setup, facts), monitor.request_stop)
     status = monitor.stop()
     if status.fatal_error:
         raise WorkError(status.fatal_error)

@@ -15,11 +15,10 @@ from overlay.storage.transfer import scratch_folder
 from overlay.training.learner import Learner, LearningTask
 from overlay.training.run_folder import RunFacts, RunFolder
 from overlay.training.sampler import SamplePlan
-from pipelines.training import image_source
 from pipelines.training.device_batches import GPU_BATCHES_AHEAD
-from pipelines.training.image_source import TrainingData
+from pipelines.training.image_source import TrainingData, decode_split
 from pipelines.training.monitor import TrainingMonitor
-from pipelines.training.setup import TrainingJob, TrainingSetup
+from pipelines.training.setup import StoredImages, TrainingJob, TrainingSetup
 from pipelines.training.trainer import run_trainer
 from pipelines.training.validation import VALIDATION_BATCH
 
@@ -97,17 +96,21 @@ def run_dry_run(setup: TrainingSetup, facts: RunFacts, parent: StoragePath) -> N
     config = replace(setup.config, train=replace(setup.config.train, epochs=1), tracking=Tracking(mode="disabled"))
     setup = replace(setup, config=config)
     images = config.train.dry_run * facts.batch_size
-    source = image_source.decode_split(setup.dataset, "train", config.input, limit=images)
-    plan = SamplePlan(len(source.labels), facts.batch_size, epochs=1, seed=config.train.seed)
+    samples = min(images, sum(setup.class_counts("train")))
+    plan = SamplePlan(samples, facts.batch_size, epochs=1, seed=config.train.seed)
+
+    def store() -> StoredImages:
+        source = decode_split(setup.dataset, "train", config.input, limit=images)
+        validation = decode_split(setup.dataset, "val", config.input, limit=VALIDATION_BATCH)
+        return StoredImages.create(setup, TrainingData(source, plan), validation)
+
     with scratch_folder(parent) as scratch:
         folder = RunFolder(scratch)
         folder.begin(config, setup.dataset.card.fingerprint, facts)
         with TrainingMonitor(setup, folder, plan, begin=0) as monitor:
-            validation = image_source.decode_split(setup.dataset, "val", config.input, limit=VALIDATION_BATCH)
-            data = TrainingData(source, plan)
-            job = TrainingJob.create(setup, data, validation, folder.checkpoints, monitor.board)
+            job = TrainingJob.create(setup, plan, folder.checkpoints, monitor.board)
             began = time.monotonic()
-            run_trainer(job, lambda: False)
+            run_trainer(job, store, lambda: False)
             status = monitor.stop()
     if status.fatal_error:
         raise WorkError(status.fatal_error)

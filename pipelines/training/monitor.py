@@ -35,7 +35,7 @@ from overlay.training.sampler import SamplePlan
 from pipelines.runtime.progress import ProgressMeter, progress_meter
 from pipelines.runtime.silence import QUIET_SECONDS
 from pipelines.training.setup import TrainingSetup
-from pipelines.training.status_board import StatusBoard, TrainingStatus
+from pipelines.training.status_board import IMAGES_GROUP, StatusBoard, TrainingStatus
 
 POLL_SECONDS = 1.0
 
@@ -130,7 +130,7 @@ class TrainingMonitor:
 
     def _follow(self) -> None:
         """Poll the board and report until `stop`, with a progress bar."""
-        quiet_since, started = time.monotonic(), False
+        quiet_since, started, expected = time.monotonic(), False, False
         remaining = math.ceil((self._plan.steps - self._status.step) * self._images_per_step)
         with progress_meter("training", remaining, watched=False) as meter:
             while not self._ended.wait(POLL_SECONDS):
@@ -145,7 +145,9 @@ class TrainingMonitor:
                         started = True
                     quiet_since = time.monotonic()
                 self._status = replace(status, step=max(status.step, self._status.step))
-                if time.monotonic() - quiet_since > QUIET_SECONDS:
+                if status.images_given and not expected:
+                    quiet_since, expected = time.monotonic(), True
+                if expected and time.monotonic() - quiet_since > QUIET_SECONDS:
                     quiet_since = time.monotonic()
                     self._report_shortage()
 
@@ -201,6 +203,6 @@ class TrainingMonitor:
 def _start_board() -> ActorHandle[Any]:
     """Start a board on the driver's node, which lives as long as the run; Ray restarts it, empty, should it die."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    options = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": here}
-    board: ActorHandle[Any] = ray.remote(StatusBoard).options(**options).remote()  # type: ignore[assignment]
+    options = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": here, "concurrency_groups": {IMAGES_GROUP: 1}}
+    board: ActorHandle[Any] = ray.remote(**options)(StatusBoard).remote()  # type: ignore[call-overload]
     return board

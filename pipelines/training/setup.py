@@ -1,4 +1,4 @@
-"""Typed data of a training run: the setup from a request, the training images with their plan, and the workers' job."""
+"""Typed data of a training run: the setup from a request, the images with their plans, and the workers' job."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ from overlay.version import code_fingerprint
 from pipelines.runtime.placement import Placement
 from pipelines.training import image_source, shard_source
 from pipelines.training.image_source import ImageSource, TrainingData
-from pipelines.training.status_board import StatusBoard
+from pipelines.training.status_board import IMAGES_GROUP, ImageRefs, StatusBoard
 from pipelines.training.validation import plan_validation, validation_batch_size
 
 
@@ -64,13 +64,43 @@ class TrainingSetup:
         return [self.dataset.card.counts[name][split] for name in self.dataset.card.classes]
 
 
-def open_training_data(setup: TrainingSetup, facts: RunFacts) -> TrainingData:
-    """Decode the training images into the object store, or locate them in the shards; and plan their order.
+@dataclass(frozen=True)
+class StoredImages:
+    """References of the training and the validation images, stored once for all workers and their data tasks.
 
-    Which of the two was decided when the run began. Images that don't fit into this object store are spilled to disk.
+    The driver owns them. Labels and positions of a large dataset would be pickled for each use otherwise.
+    """
+
+    train: ray.ObjectRef[TrainingData]
+    validation: ray.ObjectRef[TrainingData]
+    """see `pipelines.training.validation.plan_validation`"""
+
+    @classmethod
+    def create(cls, setup: TrainingSetup, train: TrainingData, validation: ImageSource) -> "StoredImages":
+        """Store where the images are, with their plans."""
+        passes = setup.placement.most_workers * setup.config.train.accumulate
+        batch_size = validation_batch_size(setup.placement.device, train.plan.batch_size // passes)
+        return cls(ray.put(train), ray.put(plan_validation(validation, batch_size)))
+
+
+def plan_steps(setup: TrainingSetup, batch_size: int) -> SamplePlan:
+    """Return the epochs, steps and sizes of batches of a run, known before its images are decoded; not their order."""
+    return SamplePlan(sum(setup.class_counts("train")), batch_size, setup.config.train.epochs, setup.config.train.seed)
+
+
+def store_images(setup: TrainingSetup, facts: RunFacts) -> StoredImages:
+    """Decode the training and validation images into the object store, or locate them in the shards, as the run began.
 
     Raises:
         WorkError: an image of the dataset can't be decoded.
+    """
+    return StoredImages.create(setup, _open_training_data(setup, facts), _open_validation_images(setup))
+
+
+def _open_training_data(setup: TrainingSetup, facts: RunFacts) -> TrainingData:
+    """Decode the training images into the object store, or locate them in the shards; and plan their order.
+
+    Which of the two was decided when the run began. Images that don't fit into this object store are spilled to disk.
     """
     config, dataset, loop, batch_size = setup.config, setup.dataset, setup.config.train, facts.batch_size
     samples = sum(setup.class_counts("train"))
@@ -89,13 +119,10 @@ def open_training_data(setup: TrainingSetup, facts: RunFacts) -> TrainingData:
     return TrainingData(source, plan)
 
 
-def open_validation_images(setup: TrainingSetup) -> ImageSource:
+def _open_validation_images(setup: TrainingSetup) -> ImageSource:
     """Decode the validation images into the object store, or locate them in the shards where they don't fit there.
 
     Both give the same batches, so this is decided anew by each command that resumes a run.
-
-    Raises:
-        WorkError: an image of the dataset can't be decoded.
     """
     images = sum(setup.class_counts("val"))
     if shard_source.fits_in_memory(images, setup.config.input, session.resources()):
@@ -106,17 +133,17 @@ def open_validation_images(setup: TrainingSetup) -> ImageSource:
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """Input of every training worker."""
+    """Input of every training worker; they start while the images are decoded."""
 
     config: Train
     card: ModelCard
     weights: ray.ObjectRef[Weights]
     class_weights: Tensor | None
     """float32 (classes,)"""
-    data: ray.ObjectRef[TrainingData]
-    """of the driver: stored once for all workers and their data tasks"""
-    validation: ray.ObjectRef[TrainingData]
-    """of the driver: see `pipelines.training.validation.plan_validation`"""
+    plan: SamplePlan
+    """steps and epochs, see `plan_steps`"""
+    images: ray.ObjectRef[ImageRefs | None]
+    """answer of the board, see `wait_for_images`"""
     placement: Placement
     checkpoints: StoragePath
     tracking_id: str
@@ -125,32 +152,34 @@ class TrainingJob:
 
     @classmethod
     def create(
-        cls,
-        setup: TrainingSetup,
-        data: TrainingData,
-        validation: ImageSource,
-        checkpoints: StoragePath,
-        board: ActorHandle[StatusBoard],
+        cls, setup: TrainingSetup, plan: SamplePlan, checkpoints: StoragePath, board: ActorHandle[StatusBoard]
     ) -> "TrainingJob":
-        """Make the job of a setup; puts the weights and the images' positions into the object store.
+        """Make the job of a setup; puts the weights into the object store.
 
         Raises:
             RequestError: loss.class_weights is balanced, and a class has no training image.
         """
-        passes = setup.placement.most_workers * setup.config.train.accumulate
-        batch_size = validation_batch_size(setup.placement.device, data.plan.batch_size // passes)
         return cls(
             config=setup.config,
             card=setup.card,
             weights=ray.put(setup.weights),
             class_weights=class_weights(setup.config.loss, setup.card.classes, setup.class_counts("train")),
-            data=ray.put(data),
-            validation=ray.put(plan_validation(validation, batch_size)),
+            plan=plan,
+            images=board.await_images.options(concurrency_group=IMAGES_GROUP, max_task_retries=-1).remote(),
             placement=setup.placement,
             checkpoints=checkpoints,
             tracking_id=RunFolder(checkpoints.parent).tracking_id,
             board=board,
         )
+
+    def give_images(self, images: StoredImages) -> None:
+        """Let the workers have the images."""
+        self.board.give_images.options(max_task_retries=-1).remote((images.train, images.validation))
+
+    def wait_for_images(self) -> StoredImages | None:
+        """Return the images, once they are stored; None where the run was aborted before."""
+        given = ray.get(self.images)
+        return None if given is None else StoredImages(*given)
 
     def sees_run(self) -> bool:
         """Whether this node sees the run's folder; one that joined later may have a disk of its own there."""

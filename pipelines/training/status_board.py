@@ -1,10 +1,19 @@
-"""Status board of a training run: the actor through which workers report progress and receive a stop request."""
+"""Status board of a training run: the actor through which workers get the images, report, and are asked to stop."""
 
+import threading
 from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
 
 from overlay.training.history import Epoch
 from overlay.training.sampler import Worker
 from pipelines.training.failures import SAME_FAILURES, FailureCount
+
+IMAGES_GROUP = "images"
+"""concurrency group of the call that waits for the images, beside which the others are answered"""
+ImageRefs = tuple[ray.ObjectRef[Any], ray.ObjectRef[Any]]
+"""references of the training and the validation images, see `pipelines.training.setup.StoredImages`"""
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,8 @@ class TrainingStatus:
     """error that restarted workers would meet again"""
     details: str = ""
     """its traceback"""
+    images_given: bool = False
+    """whether the images are stored, so that workers can take steps"""
 
 
 class StatusBoard:
@@ -35,6 +46,19 @@ class StatusBoard:
         self._status = TrainingStatus()
         self._stop_requested = False
         self._failures = FailureCount()
+        self._images: ImageRefs | None = None
+        self._images_decided = threading.Event()
+
+    def give_images(self, images: ImageRefs) -> None:
+        """Answer `await_images`."""
+        self._images = images
+        self._status = replace(self._status, images_given=True)
+        self._images_decided.set()
+
+    def await_images(self) -> ImageRefs | None:
+        """Return the images once they are given; None where the run is aborted before."""
+        self._images_decided.wait()
+        return self._images
 
     def post_progress(self, step: int, loss: float | None, workers: int) -> bool:
         """Record the progress; return whether to stop."""
@@ -56,6 +80,7 @@ class StatusBoard:
     def abort(self, reason: str, details: str = "") -> None:
         """Record an error that restarted workers would meet again: they end at once. ``details``: its traceback."""
         self._status = replace(self._status, fatal_error=reason, details=details)
+        self._images_decided.set()
 
     def post_failure(self, worker: Worker, step: int, reason: str, details: str) -> None:
         """Record a failure after ``step`` steps, which ends the run where it has come several times."""

@@ -14,7 +14,7 @@ from cluster import session
 from overlay.errors import Interrupted, WorkError
 from pipelines.runtime.background import BackgroundCall
 from pipelines.runtime.ray_errors import explain_ray_error
-from pipelines.training.setup import TrainingJob
+from pipelines.training.setup import StoredImages, TrainingJob
 from pipelines.training.worker import train_worker
 
 RAY_FOLDER = "ray"
@@ -42,15 +42,17 @@ class _Trainer(TorchTrainer):
         return [each for each in super()._create_default_callbacks() if not isinstance(each, DatasetsCallback)]
 
 
-def run_trainer(job: TrainingJob, request_stop: Callable[[], bool]) -> None:
+def run_trainer(job: TrainingJob, store: Callable[[], StoredImages], request_stop: Callable[[], bool]) -> None:
     """Run the workers to the end of the training; Ray Train restarts them where one dies or a node is lost.
 
-    An interruption is passed on to the workers by ``request_stop``, and raised again once they have saved and stopped;
-    at once where it returns False, since there is nothing to save.
+    They start while ``store`` decodes and stores the images for which they wait. An interruption is passed on to them
+    by ``request_stop``, and raised again once they have saved and stopped; at once where it returns False, since there
+    is nothing to save.
 
     Raises:
         WorkError: workers failed more than 10 times, or the cluster had no room for them for cluster.wait seconds.
         KeyboardInterrupt: the command was interrupted.
+        Exception: what ``store`` raised; the workers end by themselves.
     """
     placement, options = job.placement, job.placement.options
     gpu = placement.device == "cuda"
@@ -77,6 +79,12 @@ def run_trainer(job: TrainingJob, request_stop: Callable[[], bool]) -> None:
         ),
     )
     fit = BackgroundCall(trainer.fit)  # in the main thread, Ray Train would take SIGINT for itself
+    try:
+        images = store()  # a name of its own: what nobody refers to would be deleted
+    except BaseException:
+        job.board.abort.remote("the images were not decoded")
+        raise
+    job.give_images(images)
     try:
         interrupt = _wait(fit, request_stop)
     except TrainingFailedError as error:

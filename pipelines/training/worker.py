@@ -8,7 +8,7 @@ import resource
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import ray
 import ray.train
@@ -28,10 +28,12 @@ from overlay.training.epoch_metrics import EpochMetrics
 from overlay.training.history import Epoch, best_epoch
 from overlay.training.learner import Learner, LearningTask
 from overlay.training.sampler import Worker
+from pipelines.runtime.background import BackgroundCall
 from pipelines.runtime.shared_disk import SHARED_DISK_ADVICE
 from pipelines.training.batch_stream import StreamBudget, TrainingBatch, stream_batches
 from pipelines.training.device_batches import DeviceBatch, upload_batches
 from pipelines.training.failures import fatal_reason
+from pipelines.training.image_source import TrainingData
 from pipelines.training.preemption import Decision, Interruptions
 from pipelines.training.setup import TrainingJob
 from pipelines.training.status_board import TrainingStatus
@@ -73,15 +75,23 @@ def train_worker(config: dict[str, TrainingJob]) -> None:
             raise  # else the others would wait for this one
 
 
+@dataclass(frozen=True)
+class _OpenStream:
+    """A worker's images: those to validate on, and those to train on with their batches."""
+
+    validation: ray.ObjectRef[TrainingData]
+    data: TrainingData
+    batches: Iterator[TrainingBatch]
+
+
 class TrainingWorker:
     """One worker's state in a training run: learner, metrics, history and checkpoint writer."""
 
     def __init__(self, job: TrainingJob, worker: Worker) -> None:
-        self._job, self._worker, self._data = job, worker, ray.get(job.data)
-        self._plan = self._data.plan
+        self._job, self._worker, self._plan = job, worker, job.plan
         self._newest = ray.train.collective.broadcast_from_rank_zero(checkpoint.newest_checkpoint(job.checkpoints))
         self._step = self._saved_step = checkpoint.checkpoint_step(self._newest)
-        self._batches = self._stream()  # its first task starts while the network is made
+        self._opening = BackgroundCall(self._open_stream)  # its first task starts while the network is made
         self._device = ray.train.torch.get_device()
         classes, weights = len(job.card.classes), ray.get(job.weights)
         task = LearningTask(job.config, classes, weights, self._plan, job.class_weights)
@@ -110,7 +120,10 @@ class TrainingWorker:
             self._metrics.load_totals(state.totals)
 
     def run(self) -> None:
-        """Train to the last epoch, to early stopping, or to a stop request."""
+        """Train to the last epoch, to early stopping, or to a stop request; not at all without images."""
+        if (stream := self._opening.wait()) is None:
+            return
+        self._validation, self._data = stream.validation, stream.data
         self._epoch_began = time.monotonic() - self._seconds
         validation_due = len(self._history) < self._step // self._plan.steps_per_epoch
         if self._is_complete() or (validation_due and not self.end_epoch("continue")) or self._is_complete():
@@ -118,7 +131,7 @@ class TrainingWorker:
             return
         self._learner.begin_epoch(self._plan.epoch(self._step))
         self._wait.reset()
-        for batch in upload_batches(self._batches, self._device):
+        for batch in upload_batches(stream.batches, self._device):
             self.train_step(batch)
             decision = self._interruptions.decide(self._step)
             epoch_ended = self._step % self._plan.steps_per_epoch == 0
@@ -164,7 +177,7 @@ class TrainingWorker:
         if self._device.type == "cuda":
             torch.cuda.synchronize()  # steps that are queued there belong to the training's time
         rate, cpus = self._plan.samples / (time.monotonic() - self._epoch_began), session.resources().cpus
-        batches = validation_batches(job.validation, self._worker, self._budget())
+        batches = validation_batches(self._validation, self._worker, self._budget())
         task = ValidationTask(batches, job.card, autocast(self._device, config.train.precision))
         validated = validate_epoch(
             self._learner.evaluation_network, task, self._worker, is_stop_requested=self._interruptions.ask
@@ -226,10 +239,13 @@ class TrainingWorker:
     def _is_complete(self) -> bool:
         return TrainingProgress(self._step, self._history).is_complete(self._plan, self._job.config.early_stopping)
 
-    def _stream(self) -> Iterator[TrainingBatch]:
-        """Start the stream of batches from the next step on."""
-        job = self._job
-        return stream_batches(job.data, job.config.augment, self._worker, start=self._step, budget=self._budget())
+    def _open_stream(self) -> "_OpenStream | None":
+        """Wait for the images, and start the stream of batches from the next step on; None where none will come."""
+        if (images := self._job.wait_for_images()) is None:
+            return None
+        augmentation, start = self._job.config.augment, self._step
+        batches = stream_batches(images.train, augmentation, self._worker, start=start, budget=self._budget())
+        return _OpenStream(images.validation, ray.get(images.train), batches)
 
     def _budget(self) -> StreamBudget:
         """Return the resources of the training's stream; that of a validation may take as much beside it."""
@@ -241,7 +257,7 @@ class TrainingWorker:
 
     def _total_weight(self, step: int) -> float:
         """Return the sum of the weights of a step's samples, over all workers."""
-        samples, weights = self._plan.batch(step), self._job.class_weights
+        samples, weights = self._data.plan.batch(step), self._job.class_weights
         if weights is None:
             return len(samples)
         return float(weights[torch.from_numpy(self._data.source.labels[samples])].sum())

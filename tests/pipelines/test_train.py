@@ -1,11 +1,13 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,12 @@ import pytest
 import ray
 import torch
 from PIL import Image
+from ray.train import Result
 
 from cluster import session
 from overlay.config import Loop, Model, Tracking, Train
 from overlay.dataset.prepared import PreparedDataset
-from overlay.errors import RequestError
+from overlay.errors import RequestError, WorkError
 from overlay.models import model_file
 from overlay.models.network import IMAGENET_MEAN, IMAGENET_STD
 from overlay.storage.path import StoragePath
@@ -28,7 +31,8 @@ from overlay.training import checkpoint
 from overlay.training.history import Epoch
 from overlay.training.sampler import SINGLE_WORKER
 from pipelines import train
-from pipelines.training import image_source, shard_source
+from pipelines.runtime.background import BackgroundCall
+from pipelines.training import image_source, shard_source, trainer
 from pipelines.training.batch_stream import StreamBudget
 from pipelines.training.validation import ValidationTask, plan_validation, validate_epoch, validation_batches
 from tests.pipelines.conftest import Trained
@@ -59,6 +63,30 @@ def test_leaves_the_files_of_the_contract(trained: Trained) -> None:
         assert 0 <= epoch.device_wait_share < 1
     with Image.open(trained.folder / "curves.png") as picture:
         assert picture.width > 1000
+
+
+def test_a_dataset_that_cannot_be_decoded_ends_the_run_and_its_workers(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The workers start meanwhile, and wait for the images."""
+    damaged = tmp_path / "dataset"
+    shutil.copytree(trained.dataset.path, damaged)
+    for shard in damaged.glob("data/*.parquet"):
+        rows = pq.read_table(shard)
+        images = [image | {"bytes": image["bytes"][:100]} for image in rows["image"].to_pylist()]
+        column = rows.schema.get_field_index("image")
+        pq.write_table(rows.set_column(column, rows.schema.field("image"), [images]), shard)
+    calls = list[BackgroundCall[Result]]()
+
+    def call(function: Callable[[], Result]) -> BackgroundCall[Result]:
+        calls.append(BackgroundCall(function))
+        return calls[-1]
+
+    monkeypatch.setattr(trainer, "BackgroundCall", call)
+    config = replace(trained.config, dataset=str(damaged), out=str(tmp_path / "run"), tracking=Tracking("disabled"))
+    with pytest.raises(WorkError, match=r"the dataset's image .+ can't be decoded"):
+        train.run(config)
+    calls[0].wait()  # Ray Train ends without an error
 
 
 def test_the_model_file_says_all_that_using_it_needs(trained: Trained) -> None:

@@ -1,5 +1,10 @@
+from concurrent.futures import ThreadPoolExecutor
+from typing import cast
+
+import pytest
+
 from overlay.training.history import Epoch
-from pipelines.training.status_board import StatusBoard, TrainingStatus
+from pipelines.training.status_board import ImageRefs, StatusBoard, TrainingStatus
 
 EPOCH = Epoch(1, 0.5, 0.5, 0.5, 0.5, 0.5, 1e-4, 10.0, 2.0, 0.1, 5.0, None, 0.25)
 
@@ -22,3 +27,19 @@ def test_a_post_is_answered_by_whether_to_stop() -> None:
     assert not board.post_progress(1, None, workers=1)
     board.request_stop()
     assert board.post_progress(2, None, workers=1)
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_workers_wait_for_the_images_or_the_end_of_the_run(ended: bool) -> None:
+    board, images = StatusBoard(), cast(ImageRefs, ("train", "validation"))
+    with ThreadPoolExecutor() as threads:
+        answer = threads.submit(board.await_images)
+        with pytest.raises(TimeoutError):
+            answer.result(timeout=0.2)
+        if ended:
+            board.abort("no image can be decoded")
+        else:
+            board.give_images(images)
+        assert answer.result() == (None if ended else images)
+    assert board.read().images_given is not ended
+    assert board.await_images() == (None if ended else images)
