@@ -51,7 +51,7 @@ class TimedCommand:
 TRAIN = (
     Mark("imports and checks", process="gcs_server"),
     Mark("Ray", process="ray::"),
-    Mark("first images decoded", process="ray::StatusBoard"),
+    Mark("status board", process="ray::StatusBoard"),
     Mark("controller process", process="ray::TrainController"),
     Mark("worker process", process="ray::RayTrainWorker"),
     Mark("worker's imports", process="ray::execute"),
