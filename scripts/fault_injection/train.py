@@ -2,10 +2,11 @@
 
     python scripts/fault_injection/train.py --kills 20 --seed 0
 
-At random times a SIGKILL ends the driver, the training worker, a data task's worker, Ray Train's controller, the board
-actor, any other of Ray's processes, or the raylet. A killed command is run again, unchanged, until it succeeds. One
-worker, fp32, a checkpoint every third step: the weights must be bitwise equal, and each epoch must be once, with equal
-numbers, in history.parquet and in the offline runs of Weights & Biases. Exits with status 1 where they differ.
+At random times a SIGKILL ends the board actor (first while the images are decoded, for which the workers wait), the
+training worker, the driver, a data task's worker, Ray Train's controller, any other of Ray's processes, or the raylet.
+A killed command is run again, unchanged, until it succeeds. One worker, fp32, a checkpoint every third step: the
+weights must be bitwise equal, and each epoch must be once, with equal numbers, in history.parquet and in the offline
+runs of Weights & Biases. Exits with status 1 where they differ.
 """
 
 import argparse
@@ -26,11 +27,11 @@ import torch
 from scripts.fault_injection.processes import Command, descendants, end, kill_one, start, wait
 
 _VICTIMS = {
+    "board": "ray::StatusBoard",
     "worker": "ray::RayTrainWorker",
     "driver": "",
     "data": "MapBatches|ray::IDLE",  # of tasks that make batches, which are idle between them
     "controller": "ray::TrainController",
-    "board": "ray::StatusBoard",
     "any": "ray::",
     "raylet": "raylet$",
 }
@@ -67,12 +68,13 @@ def _campaign(folder: Path, options: argparse.Namespace) -> tuple[Counter[str], 
     chance = random.Random(options.seed)
     left = [list(_VICTIMS)[number % len(_VICTIMS)] for number in range(options.kills)]
     killed: Counter[str] = Counter()
-    commands, seen = 0, _newest(folder / "disturbed")
+    commands, seen = 0, ""
     while True:
         commands += 1
         driver = start(_command(folder, "disturbed", options.epochs))
         while driver.poll() is None:
-            # Kill only after a new checkpoint: Ray and torch take seconds to start, and a run must make progress.
+            # The first kill comes while images are decoded; others only after a new checkpoint: Ray and torch take
+            # seconds to start, and a run must make progress.
             if left and _newest(folder / "disturbed") != seen:
                 wait(driver, chance.uniform(*options.pause))
                 if _kill(driver, left[0], chance):
