@@ -15,9 +15,10 @@ import torch
 from overlay import load_model
 from overlay.cli.parser import to_words
 from overlay.cli.verbs import Config
-from overlay.config import EarlyStopping, Evaluate, Export, Input, Loop, Model, Predict, Prepare, Train
+from overlay.config import Compare, EarlyStopping, Evaluate, Export, Input, Loop, Model, Predict, Prepare, Split, Train
 from overlay.evaluation.output_files import EVALUATION_FILES
 from overlay.models.model_file import MODEL_FILE, load_model_file
+from overlay.storage.atomic import write_text_atomically
 from overlay.storage.parquet import open_parquet
 from overlay.storage.path import StoragePath
 from overlay.training import checkpoint
@@ -75,7 +76,11 @@ def run(config: Config, folder: Path, address: str) -> str:
 
 
 def wait_for_step(step: int, bucket: StoragePath, driver: "subprocess.Popen[str]") -> None:
-    while newest_step(bucket) < step:
+    wait_until(lambda: newest_step(bucket) >= step, driver)
+
+
+def wait_until(condition: Callable[[], bool], driver: "subprocess.Popen[str]") -> None:
+    while not condition():
         assert driver.poll() is None, driver.communicate()
         time.sleep(0.1)
 
@@ -125,6 +130,34 @@ def test_a_whole_run_in_a_bucket(bucket: StoragePath, here: Path, phantoms: Path
     export.run(Export(str(made), "safetensors"))
     assert load_model(str(made / "Resnet_fineTuning.safetensors")).card == model.card
     assert list(here.iterdir()) == []  # nothing but the bucket
+
+
+def test_a_comparison_of_trainings_in_a_bucket(bucket: StoragePath, here: Path, phantoms: Path) -> None:
+    """The command is killed in the middle; given again, it keeps what is finished, and goes on."""
+    write_text_atomically(bucket / "candidates.yaml", "plain: {}\ndropped: {model.dropout: 0.5}\n")
+    usual, out = training(bucket, workers=1), bucket / "comparison"
+    config = Compare(
+        dataset=usual.dataset,
+        out=str(out),
+        candidates=str(bucket / "candidates.yaml"),
+        input=usual.input,
+        model=usual.model,
+        train=replace(usual.train, epochs=2),
+    )
+    with cluster(head_cpus=3) as nodes:
+        run(Prepare([str(phantoms)], usual.dataset, split=Split(folds=3)), here, nodes.address)
+        first = begin(config, here, nodes.address)
+        begun, second = (out / "runs/plain/seed-0" / f"fold-{fold}" / "history.parquet" for fold in (0, 1))
+        wait_until(second.is_file, first)
+        kill_session(first.pid)
+        first.communicate()
+        done = read_history(begun)
+        assert "plain" in run(config, here, nodes.address)
+    assert read_history(begun) == done
+    with open_parquet(out / "results.parquet") as file:
+        rows = file.read().select(["candidate", "fold"]).to_pylist()
+    assert rows == [{"candidate": name, "fold": fold} for fold in range(3) for name in ("plain", "dropped")]
+    assert list(here.iterdir()) == []
 
 
 def test_two_nodes_with_disks_of_their_own_train_in_a_bucket(
