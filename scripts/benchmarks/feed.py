@@ -57,6 +57,8 @@ from scripts.fault_injection.predict import write_random_model
 FED_SIZE = 224
 """side of an image in pixels"""
 _DISTINCT = 240
+_SHARD_IMAGES = 4096
+"""images of an epoch that is read from shards; windows are of a task's 256, so that some runs measure several"""
 _GOAL = 0.95
 
 
@@ -154,8 +156,10 @@ def _training_data(dataset: PreparedDataset, kind: str) -> TrainingData:
         decoded = decode_split(dataset, "train", size)
         return TrainingData(decoded, SamplePlan(len(decoded), FEED_BATCH, epochs=1, seed=0))
     source = open_shards(dataset, "train", size)
+    again = -(-_SHARD_IMAGES // len(source.labels))  # a dataset that is read from its shards is large
+    source = replace(source, files=source.files * again, rows=source.rows * again, labels=np.tile(source.labels, again))
     sizes = tuple(map(len, source.rows))
-    plan = WindowedSamplePlan(sum(sizes), FEED_BATCH, epochs=1, seed=0, shards=sizes, window=2048 // FEED_BATCH)
+    plan = WindowedSamplePlan(sum(sizes), FEED_BATCH, epochs=1, seed=0, shards=sizes, window=TASK_IMAGES // FEED_BATCH)
     return TrainingData(source, plan)
 
 
