@@ -12,7 +12,7 @@ from overlay.config import Limits
 from overlay.sources.read_plan import ReadUnit
 from overlay.sources.read_units import ReadUnits
 
-_LEAST = 640 * 2**20  # a worker of Ray Data that decodes small images takes 470 MiB
+_LEAST = 640 * 2**20  # a worker of Ray Data that decodes small images takes 245 MiB, beside its decoder process
 _BYTES_A_BYTE = 12  # a float TIFF of 49 megapixels (187 MiB) takes 2.1 GiB
 _LARGE = 2**30
 
