@@ -49,7 +49,7 @@ from pipelines.training import dry_run
 from pipelines.training.monitor import TrainingMonitor
 from pipelines.training.request_check import check_batches, check_device, check_listed_images, check_training
 from pipelines.training.run_facts import apply_facts, decide_facts
-from pipelines.training.setup import TrainingJob, TrainingSetup, plan_steps, store_images
+from pipelines.training.setup import TrainingJob, TrainingSetup, plan_steps, store_run_images
 from pipelines.training.trainer import run_trainer
 
 
@@ -155,7 +155,7 @@ def _train(
     config, plan = setup.config, plan_steps(setup, facts.batch_size)
     if not progress.is_complete(plan, config.early_stopping):
         job = TrainingJob.create(setup, plan, folder.checkpoints, monitor.board)
-        run_trainer(job, lambda: store_images(setup, facts), monitor.request_stop)
+        run_trainer(job, lambda: store_run_images(setup, facts), monitor.request_stop)
     status = monitor.stop()
     if status.fatal_error:
         raise WorkError(status.fatal_error)

@@ -18,7 +18,7 @@ from overlay.training.sampler import SamplePlan
 from pipelines.training.device_batches import GPU_BATCHES_AHEAD
 from pipelines.training.image_source import TrainingData, decode_split
 from pipelines.training.monitor import TrainingMonitor
-from pipelines.training.setup import StoredImages, TrainingJob, TrainingSetup
+from pipelines.training.setup import RunImages, TrainingJob, TrainingSetup
 from pipelines.training.trainer import run_trainer
 from pipelines.training.validation import VALIDATION_BATCH
 
@@ -99,10 +99,10 @@ def run_dry_run(setup: TrainingSetup, facts: RunFacts, parent: StoragePath) -> N
     samples = min(images, sum(setup.class_counts("train")))
     plan = SamplePlan(samples, facts.batch_size, epochs=1, seed=config.train.seed)
 
-    def store() -> StoredImages:
+    def store() -> RunImages:
         source = decode_split(setup.dataset, "train", config.input, limit=images)
         validation = decode_split(setup.dataset, "val", config.input, limit=VALIDATION_BATCH)
-        return StoredImages.create(setup, TrainingData(source, plan), validation)
+        return RunImages.create(setup, TrainingData(source, plan), validation)
 
     with scratch_folder(parent) as scratch:
         folder = RunFolder(scratch)

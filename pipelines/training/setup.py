@@ -21,7 +21,7 @@ from overlay.version import code_fingerprint
 from pipelines.runtime.placement import Placement
 from pipelines.training import image_source, shard_source
 from pipelines.training.image_source import ImageSource, TrainingData
-from pipelines.training.status_board import IMAGES_GROUP, ImageRefs, StatusBoard
+from pipelines.training.status_board import IMAGES_GROUP, RunImageRefs, StatusBoard
 from pipelines.training.validation import plan_validation, validation_batch_size
 
 
@@ -65,7 +65,7 @@ class TrainingSetup:
 
 
 @dataclass(frozen=True)
-class StoredImages:
+class RunImages:
     """References of the training and the validation images, stored once for all workers and their data tasks.
 
     The driver owns them. Labels and positions of a large dataset would be pickled for each use otherwise.
@@ -76,7 +76,7 @@ class StoredImages:
     """see `pipelines.training.validation.plan_validation`"""
 
     @classmethod
-    def create(cls, setup: TrainingSetup, train: TrainingData, validation: ImageSource) -> "StoredImages":
+    def create(cls, setup: TrainingSetup, train: TrainingData, validation: ImageSource) -> "RunImages":
         """Store where the images are, with their plans."""
         passes = setup.placement.most_workers * setup.config.train.accumulate
         batch_size = validation_batch_size(setup.placement.device, train.plan.batch_size // passes)
@@ -88,13 +88,13 @@ def plan_steps(setup: TrainingSetup, batch_size: int) -> SamplePlan:
     return SamplePlan(sum(setup.class_counts("train")), batch_size, setup.config.train.epochs, setup.config.train.seed)
 
 
-def store_images(setup: TrainingSetup, facts: RunFacts) -> StoredImages:
+def store_run_images(setup: TrainingSetup, facts: RunFacts) -> RunImages:
     """Decode the training and validation images into the object store, or locate them in the shards, as the run began.
 
     Raises:
         WorkError: an image of the dataset can't be decoded.
     """
-    return StoredImages.create(setup, _open_training_data(setup, facts), _open_validation_images(setup))
+    return RunImages.create(setup, _open_training_data(setup, facts), _open_validation_images(setup))
 
 
 def _open_training_data(setup: TrainingSetup, facts: RunFacts) -> TrainingData:
@@ -142,7 +142,7 @@ class TrainingJob:
     """float32 (classes,)"""
     plan: SamplePlan
     """steps and epochs, see `plan_steps`"""
-    images: ray.ObjectRef[ImageRefs | None]
+    images: ray.ObjectRef[RunImageRefs | None]
     """answer of the board, see `wait_for_images`"""
     placement: Placement
     checkpoints: StoragePath
@@ -172,14 +172,14 @@ class TrainingJob:
             board=board,
         )
 
-    def give_images(self, images: StoredImages) -> None:
+    def give_images(self, images: RunImages) -> None:
         """Let the workers have the images."""
         self.board.give_images.options(max_task_retries=-1).remote((images.train, images.validation))
 
-    def wait_for_images(self) -> StoredImages | None:
+    def wait_for_images(self) -> RunImages | None:
         """Return the images, once they are stored; None where the run was aborted before."""
         given = ray.get(self.images)
-        return None if given is None else StoredImages(*given)
+        return None if given is None else RunImages(*given)
 
     def sees_run(self) -> bool:
         """Whether this node sees the run's folder; one that joined later may have a disk of its own there."""

@@ -12,8 +12,8 @@ from pipelines.training.failures import SAME_FAILURES, FailureCount
 
 IMAGES_GROUP = "images"
 """concurrency group of the call that waits for the images, beside which the others are answered"""
-ImageRefs = tuple[ray.ObjectRef[Any], ray.ObjectRef[Any]]
-"""references of the training and the validation images, see `pipelines.training.setup.StoredImages`"""
+RunImageRefs = tuple[ray.ObjectRef[Any], ray.ObjectRef[Any]]
+"""references of the training and the validation images, see `pipelines.training.setup.RunImages`"""
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,16 @@ class StatusBoard:
         self._status = TrainingStatus()
         self._stop_requested = False
         self._failures = FailureCount()
-        self._images: ImageRefs | None = None
+        self._images: RunImageRefs | None = None
         self._images_decided = threading.Event()
 
-    def give_images(self, images: ImageRefs) -> None:
+    def give_images(self, images: RunImageRefs) -> None:
         """Answer `await_images`."""
         self._images = images
         self._status = replace(self._status, images_given=True)
         self._images_decided.set()
 
-    def await_images(self) -> ImageRefs | None:
+    def await_images(self) -> RunImageRefs | None:
         """Return the images once they are given; None where the run is aborted before."""
         self._images_decided.wait()
         return self._images

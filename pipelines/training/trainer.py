@@ -14,7 +14,7 @@ from cluster import session
 from overlay.errors import Interrupted, WorkError
 from pipelines.runtime.background import BackgroundCall
 from pipelines.runtime.ray_errors import explain_ray_error
-from pipelines.training.setup import StoredImages, TrainingJob
+from pipelines.training.setup import RunImages, TrainingJob
 from pipelines.training.worker import train_worker
 
 RAY_FOLDER = "ray"
@@ -42,7 +42,7 @@ class _Trainer(TorchTrainer):
         return [each for each in super()._create_default_callbacks() if not isinstance(each, DatasetsCallback)]
 
 
-def run_trainer(job: TrainingJob, store: Callable[[], StoredImages], request_stop: Callable[[], bool]) -> None:
+def run_trainer(job: TrainingJob, store: Callable[[], RunImages], request_stop: Callable[[], bool]) -> None:
     """Run the workers to the end of the training; Ray Train restarts them where one dies or a node is lost.
 
     They start while ``store`` decodes and stores the images for which they wait. An interruption is passed on to them

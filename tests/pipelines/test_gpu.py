@@ -19,7 +19,7 @@ from overlay.errors import WorkError
 from overlay.models.model_file import MODEL_FILE, load_model_file
 from overlay.models.network import StateDict
 from pipelines import predict, train
-from pipelines.training.setup import StoredImages, TrainingJob
+from pipelines.training.setup import RunImages, TrainingJob
 from pipelines.training.trainer import run_trainer
 
 pytestmark = [
@@ -76,7 +76,7 @@ def test_a_resumed_training_gives_the_bits_of_an_undisturbed_one(
     assert equal(weights(out), weights(undisturbed))
 
 
-def _stop_after_a_step(job: TrainingJob, store: Callable[[], StoredImages], request_stop: Callable[[], bool]) -> None:
+def _stop_after_a_step(job: TrainingJob, store: Callable[[], RunImages], request_stop: Callable[[], bool]) -> None:
     """Run the workers, and interrupt the command once a checkpoint is there."""
 
     def watch() -> None:

@@ -4,7 +4,7 @@ from typing import cast
 import pytest
 
 from overlay.training.history import Epoch
-from pipelines.training.status_board import ImageRefs, StatusBoard, TrainingStatus
+from pipelines.training.status_board import RunImageRefs, StatusBoard, TrainingStatus
 
 EPOCH = Epoch(1, 0.5, 0.5, 0.5, 0.5, 0.5, 1e-4, 10.0, 2.0, 0.1, 5.0, None, 0.25)
 
@@ -31,7 +31,7 @@ def test_a_post_is_answered_by_whether_to_stop() -> None:
 
 @pytest.mark.parametrize("ended", [False, True])
 def test_workers_wait_for_the_images_or_the_end_of_the_run(ended: bool) -> None:
-    board, images = StatusBoard(), cast(ImageRefs, ("train", "validation"))
+    board, images = StatusBoard(), cast(RunImageRefs, ("train", "validation"))
     with ThreadPoolExecutor() as threads:
         answer = threads.submit(board.await_images)
         with pytest.raises(TimeoutError):
