@@ -89,6 +89,23 @@ def test_a_dataset_that_cannot_be_decoded_ends_the_run_and_its_workers(
     calls[0].wait()  # Ray Train ends without an error
 
 
+@pytest.mark.slow
+def test_a_training_that_cannot_be_evaluated_is_saved_and_goes_on(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lack_nodes(*_: object) -> None:
+        raise RequestError("the cluster has no room")
+
+    config = replace(trained.config, out=str(tmp_path / "run"), tracking=Tracking("disabled"))
+    monkeypatch.setattr(train, "await_actors", lack_nodes)
+    with pytest.raises(WorkError, match=r"^the cluster has no room; the training is saved, and the same command eval"):
+        train.run(config)
+    monkeypatch.undo()
+    monkeypatch.setattr(train, "run_trainer", lack_nodes)  # not trained again
+    train.run(config)
+    assert (tmp_path / "run" / "evaluation" / "metrics.json").is_file()
+
+
 def test_the_model_file_says_all_that_using_it_needs(trained: Trained) -> None:
     card = model_file.load_model_file(trained.folder).card
     assert (card.arch, card.classes, card.size, card.resize) == (

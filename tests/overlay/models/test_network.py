@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from overlay.errors import RequestError
 from overlay.models.network import (
+    FITS_ALL,
     architectures,
     check_input_size,
     create_network,
@@ -83,6 +84,18 @@ def test_the_size_of_the_images_must_fit_the_network() -> None:
         assert str(error.value).startswith(f"input.size is {size}, which {arch} can't take ({reason}")
         assert str(error.value).endswith("; 224 fits every network")
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_what_is_not_tried_fits() -> None:
+    """`check_input_size` tries no pass of a ResNet, and none of 224 pixels."""
+    for arch in architectures():
+        network = meta(arch)
+        sizes = [FITS_ALL]
+        if isinstance(network, torchvision.models.ResNet):
+            sizes += [1, 2, 3, 7, 31, 32, 33, 65, 500]
+        for size in sizes:
+            assert network(torch.empty(2, 3, size, size, device="meta")).shape == (2, 3), (arch, size)
 
 
 def test_dropout_works_before_the_head_in_training_alone_and_changes_no_name() -> None:
