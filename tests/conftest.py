@@ -22,6 +22,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", r"ignore::DeprecationWarning:ray\..*")
     # Retries have no named parameter yet; pyproject.toml takes no version of Ray without this one.
     config.addinivalue_line("filterwarnings", "ignore:`ray_remote_args` is deprecated:DeprecationWarning")
+    # A module of torch.fx that folds batch normalisation imports a class that uses it (torch 2.11).
+    config.addinivalue_line("filterwarnings", "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
     # A thread of Ray Data that is told to end while it still waits ends by an exception of its own.
     thread = r"ignore:Exception in thread pool-\d+/completion-signaler:pytest.PytestUnhandledThreadExceptionWarning"
     config.addinivalue_line("filterwarnings", thread)

@@ -15,6 +15,7 @@ from overlay.storage.transfer import scratch_folder
 from overlay.training.learner import Learner, LearningTask
 from overlay.training.run_folder import RunFacts, RunFolder
 from overlay.training.sampler import SamplePlan
+from pipelines.runtime.gpu_call import call_on_gpu
 from pipelines.training.device_batches import GPU_BATCHES_AHEAD
 from pipelines.training.image_source import TrainingData, decode_split
 from pipelines.training.monitor import TrainingMonitor
@@ -40,10 +41,9 @@ def choose_batch_size(setup: TrainingSetup) -> int:
         return int(loop.batch_size)
     if placement.device == "cpu":
         return CPU_BATCH
-    search = ray.remote(find_largest_batch).options(num_gpus=1, max_calls=1)
-    samples = sum(setup.class_counts("train"))
+    classes, samples = len(setup.card.classes), sum(setup.class_counts("train"))
     try:
-        each: int = ray.get(search.remote(setup.config, len(setup.card.classes), samples, ray.put(setup.weights)))
+        each = call_on_gpu(find_largest_batch, setup.config, classes, samples, ray.put(setup.weights))
     except RayTaskError as error:
         raise WorkError(
             f"train.batch_size auto: not even the smallest batch works ({one_line(error.cause)}); lower input.size, or "

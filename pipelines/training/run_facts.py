@@ -3,12 +3,12 @@
 from dataclasses import replace
 from typing import Literal
 
-import ray
 import torch
 
 from overlay.errors import RequestError
 from overlay.models.device import has_bf16
 from overlay.training.run_folder import RunFacts
+from pipelines.runtime.gpu_call import call_on_gpu
 from pipelines.training import dry_run
 from pipelines.training.request_check import trains_in_memory
 from pipelines.training.setup import TrainingSetup
@@ -53,5 +53,4 @@ def _computes_bf16(device: str) -> bool:
     """Return whether the workers' device has instructions for bf16; the driver need not have their GPU."""
     if device == "cpu":
         return has_bf16(torch.device("cpu"))
-    asked = ray.remote(has_bf16).options(num_gpus=1, max_calls=1).remote(torch.device("cuda"))
-    return bool(ray.get(asked))
+    return call_on_gpu(has_bf16, torch.device("cuda"))
