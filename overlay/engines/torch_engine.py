@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from importlib import import_module
 from typing import Any, Literal
 
 import numpy as np
@@ -44,7 +46,11 @@ class TorchForward(Forward):
         self._copier = DeviceCopier(self._device)
         # A thread that starts with its own number of threads leaves that of the others alone.
         each = threads.cores // threads.streams
-        self._computing = ThreadPoolExecutor(threads.streams, initializer=torch.set_num_threads, initargs=(each,))
+        self._computing = (
+            _graph_thread()
+            if compiled and device == "cuda"
+            else ThreadPoolExecutor(threads.streams, initializer=torch.set_num_threads, initargs=(each,))
+        )
         self._chunks = ThreadPoolExecutor(BATCHES_ON_GPU if device == "cuda" else threads.streams)
         self._classifier = (
             torch.compile(classifier, dynamic=False, options=_options(device)) if compiled else classifier
@@ -75,6 +81,16 @@ class TorchForward(Forward):
             probabilities, embeddings = self._classifier(upload.tensor())
             # CUDA graphs write the next results to the same place: these are copied before, in the same queue.
             return self._copier.download(probabilities), self._copier.download(embeddings)
+
+
+@cache
+def _graph_thread() -> ThreadPoolExecutor:
+    """Return the thread that computes all compiled networks of this process on a GPU.
+
+    Torch keeps CUDA graphs for each thread; older versions (2.11) only for the one that imported their module, and fail
+    in any other: https://github.com/pytorch/pytorch/issues/123177.
+    """
+    return ThreadPoolExecutor(1, initializer=import_module, initargs=("torch._inductor.cudagraph_trees",))
 
 
 def _options(device: str) -> dict[str, str | int | bool | Callable[..., Any]]:
