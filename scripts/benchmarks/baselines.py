@@ -1,6 +1,6 @@
 """Baselines of batch inference: timm and Daft on the same images, each in a process of its own.
 
-    python scripts/benchmarks/baselines.py timm IMAGES MODEL
+    python scripts/benchmarks/baselines.py timm IMAGES MODEL BATCH
 
 timm: the steps of timm's inference.py with --model-dtype bfloat16 --channels-last and a CSV, by timm's functions, since
 its package has no scripts. daft: Daft's documented pipeline, with download, decode and resize as expressions and the
@@ -12,10 +12,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-BATCH = 32
+import joblib
 
 
-def timm(images: Path, model: Path) -> None:
+def timm(images: Path, model: Path, batch: int) -> None:
     """Classify as timm's inference.py does."""
     import pandas as pd
     import torch
@@ -27,9 +27,9 @@ def timm(images: Path, model: Path) -> None:
     network = network.to(device=device, dtype=torch.bfloat16, memory_format=torch.channels_last).eval()
     loader = data.create_loader(
         data.create_dataset(name="", root=str(images), split="validation"),
-        batch_size=BATCH,
+        batch_size=batch,
         use_prefetcher=True,
-        num_workers=2,
+        num_workers=joblib.cpu_count(),
         device=torch.device(device),
         img_dtype=torch.bfloat16,
         **config,
@@ -45,7 +45,7 @@ def timm(images: Path, model: Path) -> None:
     assert len(names) == len(list(images.iterdir())), names
 
 
-def daft(images: Path, model: Path) -> None:
+def daft(images: Path, model: Path, batch: int) -> None:
     """Classify with Daft, in fp32, and write Parquet."""
     import numpy as np
     import torch
@@ -62,12 +62,12 @@ def daft(images: Path, model: Path) -> None:
             self._device = "cuda" if torch.cuda.is_available() else "cpu"
             self._network = files.build_network(files.load_model_file(file)).to(self._device)
 
-        @package.method.batch(return_dtype=package.DataType.int64(), batch_size=BATCH)  # type: ignore[untyped-decorator]
+        @package.method.batch(return_dtype=package.DataType.int64(), batch_size=batch)  # type: ignore[untyped-decorator]
         def label(self, pixels: Any) -> list[int]:  # noqa: ANN401
             """Classify a batch."""
-            batch = np.stack(pixels.to_pylist()).transpose(0, 3, 1, 2)
+            images = np.stack(pixels.to_pylist()).transpose(0, 3, 1, 2)
             with torch.inference_mode():
-                logits = self._network(torch.from_numpy(batch).to(self._device).float().div(255))
+                logits = self._network(torch.from_numpy(images).to(self._device).float().div(255))
             labels: list[int] = logits.argmax(dim=1).tolist()
             return labels
 
@@ -81,4 +81,4 @@ def daft(images: Path, model: Path) -> None:
 
 
 if __name__ == "__main__":
-    {"timm": timm, "daft": daft}[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))
+    {"timm": timm, "daft": daft}[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -72,7 +73,7 @@ def data_loader_loop(images: Path, file: Path, batch: int, device: str, bf16: bo
     if bf16:
         network = network.to(memory_format=torch.channels_last)
     with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=bf16):
-        for pixels in DataLoader(_Folder(images), batch_size=batch, num_workers=2):
+        for pixels in DataLoader(_Folder(images), batch_size=batch, num_workers=joblib.cpu_count()):
             moved = pixels.to(device)
             if bf16:
                 moved = moved.contiguous(memory_format=torch.channels_last)

@@ -10,8 +10,8 @@ Throughput is counted from the first batch of results to the last; the remaining
 between two (a), of which the mean counts. On CPUs (a) and (b) share the cores, so the limit is
 1 / (1/a + 1/(b * cores)); with a GPU it is the slower of a and b * cores.
 
-A second table is of a small job, 200 of these images, each row a process from start to end: `overlay predict`, which
-starts no Ray for so few images, and in turn timm and Daft (`baselines.py`) where they are installed:
+A second table is of a small job, ``--few`` of these images, each row a process from start to end: `overlay predict`,
+which starts no Ray for so few images, and in turn timm and Daft (`baselines.py`) where they are installed:
 ``uv run --with timm --with daft python scripts/benchmarks/predict.py``.
 """
 
@@ -35,6 +35,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
+from overlay import __version__ as overlay_version
 from overlay.engines.factory import open_engine, prepare_engine
 from overlay.images import phantoms
 from overlay.images.codec import decode_image
@@ -51,16 +52,18 @@ from scripts.benchmarks.plain_loops import (
 from scripts.benchmarks.record import append_record, current_record
 
 _CLASSES = ("benign", "malignant", "normal")
+_DRAWN = 1200
 _DEVICE: Literal["cuda", "cpu"] = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _make_images(folder: Path, count: int) -> Path:
-    """Draw phantoms into one folder."""
-    phantoms.write_phantoms(folder / "drawn", images_per_class=-(-count // 3), seed=0)
-    drawn = sorted(path for path in (folder / "drawn").rglob("*.png") if "_mask" not in path.stem)[:count]
+    """Draw phantoms into one folder, at most `_DRAWN`, of which the others are copies."""
+    phantoms.write_phantoms(folder / "drawn", images_per_class=-(-min(count, _DRAWN) // 3), seed=0)
+    drawn = sorted(path for path in (folder / "drawn").rglob("*.png") if "_mask" not in path.stem)
     (folder / "images").mkdir()
-    for path in drawn:
-        path.rename(folder / "images" / f"{path.parent.name}-{path.name}")
+    for number in range(count):
+        path = drawn[number % len(drawn)]
+        (folder / "images" / f"{number // len(drawn)}-{path.parent.name}-{path.name}").hardlink_to(path)
     return folder / "images"
 
 
@@ -71,7 +74,7 @@ def _make_model(folder: Path, arch: str) -> Path:
     with torch.no_grad():
         network(torch.randn(4, 3, INPUT_SIZE, INPUT_SIZE))
     card = model_file.ModelCard(
-        arch, _CLASSES, INPUT_SIZE, "squash", IMAGENET_MEAN, IMAGENET_STD, None, "phantoms", "none", version("overlay")
+        arch, _CLASSES, INPUT_SIZE, "squash", IMAGENET_MEAN, IMAGENET_STD, None, "phantoms", "none", overlay_version
     )
     model_file.save_model_file(folder / "model.pth", OrderedDict(network.state_dict()), card)
     return folder / "model.pth"
@@ -93,8 +96,8 @@ def _bare_forward(file: Path, kind: Any, precision: Any, batch: int) -> tuple[fl
 
 
 def _decode_alone(images: Path) -> float:
-    """Return images/s of one core that reads, decodes and resizes."""
-    paths = sorted(images.iterdir())
+    """Return images/s of one core that reads, decodes and resizes; of `_DRAWN` images at most."""
+    paths = sorted(images.iterdir())[:_DRAWN]
     began = time.process_time()
     for path in paths:
         resize_image(decode_image(path.read_bytes(), target=decode_target(INPUT_SIZE, "squash")), INPUT_SIZE, "squash")
@@ -104,29 +107,27 @@ def _decode_alone(images: Path) -> float:
 def _predict(words: list[str], out: Path) -> TimedJob:
     """Run `overlay predict` into ``out``, on Ray, as a process of its own."""
     began = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-m", "overlay", *words], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    subprocess.run([sys.executable, "-m", "overlay", *words], check=True, stdout=sys.stderr)
     seconds = time.perf_counter() - began
     rows = pq.read_table(out / "metrics.parquet").to_pylist()
     return TimedJob(next(row["value"] for row in rows if row["name"] == "images_per_second_once_started"), seconds)
 
 
-def _small_job(images: Path, file: Path, count: int, rounds: int) -> list[tuple[str, list[float]]]:
+def _small_job(images: Path, file: Path, options: argparse.Namespace) -> list[tuple[str, list[float]]]:
     """Time whole processes on a few images, in turn; return the name and the seconds of each."""
     few = images.parent / "few" / "images"
     few.mkdir(parents=True)
-    for path in sorted(images.iterdir())[:count]:
+    for path in sorted(images.iterdir())[: options.few]:
         (few / path.name).hardlink_to(path)
     others = str(Path(__file__).with_name("baselines.py"))
     jobs = {"**overlay predict**": ["-m", "overlay", "predict", str(file), str(few), "--out", str(few.parent / "out")]}
     jobs |= {
-        f"{package} {version(package)}{how}": [others, package, str(few), str(file)]
+        f"{package} {version(package)}{how}": [others, package, str(few), str(file), str(options.batch)]
         for package, how in (("timm", ", as its inference.py, bf16, channels_last"), ("daft", ", fp32"))
         if find_spec(package)
     }
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
-    for _ in range(rounds):
+    for _ in range(options.rounds):
         for name, words in jobs.items():
             for made in ("out", "daft"):
                 shutil.rmtree(few.parent / made, ignore_errors=True)
@@ -142,6 +143,8 @@ def main() -> None:
     parser.add_argument("--arch", default="resnet101")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--images", type=int, default=480)
+    parser.add_argument("--few", type=int, default=200, help="images of the small job")
+    parser.add_argument("--rounds", type=int, default=3, help="of the small job")
     parser.add_argument("--engines", default="torch:auto,openvino:auto,openvino:int8", help="kind:precision, ...")
     parser.add_argument("--without", default="", help="rows to leave out: fp32, bf16, ray, small")
     options = parser.parse_args()
@@ -153,7 +156,7 @@ def main() -> None:
             if label not in options.without:
                 loop = time_batches(data_loader_loop(images, file, options.batch, _DEVICE, bf16))
                 rows.append((f"DataLoader loop, {label}", *_cells(loop, "", options.images)))
-        small = _small_job(images, file, 200, rounds=3) if "small" not in options.without else []
+        small = _small_job(images, file, options) if "small" not in options.without else []
         if "ray" not in options.without:
             from cluster import session
 
@@ -200,11 +203,11 @@ def _print_tables(
     for row in rows:
         print(f"| {' | '.join(row)} |")
     if small:
-        print("\n| 200 images, whole process | s, median | of all rounds |\n| --- | --- | --- |")
+        print(f"\n| {options.few} images, whole process | s, median | of all rounds |\n| --- | --- | --- |")
     for name, seconds in small:
         print(f"| {name} | {statistics.median(seconds):.1f} | {', '.join(f'{each:.1f}' for each in seconds)} |")
     numbers = {f"{row[0]}, images/s": float(row[1]) for row in rows}
-    numbers |= {f"{name}, 200 images, s": statistics.median(seconds) for name, seconds in small}
+    numbers |= {f"{name}, {options.few} images, s": statistics.median(seconds) for name, seconds in small}
     append_record("predict", current_record(numbers))
 
 

@@ -152,7 +152,7 @@ def _plain_loop(files: _Files, options: argparse.Namespace, kind: str) -> float:
 def _overlay(*words: str) -> float:
     """Run an overlay command; return its seconds."""
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "overlay", *words], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-m", "overlay", *words], check=True, stdout=sys.stderr)
     return time.perf_counter() - began
 
 
@@ -190,7 +190,7 @@ def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="resnet101")
-    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--size", type=int, nargs="+", default=[128], help="measured one after the other")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--compile", action="store_true", help="torch.compile in all but the fp32 loop")
     parser.add_argument("--images", type=int, default=800, help="training images, about")
@@ -198,15 +198,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20, help="of the bare step and of the plain loops")
     options = parser.parse_args()
+    sizes: list[int] = options.size
     with tempfile.TemporaryDirectory() as folder:
-        measured = _measure(folder, options)
-    _print_table(measured, options)
+        each = round(options.images / 0.7 / len(_CLASSES))
+        draw = joblib.delayed(phantoms.write_phantoms)
+        joblib.Parallel(n_jobs=-1)(
+            draw(Path(folder, "phantoms"), images_per_class={name: each}, seed=0) for name in _CLASSES
+        )
+        _overlay("prepare", f"{folder}/phantoms", f"--out={folder}/dataset")
+        for options.size in sizes:
+            _print_table(_measure(folder, options), options)
 
 
 def _measure(folder: str, options: argparse.Namespace) -> _Measurements:
-    """Measure everything in turn, and print a line for each round."""
-    phantoms.write_phantoms(Path(folder, "phantoms"), images_per_class=round(options.images / 0.7 / 3), seed=0)
-    _overlay("prepare", f"{folder}/phantoms", f"--out={folder}/dataset")
+    """Measure everything at one size in turn, and print a line for each round."""
     files = sorted(file for file in Path(folder, "phantoms").glob("*/*.png") if "_mask" not in file.name)
     images = np.stack(
         [resize_image(decode_image(file.read_bytes()), options.size, "squash") for file in files[: options.batch]]
@@ -218,7 +223,7 @@ def _measure(folder: str, options: argparse.Namespace) -> _Measurements:
     )
     on_all_cores = measured.augmented * joblib.cpu_count()
     for number in range(options.rounds):
-        rate, start_up, counted = _end_to_end(folder, f"run-{number}", options)
+        rate, start_up, counted = _end_to_end(folder, f"run-{options.size}-{number}", options)
         measured.bare.append(_bare_step(images, options))
         for kind, rates in measured.plain.items():
             rates.append(_plain_loop(_Files(files, options.size), options, kind))

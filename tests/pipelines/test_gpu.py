@@ -1,10 +1,11 @@
 """Jobs on a GPU: `make test-gpu`. Each is held against the same job on the CPU, or against itself."""
 
+import gc
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from overlay.config import Input, Loop, Model, Predict, Tracking, Train
+from overlay.config import ClusterOptions, EngineKind, Input, Loop, Model, Predict, Tracking, Train
 from overlay.dataset.prepared import PreparedDataset
+from overlay.engines.chunk_size import CHUNK_SIZES
+from overlay.engines.factory import open_engine, prepare_engine, prepare_engines
 from overlay.errors import WorkError
 from overlay.models.model_file import MODEL_FILE, load_model_file
 from overlay.models.network import StateDict
@@ -88,6 +91,14 @@ def _stop_after_a_step(job: TrainingJob, store: Callable[[], RunImages], request
     run_trainer(job, store, request_stop)
 
 
+def test_an_automatic_batch_of_a_training(
+    dataset: PreparedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The largest power of two, up to the number of images."""
+    train.run(request(dataset, tmp_path / "run", batch_size="auto", precision="auto", epochs=1))
+    assert "train.batch_size auto: 16 (16 for each GPU)" in capsys.readouterr().out
+
+
 def test_compiled_and_not_it_learns_the_same(undisturbed: Path, dataset: PreparedDataset, tmp_path: Path) -> None:
     train.run(request(dataset, tmp_path / "run", compile=True, deterministic=False))
     losses = [
@@ -97,18 +108,74 @@ def test_compiled_and_not_it_learns_the_same(undisturbed: Path, dataset: Prepare
 
 
 def test_a_batch_that_is_too_large_for_the_gpu_is_named(dataset: PreparedDataset, tmp_path: Path) -> None:
-    large = replace(request(dataset, tmp_path / "run", batch_size=24), input=Input(size=8192))
+    large = replace(request(dataset, tmp_path / "run", batch_size=24), input=Input(size=2048))
     with pytest.raises(WorkError, match=r"a GPU's \d+ GiB are too small for batches of 24 images in 1 parts"):
         train.run(replace(large, model=Model(arch="resnet101", weights="none")))
 
 
-@pytest.mark.parametrize("engine", ["torch", "compile"])
-def test_predictions_are_those_of_the_cpu(undisturbed: Path, phantoms: Path, engine: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("engine", "actors"), [("torch", None), ("compile", None), ("torch", 1), ("compile", 1)])
+def test_predictions_are_those_of_the_cpu(
+    undisturbed: Path, phantoms: Path, engine: EngineKind, actors: int | None, tmp_path: Path
+) -> None:
+    """In this process, and by an actor on Ray."""
     shares = []
     for device, chosen in (("cpu", "torch"), ("cuda", engine)):
         out = tmp_path / device
-        options = {"device": device, "engine": chosen, "precision": "fp32"}
+        options = {"device": device, "engine": chosen, "precision": "fp32", "actors": actors}
         predict.run(Predict(str(undisturbed), [str(phantoms)], str(out), **options))  # type: ignore[arg-type]
         rows = pq.read_table(out / "predictions").sort_by("id")
         shares.append(np.stack([rows[f"prob_{name}"].to_numpy() for name in ("benign", "malignant", "normal")]))
     np.testing.assert_allclose(shares[1], shares[0], atol=1e-3)
+
+
+def test_several_compiled_models_in_one_process(undisturbed: Path) -> None:
+    """Torch keeps CUDA graphs for each thread."""
+    file, images = load_model_file(undisturbed), np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8)
+    expected = open_engine(prepare_engine(file, "torch", "cuda", "fp32"), batch_size=8)(images)
+    averaged = prepare_engines([file, file], "compile", "cuda", "fp32", None)
+    for plan in (averaged, prepare_engine(file, "compile", "cuda", "fp32")):
+        engine = open_engine(plan, batch_size=8)
+        for _ in range(3):  # the first passes record the graph
+            np.testing.assert_allclose(engine(images).probabilities, expected.probabilities, atol=1e-3)
+
+
+@pytest.fixture
+def little_memory() -> Iterator[None]:
+    """This process gets 160 MiB of the GPU beside what torch holds."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 160 * 2**20) / total)
+    yield
+    torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_a_batch_is_halved_until_the_memory_is_enough(undisturbed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, images = load_model_file(undisturbed), np.random.default_rng(0).integers(0, 256, (600, 64, 64, 3), np.uint8)
+    engine = open_engine(prepare_engine(file, "torch", "cuda", "fp32"), batch_size=512)
+    found = engine(images).probabilities
+    assert "the GPU's memory is too small for 512 images in one forward pass; now 256" in capsys.readouterr().out
+    assert engine.chunk < 512
+    expected = open_engine(prepare_engine(file, "torch", "cpu", "fp32"))(images).probabilities
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_an_automatic_batch_of_a_prediction_fits_the_memory(undisturbed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    engine = open_engine(prepare_engine(load_model_file(undisturbed), "torch", "cuda", "fp32"), batch_size="auto")
+    assert f"batch_size auto: {engine.chunk} images in one forward pass" in capsys.readouterr().out
+    assert engine.chunk in CHUNK_SIZES[:-1]
+
+
+def test_two_workers_share_a_gpu(dataset: PreparedDataset, tmp_path: Path) -> None:
+    """Frozen statistics don't depend on the share of a batch, so the losses are those of one worker."""
+    losses = []
+    for workers, gpus in ((1, 1.0), (2, 0.5)):
+        config = request(dataset, tmp_path / str(workers), workers=workers, precision="fp32")
+        frozen = replace(config.model, freeze_norm=True)
+        train.run(replace(config, model=frozen, cluster=ClusterOptions(gpus_per_worker=gpus)))
+        history = pq.read_table(tmp_path / str(workers) / "history.parquet")
+        losses.append(history["train_loss"].to_numpy())
+        assert all(0 <= share < 1 for share in history["device_wait_share"].to_pylist())
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
