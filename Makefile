@@ -45,7 +45,9 @@ bench: ## run one benchmark: make bench BENCH=duplicates|feed|listing|memory|pre
 	$(UV) run python scripts/benchmarks/$(BENCH).py
 
 bench-gpu: ## make the tables for a GPU: ours, the bare passes, DataLoader and timm, compiled or not
-	for size in 128 224; do for compile in "" --compile; do \
-	  $(UV) run python scripts/benchmarks/train.py --size $$size --batch 128 --images 4000 --epochs 4 --steps 50 $$compile \
-	  || exit 1; done; done
-	$(UV) run --with timm python scripts/benchmarks/predict.py --images 10000 --batch 256 --engines torch:auto,compile:auto
+	for compile in "" --compile; do \
+	  $(UV) run python scripts/benchmarks/train.py --size 128 224 --batch 128 --images 4000 --epochs 4 --steps 50 $$compile \
+	  || exit 1; done
+	$(UV) run --with timm python scripts/benchmarks/predict.py --images 20000 --batch 256 --engines torch:auto,compile:auto \
+	  --few 10000 --rounds 1
+	$(UV) run python scripts/benchmarks/device_decode.py

@@ -162,7 +162,9 @@ def test_a_batch_is_halved_until_the_memory_is_enough(undisturbed: Path, capsys:
 
 
 @pytest.mark.usefixtures("little_memory")
-def test_an_automatic_batch_of_a_prediction_fits_the_memory(undisturbed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_automatic_batch_of_a_prediction_fits_the_memory(
+    undisturbed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     engine = open_engine(prepare_engine(load_model_file(undisturbed), "torch", "cuda", "fp32"), batch_size="auto")
     assert f"batch_size auto: {engine.chunk} images in one forward pass" in capsys.readouterr().out
     assert engine.chunk in CHUNK_SIZES[:-1]
