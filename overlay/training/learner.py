@@ -81,7 +81,6 @@ class Learner:
         self._forward: Callable[[Tensor], Tensor] | None = None
         if device.type == "cuda":
             torch.set_float32_matmul_precision("high")  # TF32, where bf16 or fp16 don't apply anyway
-            torch.backends.cudnn.benchmark = not config.train.deterministic
 
     @property
     def evaluation_network(self) -> nn.Module:
