@@ -2,18 +2,21 @@
 
 import gc
 import os
+import re
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 
+import overlay
 from overlay.config import ClusterOptions, EngineKind, Input, Loop, Model, Predict, Tracking, Train
 from overlay.dataset.prepared import PreparedDataset
 from overlay.engines.chunk_size import CHUNK_SIZES
@@ -30,6 +33,9 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
     pytest.mark.usefixtures("ray_session"),
 ]
+
+
+DEVICES: tuple[Literal["cuda", "cpu"], ...] = ("cuda", "cpu")
 
 
 def request(dataset: PreparedDataset, out: Path, **loop: object) -> Train:
@@ -99,6 +105,13 @@ def test_an_automatic_batch_of_a_training(
     assert "train.batch_size auto: 16 (16 for each GPU)" in capsys.readouterr().out
 
 
+def test_a_dry_run_in_fp16_tells_the_memory_of_the_gpu(
+    dataset: PreparedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train.run(request(dataset, tmp_path / "run", precision="fp16", dry_run=2))
+    assert re.search(r"a worker took \d+\.\d GiB of GPU memory", capsys.readouterr().out)
+
+
 def test_compiled_and_not_it_learns_the_same(undisturbed: Path, dataset: PreparedDataset, tmp_path: Path) -> None:
     train.run(request(dataset, tmp_path / "run", compile=True, deterministic=False))
     losses = [
@@ -126,6 +139,15 @@ def test_predictions_are_those_of_the_cpu(
         rows = pq.read_table(out / "predictions").sort_by("id")
         shares.append(np.stack([rows[f"prob_{name}"].to_numpy() for name in ("benign", "malignant", "normal")]))
     np.testing.assert_allclose(shares[1], shares[0], atol=1e-3)
+
+
+def test_a_loaded_model_predicts_as_the_cpu(undisturbed: Path, phantoms: Path) -> None:
+    image, mask = phantoms / "benign" / "benign (1).png", phantoms / "benign" / "benign (1)_mask.png"
+    found, expected = (
+        overlay.load_model(undisturbed, device=device, engine="torch", precision="fp32").predict([image], [mask])
+        for device in DEVICES
+    )
+    assert found[0].probabilities == pytest.approx(expected[0].probabilities, abs=1e-3)
 
 
 def test_several_compiled_models_in_one_process(undisturbed: Path) -> None:
