@@ -46,7 +46,7 @@ bench: ## run one benchmark: make bench BENCH=duplicates|feed|listing|memory|pre
 
 bench-gpu: ## make the tables for a GPU: ours, the bare passes, DataLoader and timm, compiled or not
 	for compile in "" --compile; do \
-	  $(UV) run python scripts/benchmarks/train.py --size 128 224 --batch 128 --images 4000 --epochs 4 --steps 50 $$compile \
+	  $(UV) run python scripts/benchmarks/train.py --size 128 224 --batch 128 --images 4000 --epochs 10 --steps 50 $$compile \
 	  || exit 1; done
 	$(UV) run --with timm python scripts/benchmarks/predict.py --images 20000 --batch 256 --engines torch:auto,compile:auto \
 	  --few 10000 --rounds 1

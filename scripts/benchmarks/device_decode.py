@@ -72,6 +72,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--size", type=int, default=224)
     options = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error("this machine has no GPU")
     size: int = options.size
     print(f"| images of {size} px from | one core, images/s | GPU, images/s | largest (mean) difference | bytes |")
     print("| --- | --- | --- | --- | --- |")

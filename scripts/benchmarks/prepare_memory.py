@@ -92,18 +92,17 @@ def _in_process(kind: str, images: int, tasks: bool) -> dict[str, int]:
 
 
 def write_source(folder: Path, kind: str, images: int) -> Path:
-    """Write tiny PNGs of three classes, as a folder of class folders or as a tar of them, and return its path."""
-    png = _png()
+    """Write tiny PNGs of three classes, all different, as class folders or as a tar of them; return its path."""
     names = (f"{_CLASSES[number % 3]}/{_CLASSES[number % 3]} ({number // 3}).png" for number in range(images))
     if kind == "folder":
         for label in _CLASSES:
             (folder / "images" / label).mkdir(parents=True)
-        for name in names:
-            (folder / "images" / name).write_bytes(png)
+        for number, name in enumerate(names):
+            (folder / "images" / name).write_bytes(_png(number))
         return folder / "images"
     with tarfile.open(folder / "images.tar", "w") as archive:
-        for name in names:
-            member = tarfile.TarInfo(name)
+        for number, name in enumerate(names):
+            png, member = _png(number), tarfile.TarInfo(name)
             member.size = len(png)
             archive.addfile(member, io.BytesIO(png))
     return folder / "images.tar"
@@ -209,7 +208,7 @@ def write_staged() -> None:
         near = np.flatnonzero(random.random(rows) < 0.2)
         hashes[near] = hashes[near - 1] ^ 1  # within 32 bits of the image before it
         columns = {"id": refs["id"], "uri": refs["uri"], "label": refs["label"]}
-        columns["image"] = pa.array([{"bytes": _png(), "path": ""}], stored).take(pa.array([0] * rows))
+        columns["image"] = pa.array([{"bytes": _png(0), "path": ""}], stored).take(pa.array([0] * rows))
         columns["phash"] = pa.array([row.tobytes().hex() for row in hashes])
         columns |= {name: pa.array([random.bytes(32).hex() for _ in range(rows)]) for name in ("sha256", "pixels")}
         table = pa.table(columns)
@@ -220,10 +219,10 @@ def write_staged() -> None:
             pq.write_table(table.select(STAGED_SCHEMA.names), temporary)
 
 
-def _png() -> bytes:
-    """Return a PNG of 8 x 8 pixels."""
+def _png(number: int) -> bytes:
+    """Return a PNG of 8 x 8 random pixels; each number has its own."""
     stream = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(stream, "PNG")
+    Image.fromarray(np.random.default_rng(number).integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(stream, "PNG")
     return stream.getvalue()
 
 
