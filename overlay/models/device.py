@@ -23,6 +23,7 @@ def use_deterministic_algorithms() -> None:
     """
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # what cuBLAS reads when its handle is made
     torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False  # it would choose by time
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -42,9 +42,11 @@ def test_precision_is_what_was_asked_for(precision: str, kind: torch.dtype) -> N
 
 def test_only_deterministic_algorithms_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     try:
         use_deterministic_algorithms()
         assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.backends.cudnn.benchmark
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     finally:
         torch.use_deterministic_algorithms(False)
