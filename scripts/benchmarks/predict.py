@@ -53,11 +53,12 @@ from scripts.benchmarks.record import append_record, current_record
 
 _CLASSES = ("benign", "malignant", "normal")
 _DRAWN = 1200
+"""phantoms that are drawn; more images are links to these"""
 _DEVICE: Literal["cuda", "cpu"] = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _make_images(folder: Path, count: int) -> Path:
-    """Draw phantoms into one folder, at most `_DRAWN`, of which the others are copies."""
+    """Draw at most `_DRAWN` phantoms into one folder, and link the other images to them."""
     phantoms.write_phantoms(folder / "drawn", images_per_class=-(-min(count, _DRAWN) // 3), seed=0)
     drawn = sorted(path for path in (folder / "drawn").rglob("*.png") if "_mask" not in path.stem)
     (folder / "images").mkdir()
