@@ -5,15 +5,16 @@ read from the shards again in each epoch, window by window. Either way one strea
 and augment the samples of step after step, in the plan's order, ahead of the training and across epochs.
 
 A stream consists of short executions of Ray Data: while one's batches are used up, the next makes its own and ends. One
-execution for the whole run would work far ahead at the training's cost, and then wait for room, which keeps a core of
-the training worker busy: its scheduler (Ray 2.60) polls without a pause. Two at one time would do the same on few CPUs.
+execution for the whole run would work far ahead at the training's cost, and then wait for room, which keeps a core
+busy: its scheduler (Ray 2.60) polls without a pause. Two at one time would do the same on few CPUs. The scheduler runs
+in a process of its own, beside the worker, whose interpreter's lock it would take from the thread that queues a GPU's
+work.
 
 Every worker runs its own stream over its own share of each batch. So a worker's batches depend on the plan, its rank
 and the world size alone, and a resumed worker begins with the very next step.
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,9 @@ import pyarrow as pa
 import ray
 import ray.data
 from numpy.typing import NDArray
+from ray.actor import ActorHandle
 from ray.data import TaskPoolStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from overlay.config import Augment
 from overlay.images.augment import augment, augmentation_generator
@@ -52,10 +55,33 @@ class TrainingBatch:
     """(n,)"""
 
 
-@dataclass(frozen=True)
-class StreamBudget:
-    """Resources that one worker's stream may use."""
+class StreamProcess:
+    """Actor beside a training worker, in whose process the executions of its streams are scheduled.
 
+    Ray Data's scheduler is Python, and takes about 10 ms for each step of 128 images. In the worker's own process the
+    thread that queues a step's kernels would wait for it: torch gives up the interpreter's lock at every operation, and
+    gets it back from a busy thread only after 5 ms (`sys.getswitchinterval`).
+    """
+
+    def run(self, execution: "_Execution") -> "_Blocks":
+        """Run an execution, and return its blocks, which live as long as this process does."""
+        return execution.run()
+
+
+def start_stream_process() -> ActorHandle[StreamProcess]:
+    """Start a `StreamProcess` on this node; it ends with the process that started it."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    # Two calls at one time, since a validation may need batches while those of the next epoch are made.
+    actor = ray.remote(num_cpus=0, max_concurrency=2, scheduling_strategy=here)(StreamProcess)  # type: ignore[call-overload]
+    process: ActorHandle[StreamProcess] = actor.remote()
+    return process
+
+
+@dataclass(frozen=True)
+class StreamResources:
+    """Resources that one worker's streams may use."""
+
+    process: ActorHandle[StreamProcess]
     cpus: float
     """bounds the tasks that run at one time"""
     ahead_bytes: float
@@ -65,9 +91,14 @@ class StreamBudget:
 
 
 def stream_batches(
-    stored: ray.ObjectRef[TrainingData], augmentation: Augment, worker: Worker, *, start: int, budget: StreamBudget
+    stored: ray.ObjectRef[TrainingData],
+    augmentation: Augment,
+    worker: Worker,
+    *,
+    start: int,
+    resources: StreamResources,
 ) -> Iterator[TrainingBatch]:
-    """Yield one worker's batches from step ``start`` of the plan to its end, prefetched within the budget.
+    """Yield one worker's batches from step ``start`` of the plan to its end, prefetched within the resources.
 
     The first ones are made from the call on, before one is asked for.
 
@@ -75,51 +106,47 @@ def stream_batches(
     for each execution.
     """
     tasks = ray.get(stored).plan.task_steps(start, TASK_IMAGES)
-    return _stream_tasks(_Stream(stored, augmentation, worker, budget.task_cpus), tasks, budget)
+    return _stream_tasks(_Stream(stored, augmentation, worker, resources.task_cpus), tasks, resources)
 
 
 def stream_validation(
-    stored: ray.ObjectRef[TrainingData], steps: range, budget: StreamBudget
+    stored: ray.ObjectRef[TrainingData], steps: range, resources: StreamResources
 ) -> Iterator[TrainingBatch]:
-    """Yield the whole batches of some steps of a `SequentialPlan`, not augmented, prefetched within the budget."""
+    """Yield the whole batches of some steps of a `SequentialPlan`, not augmented, prefetched within the resources."""
     each = max(1, TASK_IMAGES // ray.get(stored).plan.batch_size)
     tasks = [steps[first : first + each] for first in range(0, len(steps), each)]
-    return _stream_tasks(_Stream(stored, None, SINGLE_WORKER, budget.task_cpus), tasks, budget)
+    return _stream_tasks(_Stream(stored, None, SINGLE_WORKER, resources.task_cpus), tasks, resources)
 
 
-def _stream_tasks(stream: "_Stream", tasks: list[range], budget: StreamBudget) -> Iterator[TrainingBatch]:
+def _stream_tasks(stream: "_Stream", tasks: list[range], resources: StreamResources) -> Iterator[TrainingBatch]:
     """Begin to make the batches of all tasks, and yield them in order, made by one execution after the other."""
     if not tasks:
         return iter(())
     data = ray.get(stream.data)
     size = data.source.size
-    at_one_time = max(1, int(budget.cpus))
+    at_one_time = max(1, int(resources.cpus))
     task_bytes = len(tasks[0]) * data.plan.batch_size / stream.worker.world_size * size**2 * 3
-    each = max(1, min(int(budget.ahead_bytes / 2 / task_bytes), max(LEAST_TASKS, 4 * at_one_time)))
+    each = max(1, min(int(resources.ahead_bytes / 2 / task_bytes), max(LEAST_TASKS, 4 * at_one_time)))
     soon = min(each, at_one_time)  # the first execution is short, since the training waits for it
     parts = [tasks[:soon], *(tasks[first : first + each] for first in range(soon, len(tasks), each))]
-    executions = [_Execution(stream, part, at_one_time) for part in parts]
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True
-    context.target_max_block_size = TASK_IMAGES * size**2 * 3
-    ahead = ThreadPoolExecutor(1, "next-execution")
-    return _run_executions(ahead.submit(executions[0].run), executions[1:], ahead, size)
+    executions = [_Execution(stream, part, at_one_time, TASK_IMAGES * size**2 * 3) for part in parts]
+    return _run_executions(resources.process, resources.process.run.remote(executions[0]), executions[1:], size)
 
 
 def _run_executions(
-    following: Future[_Blocks], executions: Sequence["_Execution"], ahead: ThreadPoolExecutor, size: int
+    process: ActorHandle[StreamProcess],
+    following: "ray.ObjectRef[_Blocks]",
+    executions: Sequence["_Execution"],
+    size: int,
 ) -> Iterator[TrainingBatch]:
     """Yield the batches of the execution that runs, and of others after it, each run while the one before is used."""
-    try:
-        for execution in [*executions, None]:
-            blocks = following.result()
-            if execution is not None:
-                following = ahead.submit(execution.run)
-            while blocks:
-                ray.wait(blocks[:2], num_returns=1)  # starts the transfer of the block after it, too
-                yield from _block_batches(ray.get(blocks.pop(0)), size)
-    finally:
-        ahead.shutdown(wait=False, cancel_futures=True)  # a worker that stops has no use for the batches to come
+    for execution in [*executions, None]:
+        blocks = ray.get(following)
+        if execution is not None:
+            following = process.run.remote(execution)
+        while blocks:
+            ray.wait(blocks[:2], num_returns=1)  # starts the transfer of the block after it, too
+            yield from _block_batches(ray.get(blocks.pop(0)), size)
 
 
 def _block_batches(block: pa.Table, size: int) -> Iterator[TrainingBatch]:
@@ -149,9 +176,14 @@ class _Execution:
     tasks: list[range]
     at_one_time: int
     """most tasks that run at one time"""
+    block_bytes: int
+    """size of a block, at most"""
 
     def run(self) -> _Blocks:
         """Make all batches; return the blocks in order."""
+        context = ray.data.DataContext.get_current()
+        context.execution_options.preserve_order = True
+        context.target_max_block_size = self.block_bytes
         tasks = len(self.tasks)
         most = min(self.at_one_time, tasks)
         blocks = number_tasks(tasks, self.stream.task_cpus, at_one_time=most).map_batches(

@@ -15,7 +15,7 @@ from overlay.models.model_file import ModelCard
 from overlay.models.network import normalise
 from overlay.training.epoch_metrics import EpochMetrics
 from overlay.training.sampler import SINGLE_WORKER, SequentialPlan, Worker
-from pipelines.training.batch_stream import StreamBudget, TrainingBatch, stream_validation
+from pipelines.training.batch_stream import StreamResources, TrainingBatch, stream_validation
 from pipelines.training.image_source import DecodedImages, ImageSource, TrainingData
 
 VALIDATION_BATCH = 32
@@ -33,7 +33,7 @@ def plan_validation(source: ImageSource, batch_size: int) -> TrainingData:
 
 
 def validation_batches(
-    stored: ray.ObjectRef[TrainingData], worker: Worker, budget: StreamBudget
+    stored: ray.ObjectRef[TrainingData], worker: Worker, resources: StreamResources
 ) -> Iterator[TrainingBatch]:
     """Yield the batches that one worker validates: of images in the object store from there, else read by data tasks.
 
@@ -44,7 +44,7 @@ def validation_batches(
     assert isinstance(plan, SequentialPlan)
     steps = plan.worker_steps(worker)
     if not isinstance(source, DecodedImages):
-        yield from stream_validation(stored, steps, budget)
+        yield from stream_validation(stored, steps, resources)
         return
     for step, images in zip(steps, source.read(plan, steps, SINGLE_WORKER), strict=True):
         yield TrainingBatch(step, images, source.labels[plan.batch(step)])

@@ -30,7 +30,7 @@ from overlay.training.learner import Learner, LearningTask
 from overlay.training.sampler import Worker
 from pipelines.runtime.background import BackgroundCall
 from pipelines.runtime.shared_disk import SHARED_DISK_ADVICE
-from pipelines.training.batch_stream import StreamBudget, TrainingBatch, stream_batches
+from pipelines.training.batch_stream import StreamResources, TrainingBatch, start_stream_process, stream_batches
 from pipelines.training.device_batches import DeviceBatch, upload_batches
 from pipelines.training.failures import fatal_reason
 from pipelines.training.image_source import TrainingData
@@ -91,6 +91,7 @@ class TrainingWorker:
         self._job, self._worker, self._plan = job, worker, job.plan
         self._newest = ray.train.collective.broadcast_from_rank_zero(checkpoint.newest_checkpoint(job.checkpoints))
         self._step = self._saved_step = checkpoint.checkpoint_step(self._newest)
+        self._stream_process = start_stream_process()
         self._opening = BackgroundCall(self._open_stream)  # its first task starts while the network is made
         self._device = ray.train.torch.get_device()
         classes, weights = len(job.card.classes), ray.get(job.weights)
@@ -177,7 +178,7 @@ class TrainingWorker:
         if self._device.type == "cuda":
             torch.cuda.synchronize()  # steps that are queued there belong to the training's time
         rate, cpus = self._plan.samples / (time.monotonic() - self._epoch_began), session.resources().cpus
-        batches = validation_batches(self._validation, self._worker, self._budget())
+        batches = validation_batches(self._validation, self._worker, self._stream_resources())
         task = ValidationTask(batches, job.card, autocast(self._device, config.train.precision))
         validated = validate_epoch(
             self._learner.evaluation_network, task, self._worker, is_stop_requested=self._interruptions.ask
@@ -244,16 +245,18 @@ class TrainingWorker:
         if (images := self._job.wait_for_images()) is None:
             return None
         augmentation, start = self._job.config.augment, self._step
-        batches = stream_batches(images.train, augmentation, self._worker, start=start, budget=self._budget())
+        batches = stream_batches(
+            images.train, augmentation, self._worker, start=start, resources=self._stream_resources()
+        )
         return _OpenStream(images.validation, ray.get(images.train), batches)
 
-    def _budget(self) -> StreamBudget:
+    def _stream_resources(self) -> StreamResources:
         """Return the resources of the training's stream; that of a validation may take as much beside it."""
         cluster = session.resources()
         share = AHEAD_SHARE * cluster.store_bytes / ray.train.get_context().get_local_world_size()
         placement = self._job.placement
         cpus = placement.data_cpus(self._worker.world_size, cluster)
-        return StreamBudget(cpus, share, placement.task_cpus)
+        return StreamResources(self._stream_process, cpus, share, placement.task_cpus)
 
     def _total_weight(self, step: int) -> float:
         """Return the sum of the weights of a step's samples, over all workers."""

@@ -44,7 +44,7 @@ from overlay.models import model_file
 from overlay.training.sampler import SINGLE_WORKER, SamplePlan, WindowedSamplePlan
 from pipelines import predict, prepare
 from pipelines.inference.actor_pool import ActorPool
-from pipelines.training.batch_stream import TASK_IMAGES, StreamBudget, stream_batches
+from pipelines.training.batch_stream import TASK_IMAGES, StreamResources, start_stream_process, stream_batches
 from pipelines.training.device_batches import upload_batches
 from pipelines.training.image_source import TrainingData, decode_split
 from pipelines.training.shard_source import open_shards
@@ -106,8 +106,8 @@ def feed_by_stream(data: TrainingData, seconds: float, rate: float) -> FedDevice
     cluster = session.resources()
     epochs = 2 + int((2 * rate * seconds + 4 * TASK_IMAGES * cluster.cpus) / data.plan.samples)
     longer = TrainingData(data.source, replace(data.plan, epochs=epochs))
-    budget = StreamBudget(cluster.cpus, AHEAD_SHARE * cluster.store_bytes)
-    batches = stream_batches(ray.put(longer), Augment(), SINGLE_WORKER, start=0, budget=budget)
+    resources = StreamResources(start_stream_process(), cluster.cpus, AHEAD_SHARE * cluster.store_bytes)
+    batches = stream_batches(ray.put(longer), Augment(), SINGLE_WORKER, start=0, resources=resources)
     sizes = (len(batch.tensors()[1]) for batch in upload_batches(batches, torch.device("cpu")))
     return feed_device(sizes, rate, seconds, warm_up=int(2 * TASK_IMAGES * cluster.cpus))
 

@@ -26,7 +26,7 @@ from overlay.config import Augment, Input, Prepare
 from overlay.dataset.prepared import PreparedDataset, part_path
 from overlay.training.sampler import SINGLE_WORKER, WindowedSamplePlan
 from pipelines import prepare
-from pipelines.training.batch_stream import StreamBudget, stream_batches
+from pipelines.training.batch_stream import StreamResources, start_stream_process, stream_batches
 from pipelines.training.image_source import TrainingData
 from pipelines.training.shard_source import open_shards
 from pipelines.training.validation import VALIDATION_BATCH, plan_validation, validation_batches
@@ -48,7 +48,7 @@ def main() -> None:
         dataset = _write_dataset(Path(folder), images)
         session.connect()
         cluster = session.resources()
-        budget = StreamBudget(cluster.cpus, AHEAD_SHARE * cluster.store_bytes)
+        resources = StreamResources(start_stream_process(), cluster.cpus, AHEAD_SHARE * cluster.store_bytes)
         numbers = {"images": float(256 * dataset.card.parts)}
 
         began = time.monotonic()
@@ -58,13 +58,13 @@ def main() -> None:
         plan = WindowedSamplePlan(sum(sizes), _BATCH, epochs=1, seed=0, shards=sizes, window=_WINDOW // _BATCH)
         stored = ray.put(TrainingData(source, plan))
         began = time.monotonic()
-        streamed = stream_batches(stored, Augment(), SINGLE_WORKER, start=0, budget=budget)
+        streamed = stream_batches(stored, Augment(), SINGLE_WORKER, start=0, resources=resources)
         numbers["training images"] = float(sum(len(batch.labels) for batch in streamed))
         numbers["epoch, s"] = time.monotonic() - began
 
         stored = ray.put(plan_validation(open_shards(dataset, "val", _PIXELS), VALIDATION_BATCH))
         began = time.monotonic()
-        validated = validation_batches(stored, SINGLE_WORKER, budget)
+        validated = validation_batches(stored, SINGLE_WORKER, resources)
         numbers["validation images"] = float(sum(len(batch.labels) for batch in validated))
         numbers["validation, s"] = time.monotonic() - began
     numbers["peak MiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

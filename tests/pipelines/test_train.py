@@ -33,7 +33,7 @@ from overlay.training.sampler import SINGLE_WORKER
 from pipelines import train
 from pipelines.runtime.background import BackgroundCall
 from pipelines.training import image_source, shard_source, trainer
-from pipelines.training.batch_stream import StreamBudget
+from pipelines.training.batch_stream import StreamResources, start_stream_process
 from pipelines.training.validation import ValidationTask, plan_validation, validate_epoch, validation_batches
 from tests.pipelines.conftest import Trained
 
@@ -128,7 +128,8 @@ def test_the_reported_validation_is_that_of_the_checkpoint(trained: Trained) -> 
         replace(file, state=OrderedDict(checkpoint.load_checkpoint(last).learner["network"]))
     )
     network = network.to(memory_format=torch.channels_last)
-    batches = validation_batches(ray.put(plan_validation(source, 32)), SINGLE_WORKER, StreamBudget(1, 2**26))
+    resources = StreamResources(start_stream_process(), 1, 2**26)
+    batches = validation_batches(ray.put(plan_validation(source, 32)), SINGLE_WORKER, resources)
     task = ValidationTask(batches, file.card, torch.autocast("cpu", enabled=False))
     validated = validate_epoch(network, task, SINGLE_WORKER)
     assert validated is not None

@@ -1,12 +1,13 @@
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import ray
 from numpy.typing import NDArray
+from ray.actor import ActorHandle
 
 from overlay.config import MAX_PIXELS, Augment, Input, Prepare
 from overlay.dataset.prepared import PreparedDataset
@@ -15,12 +16,28 @@ from overlay.sources.split_reading import decode_stored
 from overlay.training.sampler import SINGLE_WORKER, SamplePlan, WindowedSamplePlan, Worker
 from pipelines import prepare
 from pipelines.training import batch_stream, image_source, shard_source
-from pipelines.training.batch_stream import StreamBudget, TrainingBatch, stream_batches
+from pipelines.training.batch_stream import (
+    StreamProcess,
+    StreamResources,
+    TrainingBatch,
+    start_stream_process,
+    stream_batches,
+)
 from pipelines.training.image_source import DecodedImages, ImageSource, TrainingData
 from pipelines.training.validation import plan_validation, validation_batches
 
 INPUT = Input(size=32)
-BUDGET = StreamBudget(cpus=1, ahead_bytes=2**26)
+
+
+@pytest.fixture(scope="module")
+def process(dataset: PreparedDataset) -> ActorHandle[StreamProcess]:
+    """The process of all streams; the dataset is one that Ray has made."""
+    return start_stream_process()
+
+
+@pytest.fixture(scope="module")
+def resources(process: ActorHandle[StreamProcess]) -> StreamResources:
+    return StreamResources(process, cpus=1, ahead_bytes=2**26)
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +60,12 @@ def on_disk(small_shards: PreparedDataset) -> shard_source.ShardSource:
 def batches(
     source: ImageSource,
     plan: SamplePlan,
+    resources: StreamResources,
     worker: Worker = SINGLE_WORKER,
     start: int = 0,
-    budget: StreamBudget = BUDGET,
 ) -> list[TrainingBatch]:
-    return list(stream_batches(ray.put(TrainingData(source, plan)), Augment(), worker, start=start, budget=budget))
+    stored = ray.put(TrainingData(source, plan))
+    return list(stream_batches(stored, Augment(), worker, start=start, resources=resources))
 
 
 def check(
@@ -68,22 +86,24 @@ def check(
         assert np.array_equal(batch.images, np.stack(expected))
 
 
-def test_images_in_memory_come_as_planned(in_memory: DecodedImages) -> None:
+def test_images_in_memory_come_as_planned(in_memory: DecodedImages, resources: StreamResources) -> None:
     plan = SamplePlan(len(in_memory), batch_size=5, epochs=2, seed=3)
     whole = in_memory.gather(np.arange(len(in_memory)))
-    check(batches(in_memory, plan), plan, in_memory.labels, lambda sample: whole[sample])
+    check(batches(in_memory, plan, resources), plan, in_memory.labels, lambda sample: whole[sample])
 
 
-def test_rare_classes_come_more_often_and_never_alike(in_memory: DecodedImages) -> None:
+def test_rare_classes_come_more_often_and_never_alike(in_memory: DecodedImages, resources: StreamResources) -> None:
     labels = (0,) * 20 + (1,) * 4
     plan = SamplePlan(len(in_memory), batch_size=8, epochs=1, seed=0, balanced=labels)
     whole = in_memory.gather(np.arange(len(in_memory)))
-    streamed = batches(in_memory, plan)
+    streamed = batches(in_memory, plan, resources)
     check(streamed, plan, in_memory.labels, lambda sample: whole[sample])
     assert len({image.tobytes() for batch in streamed for image in batch.images}) == len(in_memory)
 
 
-def test_images_in_shards_come_as_planned(on_disk: shard_source.ShardSource, small_shards: PreparedDataset) -> None:
+def test_images_in_shards_come_as_planned(
+    on_disk: shard_source.ShardSource, small_shards: PreparedDataset, resources: StreamResources
+) -> None:
     sizes = tuple(len(rows) for rows in on_disk.rows)
     assert len(sizes) == 7  # one shard of the eight has no image of this split
     assert small_shards.card.parts == 8
@@ -95,12 +115,16 @@ def test_images_in_shards_come_as_planned(on_disk: shard_source.ShardSource, sma
         table = pq.read_table(file.path).to_pylist()
         assert all(table[row]["split"] == "train" for row in rows)
         images += [decode_stored("", table[row]["image"]["bytes"], INPUT, MAX_PIXELS) for row in rows]
-    check(batches(on_disk, plan), plan, on_disk.labels, lambda sample: images[sample])
+    check(batches(on_disk, plan, resources), plan, on_disk.labels, lambda sample: images[sample])
 
 
 @pytest.mark.parametrize("kind", ["in_memory", "on_disk"])
 def test_neither_tasks_nor_workers_nor_a_restart_change_what_comes(
-    kind: str, in_memory: DecodedImages, on_disk: shard_source.ShardSource, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    in_memory: DecodedImages,
+    on_disk: shard_source.ShardSource,
+    resources: StreamResources,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(batch_stream, "TASK_IMAGES", 12)  # two steps
     source: ImageSource = in_memory if kind == "in_memory" else on_disk
@@ -110,12 +134,13 @@ def test_neither_tasks_nor_workers_nor_a_restart_change_what_comes(
         if kind == "in_memory"
         else WindowedSamplePlan(24, batch_size=5, epochs=3, seed=1, shards=sizes, window=3)
     )
-    whole = batches(source, plan)
+    whole = batches(source, plan, resources)
     for cpus, ahead_bytes in ((2, 2**26), (7, 2**26), (2, 2**16), (1, 1.0)):
-        for one, other in zip(whole, batches(source, plan, budget=StreamBudget(cpus, ahead_bytes)), strict=True):
+        other_resources = replace(resources, cpus=cpus, ahead_bytes=ahead_bytes)
+        for one, other in zip(whole, batches(source, plan, other_resources), strict=True):
             assert np.array_equal(one.images, other.images)
     for start in (1, 6, plan.steps - 1):
-        resumed = batches(source, plan, Worker(rank=1, world_size=2), start)
+        resumed = batches(source, plan, resources, Worker(rank=1, world_size=2), start)
         assert [batch.step for batch in resumed] == list(range(start, plan.steps))
         for half, full in zip(resumed, whole[start:], strict=True):
             assert np.array_equal(half.images, full.images[-len(half.images) :])
@@ -124,13 +149,17 @@ def test_neither_tasks_nor_workers_nor_a_restart_change_what_comes(
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_validation_gets_the_same_batches_from_shards_as_from_memory(
-    workers: int, small_shards: PreparedDataset, on_disk: shard_source.ShardSource, monkeypatch: pytest.MonkeyPatch
+    workers: int,
+    small_shards: PreparedDataset,
+    on_disk: shard_source.ShardSource,
+    resources: StreamResources,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(batch_stream, "TASK_IMAGES", 12)  # two steps
     decoded = image_source.decode_split(small_shards, "train", INPUT, as_stored=True)
     assert decoded.labels.tolist() == on_disk.labels.tolist()
     held, read = (
-        [batch for rank in range(workers) for batch in validation_batches(stored, Worker(rank, workers), BUDGET)]
+        [batch for rank in range(workers) for batch in validation_batches(stored, Worker(rank, workers), resources)]
         for stored in (ray.put(plan_validation(decoded, 5)), ray.put(plan_validation(on_disk, 5)))
     )
     assert [batch.step for batch in held] == [batch.step for batch in read] == list(range(5))  # 24 in five batches
@@ -159,22 +188,24 @@ def wait_for(steps: int, notes: Path) -> None:
         time.sleep(0.1)
 
 
-def test_the_first_batches_are_made_before_one_is_asked_for(in_memory: DecodedImages, tmp_path: Path) -> None:
+def test_the_first_batches_are_made_before_one_is_asked_for(
+    in_memory: DecodedImages, resources: StreamResources, tmp_path: Path
+) -> None:
     source = Noted(in_memory.labels, in_memory.size, in_memory.blocks, in_memory.positions, tmp_path)
     data = ray.put(TrainingData(source, SamplePlan(24, batch_size=12, epochs=1, seed=1)))
-    coming = stream_batches(data, Augment(), SINGLE_WORKER, start=0, budget=BUDGET)
+    coming = stream_batches(data, Augment(), SINGLE_WORKER, start=0, resources=resources)
     wait_for(2, tmp_path)
     assert [batch.step for batch in coming] == [0, 1]
 
 
 def test_the_tasks_are_no_further_ahead_than_is_asked_for(
-    in_memory: DecodedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    in_memory: DecodedImages, resources: StreamResources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_stream, "TASK_IMAGES", 12)  # a step, of which there are 20
     source = Noted(in_memory.labels, in_memory.size, in_memory.blocks, in_memory.positions, tmp_path)
     plan = SamplePlan(24, batch_size=12, epochs=10, seed=1)
-    budget = StreamBudget(cpus=1, ahead_bytes=6 * 12 * INPUT.size**2 * 3)
-    coming = stream_batches(ray.put(TrainingData(source, plan)), Augment(), SINGLE_WORKER, start=0, budget=budget)
+    little = replace(resources, ahead_bytes=6 * 12 * INPUT.size**2 * 3)
+    coming = stream_batches(ray.put(TrainingData(source, plan)), Augment(), SINGLE_WORKER, start=0, resources=little)
     next(coming)
     wait_for(4, tmp_path)
     time.sleep(2)
