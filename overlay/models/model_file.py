@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from overlay.config import MAX_PIXELS, Input, Legacy, OverlayStyle, ResizeRule
 from overlay.config.common import check
@@ -141,7 +141,7 @@ def save_model_file(
     """Write a model file atomically, with the hashes of its images, or with a file of these beside it."""
     if hashes is not None:
         card = replace(card, hashes=hashes.record)
-    plain: StateDict = OrderedDict((name, tensor.detach().cpu().contiguous()) for name, tensor in state.items())
+    plain: StateDict = OrderedDict((name, _whole(tensor)) for name, tensor in state.items())
     # load_state_dict looks at the keys only, and weights_only unpickling restores the attributes of an OrderedDict.
     described = card_metadata(card)
     plain.overlay = {**described, "sha256": checksum(plain, described)}  # type: ignore[attr-defined]
@@ -153,6 +153,12 @@ def save_model_file(
     # By an open file, since torch.save would write the temporary file's name into it.
     with write_atomically(path, size=size) as temporary, temporary.open("wb") as file:
         torch.save(plain, file)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """Return a tensor as it is written: on the CPU, contiguous, and all of its storage, since that is written whole."""
+    plain = tensor.detach().cpu().contiguous()
+    return plain if plain.untyped_storage().nbytes() == plain.nbytes else plain.clone()
 
 
 def load_model_file(path: str | Path | StoragePath, options: Legacy | None = None) -> ModelFile:

@@ -19,11 +19,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.serialization import config
 
 from overlay.config import EarlyStopping
 from overlay.errors import DiskFullError
+from overlay.models.device_copy import CopyStream
 from overlay.models.network import StateDict
 from overlay.storage.atomic import sync
 from overlay.storage.disk_space import allocated_bytes, is_disk_full
@@ -32,6 +35,7 @@ from overlay.storage.transfer import DOWNLOAD_BYTES
 from overlay.training.bucket_checkpoint import complete_in_bucket, publish_checkpoint, read_marker, remove_others
 from overlay.training.epoch_metrics import EpochTotals
 from overlay.training.history import Epoch, should_stop
+from overlay.training.host_copy import HostCopies, StateCopy
 from overlay.training.learner import LearnerState
 from overlay.training.sampler import SamplePlan
 
@@ -141,14 +145,19 @@ def _load(file: StoragePath, *, mmap: bool) -> dict[str, Any]:
 
 
 class CheckpointWriter:
-    """Asynchronous writer of checkpoints, in a thread of its own; the training waits for copies in memory only."""
+    """Asynchronous writer of checkpoints, in a thread of its own; the training waits for copies in memory only.
 
-    def __init__(self, checkpoints: StoragePath) -> None:
+    On a CPU the copy is the serialised state. A GPU's training only queues the copies of its tensors, which the device
+    makes after the step; the thread serialises them.
+    """
+
+    def __init__(self, checkpoints: StoragePath, copies_of: CopyStream | None = None) -> None:
+        """``copies_of``: the stream of a GPU's copies; None on a CPU."""
         self._checkpoints = checkpoints
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._pending: Future[None] | None = None
-        self._last = _Content()
-        self._best = _Content()
+        self._last = _Content(copies_of)
+        self._best = _Content(copies_of)
 
     def submit(
         self, state: CheckpointState, best: StateDict | None, on_written: Callable[[], None] | None = None
@@ -162,11 +171,10 @@ class CheckpointWriter:
         """
         self.wait()
         fields = {name: getattr(state, name) for name in ("step", "learner", "totals", "seconds", "learning_rate")}
-        self._last.hold(fields | {"history": [asdict(epoch) for epoch in state.history]})
+        self._last.take(fields | {"history": [asdict(epoch) for epoch in state.history]})
         if best is not None:
-            self._best.hold(best)
-        write = self._write_to_bucket if self._checkpoints.in_bucket else self._write_to_disk
-        self._pending = self._thread.submit(write, state, best is not None, on_written)
+            self._best.take(best)
+        self._pending = self._thread.submit(self._write, state, best is not None, on_written)
 
     def wait(self) -> None:
         """Wait until all submitted checkpoints are on the disk.
@@ -186,7 +194,15 @@ class CheckpointWriter:
         if self._pending is not None and self._pending.done():
             self._pending.result()
 
-    def _write_to_disk(self, state: CheckpointState, improved: bool, on_written: Callable[[], None] | None) -> None:
+    def _write(self, state: CheckpointState, improved: bool, on_written: Callable[[], None] | None) -> None:
+        self._last.serialise()
+        self._best.serialise()
+        write = self._write_to_bucket if self._checkpoints.in_bucket else self._write_to_disk
+        write(state, improved)
+        if on_written is not None:
+            on_written()
+
+    def _write_to_disk(self, state: CheckpointState, improved: bool) -> None:
         checkpoints = Path(self._checkpoints.text)
         newest = newest_checkpoint(self._checkpoints)
         previous = None if newest is None else Path(newest.text)
@@ -209,15 +225,11 @@ class CheckpointWriter:
         sync(checkpoints)
         if previous is not None and previous.name < name:  # never one that another worker has written since
             shutil.rmtree(previous, ignore_errors=True)  # over NFS, what somebody has open stays until it is closed
-        if on_written is not None:
-            on_written()
 
-    def _write_to_bucket(self, state: CheckpointState, improved: bool, on_written: Callable[[], None] | None) -> None:
+    def _write_to_bucket(self, state: CheckpointState, improved: bool) -> None:
         files = {_LAST: self._last.parts, _BEST: self._best.parts if improved else None}
         name = self._new_name(state.step, newest_checkpoint(self._checkpoints))
         publish_checkpoint(self._checkpoints, name, files, state.history)
-        if on_written is not None:
-            on_written()
 
     def _new_name(self, step: int, newest: StoragePath | None) -> str:
         """Return the name of a checkpoint; another one after the validation, which was stopped the first time."""
@@ -235,16 +247,31 @@ def _full_disk(folder: Path, needed: int) -> DiskFullError:
 class _Content:
     """Reused buffer of a file's content: allocating new memory takes longer than filling it."""
 
-    def __init__(self) -> None:
-        self._blocks: list[mmap.mmap] = []
+    def __init__(self, copies_of: CopyStream | None) -> None:
+        self._copies = None if copies_of is None else HostCopies(copies_of)
+        self._copy: StateCopy | None = None
+        self._blocks: list[NDArray[np.uint8]] = []
         self._length = 0
 
     @property
     def size(self) -> int:
-        """Size of the file in bytes."""
+        """Size of the file in bytes, once it is serialised."""
         return self._length
 
-    def hold(self, state: Mapping[str, object]) -> None:
+    def take(self, state: Mapping[str, object]) -> None:
+        """Replace the content by a state, which may change once this returns."""
+        if self._copies is None:
+            self._serialise(state)
+        else:
+            self._copy = self._copies.copy(state)
+
+    def serialise(self) -> None:
+        """Serialise the state that was taken, where that isn't done yet."""
+        if self._copy is not None:
+            self._serialise(self._copy.wait())
+            self._copy = None
+
+    def _serialise(self, state: Mapping[str, object]) -> None:
         """Replace the content by a state's bytes, as `torch.save` writes them."""
         self._length = 0
         # Nothing reads the checksums, and they are most of the work: a second of each epoch of a ResNet101.
@@ -253,13 +280,14 @@ class _Content:
 
     def write(self, data: bytes | memoryview) -> int:
         """Append to the content, for `torch.save`."""
-        left = memoryview(data)
-        while left:
+        left = np.frombuffer(data, np.uint8)
+        while len(left):
             block, start = divmod(self._length, BLOCK_BYTES)
             if block == len(self._blocks):
-                self._blocks.append(mmap.mmap(-1, BLOCK_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+                memory = mmap.mmap(-1, BLOCK_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+                self._blocks.append(np.frombuffer(memory, np.uint8))
             part, left = left[: BLOCK_BYTES - start], left[BLOCK_BYTES - start :]
-            self._blocks[block][start : start + len(part)] = part
+            np.copyto(self._blocks[block][start : start + len(part)], part)  # without the interpreter's lock
             self._length += len(part)
         return len(data)
 
@@ -269,7 +297,7 @@ class _Content:
     def parts(self) -> Iterator[memoryview]:
         """Yield the content in parts of at most `BLOCK_BYTES`."""
         for start, block in zip(range(0, self._length, BLOCK_BYTES), self._blocks, strict=False):
-            yield memoryview(block)[: self._length - start]
+            yield block[: self._length - start].data
 
     def save(self, file: Path) -> None:
         """Write the file, and wait until it is on the disk (fsync).
@@ -284,7 +312,7 @@ class _Content:
             descriptor = os.open(file, flags, 0o644)
         try:
             for block in self._blocks[: -(-self._length // BLOCK_BYTES)]:  # O_DIRECT takes whole pages only
-                with memoryview(block) as left:
+                with block.data as left:
                     while left:
                         left = left[os.write(descriptor, left) :]
             os.ftruncate(descriptor, self._length)

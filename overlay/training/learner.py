@@ -93,7 +93,10 @@ class Learner:
         return self._schedule.learning_rate
 
     def begin_epoch(self, epoch: int) -> None:
-        """Apply the freezing of an epoch, counted from 0; call it before the epoch's first step, and when resuming."""
+        """Apply the freezing of an epoch, counted from 0, and set the network to training mode.
+
+        Call it before the epoch's first step, when resuming, and after a validation.
+        """
         changed = freezing.apply_freezing(self.network, self._config.model, epoch)
         if self._forward is None or changed:
             self._wrapped: nn.Module = self.network
@@ -102,6 +105,8 @@ class Learner:
             # A share of a batch has one of two sizes, and each is compiled for itself.
             compiled = self._config.train.compile
             self._forward = torch.compile(self._wrapped, dynamic=False) if compiled else self._wrapped
+            self._trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        freezing.set_train_mode(self._wrapped)
 
     def step(self, images: Tensor, labels: Tensor, step: int, total_weight: float) -> tuple[Tensor, Tensor]:
         """Take one optimizer step, with gradient accumulation if configured.
@@ -114,7 +119,6 @@ class Learner:
             torch.OutOfMemoryError: the GPU's memory is too small for the share.
         """
         assert self._forward is not None
-        freezing.set_train_mode(self._wrapped)
         torch.manual_seed(_step_seed(self._config.train.seed, step, self._worker.rank))
         parts = self._config.train.accumulate
         all_logits, all_losses = [], []
@@ -178,12 +182,11 @@ class Learner:
     def _update(self) -> None:
         """Clip the gradients, and step optimizer, schedule and EMA; the scaler skips a step whose loss overflowed."""
         self._scaler.unscale_(self._optimizer)
-        parameters = [parameter for parameter in self.network.parameters() if parameter.grad is not None]
-        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        norm = nn.utils.get_total_norm([each.grad for each in self._trained if each.grad is not None])
         # A scaled loss overflows now and then.
         self._norms += norm.nan_to_num(0, 0, 0) if self._scaler.is_enabled() else norm
         if self._config.optimizer.clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(parameters, self._config.optimizer.clip_norm, norm)
+            nn.utils.clip_grads_with_norm_(self._trained, self._config.optimizer.clip_norm, norm)
         scale = self._scaler.get_scale()
         self._scaler.step(self._optimizer)
         self._scaler.update()

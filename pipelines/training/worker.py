@@ -20,6 +20,7 @@ from cluster import session
 from overlay.errors import WorkError, one_line
 from overlay.evaluation import metrics
 from overlay.models.device import autocast, use_all_cores, use_deterministic_algorithms
+from overlay.models.device_copy import CudaCopyStream
 from overlay.models.network import StateDict
 from overlay.training import checkpoint
 from overlay.training.checkpoint import CheckpointState, CheckpointWriter, TrainingProgress
@@ -100,7 +101,8 @@ class TrainingWorker:
         self._metrics = EpochMetrics(classes, self._device)
         self._wait = DeviceWait(self._device)
         self._interruptions = Interruptions(job.board, worker)
-        self._writer = CheckpointWriter(job.checkpoints)
+        copies = CudaCopyStream(self._device) if self._device.type == "cuda" else None
+        self._writer = CheckpointWriter(job.checkpoints, copies)
         self._history, self._seconds = list[Epoch](), 0.0
         self._epoch_began = self._posted = 0.0
         self._learning_rate = self._learner.learning_rate

@@ -131,6 +131,17 @@ def test_what_was_trained_is_saved(tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == ["m.pth", "n.pth"]
 
 
+def test_views_of_one_storage_are_saved_without_the_rest_of_it(written: Path, tmp_path: Path) -> None:
+    """As a checkpoint of a GPU's training holds them."""
+    state = model_file.load_model_file(written).state
+    floats = {name: tensor for name, tensor in state.items() if tensor.dtype == torch.float32}
+    whole = torch.cat([tensor.flatten() for tensor in floats.values()])
+    parts = dict(zip(floats, torch.split(whole, [tensor.numel() for tensor in floats.values()]), strict=True))
+    views = OrderedDict((name, parts[name].view_as(each) if name in parts else each) for name, each in state.items())
+    model_file.save_model_file(tmp_path / "m.pth", views, CARD)
+    assert (tmp_path / "m.pth").read_bytes() == written.read_bytes()
+
+
 def test_a_flipped_byte_is_noticed(written: Path, tmp_path: Path) -> None:
     content = bytearray(written.read_bytes())
     tensor = torch.load(written)["layer1.0.conv1.weight"].numpy().tobytes()

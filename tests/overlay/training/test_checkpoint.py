@@ -15,6 +15,7 @@ from torch import Tensor
 
 from overlay.config import EarlyStopping
 from overlay.errors import DiskFullError
+from overlay.models.device_copy import CopyStream
 from overlay.models.network import StateDict
 from overlay.storage.atomic import write_text_atomically
 from overlay.storage.path import StoragePath
@@ -120,8 +121,9 @@ def test_before_the_first_epoch_there_are_no_best_weights(checkpoints: StoragePa
     assert write(checkpoints, 2, improved=False).children() == ["last.pt"]
 
 
+@pytest.mark.parametrize("copies", [None, CopyStream()])
 def test_what_is_written_is_the_state_of_the_moment_it_was_given(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    copies: CopyStream | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     began, may_write = threading.Event(), threading.Event()
     make_folder = tempfile.mkdtemp
@@ -135,7 +137,7 @@ def test_what_is_written_is_the_state_of_the_moment_it_was_given(
     weight = torch.zeros(3)
     written: list[int] = []
     checkpoints = StoragePath.of(tmp_path)
-    writer = CheckpointWriter(checkpoints)
+    writer = CheckpointWriter(checkpoints, copies)
     writer.submit(last(1, weight), best(weight), on_written=lambda: written.append(1))
     began.wait(timeout=60)
     weight += 1  # the training continues
@@ -200,12 +202,18 @@ def test_contents_of_any_length_are_written_whole(
     assert bool(refused) != direct
 
 
+def test_contents_of_any_length_are_copied_whole(tmp_path: Path) -> None:
+    write_contents_of_many_lengths(StoragePath.of(tmp_path), [0, 1, 3 * 10**6, 1000], CopyStream())
+
+
 def test_contents_of_any_length_are_uploaded_whole(new_bucket: Callable[[], str]) -> None:
     write_contents_of_many_lengths(StoragePath.of(new_bucket()), [0, 1, 2 * 10**6, 1000])
 
 
-def write_contents_of_many_lengths(checkpoints: StoragePath, lengths: list[int]) -> None:
-    writer = CheckpointWriter(checkpoints)
+def write_contents_of_many_lengths(
+    checkpoints: StoragePath, lengths: list[int], copies: CopyStream | None = None
+) -> None:
+    writer = CheckpointWriter(checkpoints, copies)
     for step, elements in enumerate(lengths, start=1):  # the memory is used again
         values = torch.rand(elements)
         writer.submit(last(step, values), best(values + 1))
