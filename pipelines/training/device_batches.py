@@ -1,4 +1,4 @@
-"""Training batches on the device: on a GPU, a thread pins and copies the next one while a step is computed."""
+"""Batches of a training or validation on the device: a thread pins and copies the next one while a GPU computes."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator

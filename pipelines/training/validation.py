@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from overlay.models.device_copy import DeviceCopier
 from overlay.models.model_file import ModelCard
 from overlay.models.network import normalise
 from overlay.training.epoch_metrics import EpochMetrics
 from overlay.training.sampler import SINGLE_WORKER, SequentialPlan, Worker
 from pipelines.training.batch_stream import StreamResources, TrainingBatch, stream_validation
+from pipelines.training.device_batches import upload_batches
 from pipelines.training.image_source import DecodedImages, ImageSource, TrainingData
 
 VALIDATION_BATCH = 32
@@ -73,13 +73,13 @@ def validate_epoch(
     if worker.world_size > 1:
         _broadcast_buffers(network)
     mean, std = torch.tensor(card.mean, device=device), torch.tensor(card.std, device=device)
-    totals, copier = EpochMetrics(len(card.classes), device), DeviceCopier(device)
+    totals = EpochMetrics(len(card.classes), device)
     network.eval()
     stopped = False
-    for batch in task.batches:
+    for batch in upload_batches(task.batches, device):
         if stopped := is_stop_requested():
             break
-        images, labels = copier.upload(batch.images).tensor(), copier.upload(batch.labels).tensor()
+        images, labels = batch.tensors()
         with torch.inference_mode(), task.precision:
             logits = network(normalise(images, mean, std))
         totals.add(logits, labels, cross_entropy(logits.float(), labels, reduction="none"))

@@ -1,14 +1,14 @@
 """Training loop of each worker of `pipelines.train`, which Ray Train runs.
 
-A worker resumes from the newest checkpoint, takes the plan's steps one after the other, and after each epoch validates,
-saves and reports. All workers hold the same totals and see the same interruptions, so all come to the same decisions.
+A worker resumes from the newest checkpoint, takes the plan's steps one after the other, and after each epoch validates
+and saves. All workers hold the same totals and see the same interruptions, so all come to the same decisions.
 """
 
 import resource
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import ray
 import ray.train
@@ -172,9 +172,10 @@ class TrainingWorker:
             self._interruptions.set_pending(self._job.board.post_progress.remote(self._step, loss, workers))
 
     def end_epoch(self, decision: Decision) -> bool:
-        """Validate, add the epoch to the history, save and report; False where a stop was requested meanwhile.
+        """Validate, add the epoch to the history, and save; False where a stop was requested meanwhile.
 
-        Then the state before the validation is saved, and a resumed run begins with the validation.
+        Then the state before the validation is saved, and a resumed run begins with the validation. Ray Train is told
+        nothing: its controller takes one report in about two seconds, for which short epochs would wait.
         """
         config, job = self._job.config, self._job
         if self._device.type == "cuda":
@@ -211,7 +212,6 @@ class TrainingWorker:
         self._epoch_began = time.monotonic()
         self._wait.reset()
         self.save(decision, best=self._learner.evaluation_state_dict() if improved else None)
-        ray.train.report(asdict(epoch))
         job.board.post_memory.remote(_peak_memory(self._device))
         return True
 
