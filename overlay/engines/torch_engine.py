@@ -41,8 +41,8 @@ class TorchForward(Forward):
         self.precision = automatic if precision == "auto" else precision
         if self.precision == "fp32":
             torch.backends.cudnn.allow_tf32 = False  # else a GPU's convolutions would be TF32
-            if compiled:
-                warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # the compiler's advice to take TF32
+        if compiled:  # the compiler advises its developers and TF32, which is not for who asked for a prediction
+            warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\._inductor\.")
         classifier = InferenceModule(file, _TYPES[self.precision]).eval()
         self.embedding_size = classifier.embedding_size
         classifier = classifier.to(device=self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -61,11 +61,16 @@ def write_phantoms(folder: Path, *, images_per_class: int | Mapping[str, int], s
         if counts.get(name, 0) > 0:
             (folder / name).mkdir(parents=True, exist_ok=True)
         for index in range(1, counts.get(name, 0) + 1):
-            image, masks = draw_phantom(name, seed=seed, index=index)
-            (folder / name / f"{name} ({index}).png").write_bytes(encode_png(image))
-            for number, mask in enumerate(masks):
-                suffix = "_mask" if number == 0 else f"_mask_{number}"
-                (folder / name / f"{name} ({index}){suffix}.png").write_bytes(encode_png(mask))
+            write_phantom(folder / name, name, seed=seed, index=index)
+
+
+def write_phantom(folder: Path, name: PhantomClass, *, seed: int, index: int) -> None:
+    """Write one phantom and its masks into the folder of its class."""
+    image, masks = draw_phantom(name, seed=seed, index=index)
+    (folder / f"{name} ({index}).png").write_bytes(encode_png(image))
+    for number, mask in enumerate(masks):
+        suffix = "_mask" if number == 0 else f"_mask_{number}"
+        (folder / f"{name} ({index}){suffix}.png").write_bytes(encode_png(mask))
 
 
 def draw_phantom(name: PhantomClass, *, seed: int, index: int) -> tuple[NDArray[np.uint8], list[NDArray[np.bool_]]]:

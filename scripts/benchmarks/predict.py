@@ -3,12 +3,12 @@
     uv run python scripts/benchmarks/predict.py
 
 In one run, on one machine, on the same phantoms as PNG and the same ResNet at 224 pixels with random weights: (a) the
-bare forward pass of each engine, (b) decoding alone, on one core, (c) `overlay predict` on Ray, as a process of its
-own, and (d) baselines: a loop over torch's DataLoader, in fp32 and in bf16, and Ray's documented pipeline.
+bare forward pass of each engine, (b) decoding alone, on one core and on all, (c) `overlay predict` on Ray, as a process
+of its own, and (d) baselines: a loop over torch's DataLoader, in fp32 and in bf16, and Ray's documented pipeline.
 
 Throughput is counted from the first batch of results to the last; the remaining time is start-up. Each (c) stands
-between two (a), of which the mean counts. On CPUs (a) and (b) share the cores, so the limit is
-1 / (1/a + 1/(b * cores)); with a GPU it is the slower of a and b * cores.
+between two (a), of which the mean counts. On CPUs (a) and (b) share the cores, so the limit is 1 / (1/a + 1/b); with a
+GPU it is the slower of a and b.
 
 A second table is of a small job, ``--few`` of these images, each row a process from start to end: `overlay predict`,
 which starts no Ray for so few images, and in turn timm and Daft (`baselines.py`) where they are installed:
@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -96,13 +97,25 @@ def _bare_forward(file: Path, kind: Any, precision: Any, batch: int) -> tuple[fl
     return done / (time.perf_counter() - began), engine.precision
 
 
-def _decode_alone(images: Path) -> float:
-    """Return images/s of one core that reads, decodes and resizes; of `_DRAWN` images at most."""
-    paths = sorted(images.iterdir())[:_DRAWN]
+def _decode(paths: Sequence[Path]) -> float:
+    """Read, decode and resize images; return the CPU time in seconds."""
     began = time.process_time()
     for path in paths:
         resize_image(decode_image(path.read_bytes(), target=decode_target(INPUT_SIZE, "squash")), INPUT_SIZE, "squash")
-    return len(paths) / (time.process_time() - began)
+    return time.process_time() - began
+
+
+def _decode_alone(images: Path) -> tuple[float, float]:
+    """Return images/s of one core, by its CPU time, and of a process on each core, which share what cores share."""
+    cores = joblib.cpu_count()
+    paths = sorted(images.iterdir())[:_DRAWN]
+    decode = joblib.delayed(_decode)
+    with joblib.Parallel(n_jobs=cores) as pool:
+        pool(decode(paths[:1]) for _ in range(4 * cores))  # the processes start, and import
+        began = time.perf_counter()
+        pool(decode(paths) for _ in range(cores))
+        seconds = time.perf_counter() - began
+    return len(paths) / _decode(paths), cores * len(paths) / seconds
 
 
 def _predict(words: list[str], out: Path) -> TimedJob:
@@ -169,9 +182,12 @@ def main() -> None:
 
 def _measure_engines(images: Path, file: Path, options: argparse.Namespace) -> list[tuple[str, ...]]:
     """Return the rows of decoding alone, and of the forward pass and `overlay predict` by each engine."""
-    cores, batch = joblib.cpu_count(), options.batch
-    decoded = _decode_alone(images)
-    rows: list[tuple[str, ...]] = [("decode and resize alone, one core", f"{decoded:.1f}", "", "", "")]
+    batch: int = options.batch
+    of_one, decoded = _decode_alone(images)
+    rows: list[tuple[str, ...]] = [
+        ("decode and resize alone, one core", f"{of_one:.1f}", "", "", ""),
+        (f"decode and resize alone, {joblib.cpu_count()} cores", f"{decoded:.1f}", "", "", ""),
+    ]
     wanted = [each for each in options.engines.split(",") if "openvino" not in each or _DEVICE == "cpu"]
     for kind, precision in (each.split(":") for each in wanted if "openvino" not in each or find_spec("openvino")):
         out = images.parent / f"out-{kind}-{precision}"
@@ -181,7 +197,7 @@ def _measure_engines(images: Path, file: Path, options: argparse.Namespace) -> l
             whole = _predict([*words, f"--engine={kind}", f"--precision={precision}"], out)
             after, _ = _bare_forward(file, kind, precision, batch)
         forward = (before + after) / 2
-        limit = 1 / (1 / forward + 1 / (decoded * cores)) if _DEVICE == "cpu" else min(forward, decoded * cores)
+        limit = 1 / (1 / forward + 1 / decoded) if _DEVICE == "cpu" else min(forward, decoded)
         alone = f"forward alone, {kind} in {computed}, before and after ({before:.1f}, {after:.1f})"
         rows.append((alone, f"{forward:.1f}", "", "", ""))
         share = f"{whole.rate / limit:.2f} of {limit:.1f}"

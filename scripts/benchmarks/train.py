@@ -202,15 +202,19 @@ def main() -> None:
     options = parser.parse_args()
     sizes: list[int] = options.size
     with tempfile.TemporaryDirectory() as folder:
-        each = round(options.images / 0.7 / len(_CLASSES))
-        draw = joblib.delayed(phantoms.write_phantoms)
-        joblib.Parallel(n_jobs=-1)(
-            draw(Path(folder, "phantoms"), images_per_class={name: each}, seed=0) for name in _CLASSES
-        )
+        _draw_phantoms(Path(folder, "phantoms"), each=round(options.images / 0.7 / len(_CLASSES)))
         _overlay("prepare", f"{folder}/phantoms", f"--out={folder}/dataset")
         for size in sizes:
             one = argparse.Namespace(**(vars(options) | {"size": size}))
             _print_table(_measure(folder, one), one)
+
+
+def _draw_phantoms(folder: Path, each: int) -> None:
+    """Write so many phantoms of each class, on all cores."""
+    write = joblib.delayed(phantoms.write_phantom)
+    for name in phantoms.PHANTOM_CLASSES:
+        (folder / name).mkdir(parents=True)
+        joblib.Parallel(n_jobs=-1)(write(folder / name, name, seed=0, index=index) for index in range(1, each + 1))
 
 
 def _measure(folder: str, options: argparse.Namespace) -> _Measurements:

@@ -3,10 +3,10 @@
     python scripts/fault_injection/train.py --kills 20 --seed 0
 
 At random times a SIGKILL ends the board actor (first while the images are decoded, for which the workers wait), the
-training worker, the driver, a data task's worker, Ray Train's controller, any other of Ray's processes, or the raylet.
-A killed command is run again, unchanged, until it succeeds. One worker, fp32, a checkpoint every third step: the
-weights must be bitwise equal, and each epoch must be once, with equal numbers, in history.parquet and in the offline
-runs of Weights & Biases. Exits with status 1 where they differ.
+training worker, the process that schedules its data tasks, the driver, a data task's worker, Ray Train's controller,
+any other of Ray's processes, or the raylet. A killed command is run again, unchanged, until it succeeds. One worker,
+fp32, a checkpoint every third step: the weights must be bitwise equal, and each epoch must be once, with equal numbers,
+in history.parquet and in the offline runs of Weights & Biases. Exits with status 1 where they differ.
 """
 
 import argparse
@@ -30,6 +30,7 @@ _VICTIMS = {
     "board": "ray::StatusBoard",
     "worker": "ray::RayTrainWorker",
     "driver": "",
+    "stream": "ray::StreamProcess",
     "data": "MapBatches|ray::IDLE",  # of tasks that make batches, which are idle between them
     "controller": "ray::TrainController",
     "any": "ray::",
