@@ -16,6 +16,7 @@ and the world size alone, and a resumed worker begins with the very next step.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -151,10 +152,9 @@ def _run_executions(
 
 def _block_batches(block: pa.Table, size: int) -> Iterator[TrainingBatch]:
     """Yield the batches of a block, with images as views of its memory."""
-    for row in range(len(block)):
-        labels = np.array(block["labels"][row].as_py())
-        images = np.frombuffer(block["images"][row].as_buffer(), np.uint8)
-        yield TrainingBatch(block["step"][row].as_py(), images.reshape(len(labels), size, size, 3), labels)
+    labelled = zip(block["step"].to_pylist(), block["labels"].to_pylist(), strict=True)
+    for (step, labels), pixels in zip(labelled, _binaries(block["images"]), strict=True):
+        yield TrainingBatch(step, pixels.reshape(len(labels), size, size, 3), np.array(labels))
 
 
 @dataclass(frozen=True)
@@ -214,6 +214,15 @@ class _Execution:
         for image, sample, repeat in zip(images, samples, repeats, strict=True):
             random = augmentation_generator(plan.seed, plan.epoch(step), sample, repeat)
             image[...] = augment(image, augmentation, random)
+
+
+def _binaries(column: pa.ChunkedArray) -> Iterator[NDArray[np.uint8]]:
+    """Yield the values of a column of large binaries as views of its memory; pyarrow's scalars are copies."""
+    for chunk in column.chunks:
+        _, ends, values = chunk.buffers()
+        edges = np.frombuffer(ends, np.int64)[chunk.offset : chunk.offset + len(chunk) + 1].tolist()
+        for begin, end in pairwise(edges):
+            yield np.frombuffer(values, np.uint8)[begin:end]
 
 
 def _one_binary(array: NDArray[np.uint8]) -> pa.Array:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import ray
 from numpy.typing import NDArray
@@ -167,6 +168,23 @@ def test_a_validation_gets_the_same_batches_from_shards_as_from_memory(
         assert np.array_equal(one.images, other.images)
         assert one.labels.tolist() == other.labels.tolist()
     assert np.array_equal(np.concatenate([batch.images for batch in read]), decoded.gather(np.arange(24)))
+
+
+def test_images_of_a_batch_are_views_of_their_block() -> None:
+    random = np.random.default_rng(0)
+    pixels = [random.integers(0, 256, (number, 4, 4, 3), np.uint8) for number in (3, 2, 5)]
+    labels = [[0] * 3, [1] * 2, [2] * 5]
+    columns = {"step": [7, 8, 9], "images": [each.tobytes() for each in pixels], "labels": labels}
+    whole = pa.table(columns, schema=batch_stream._BLOCK)
+    (_, _, values) = whole["images"].chunk(0).buffers()
+    memory = np.frombuffer(values, np.uint8)
+    for block, first in ((whole, 0), (whole.slice(1), 1), (pa.concat_tables([whole.slice(0, 1), whole.slice(1)]), 0)):
+        found = list(batch_stream._block_batches(block, size=4))
+        assert [batch.step for batch in found] == [7, 8, 9][first:]
+        assert [batch.labels.tolist() for batch in found] == labels[first:]
+        for batch, expected in zip(found, pixels[first:], strict=True):
+            assert np.array_equal(batch.images, expected)
+            assert np.shares_memory(batch.images, memory)
 
 
 @dataclass(frozen=True)
