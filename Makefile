@@ -41,7 +41,7 @@ coverage: ## run all tests, and print which lines of the test's own process it r
 demo: ## prepare, train, evaluate and predict on phantoms
 	$(UV) run overlay demo
 
-bench: ## run one benchmark: make bench BENCH=duplicates|feed|listing|memory|predict|prepare|starts|train
+bench: ## run one benchmark: make bench BENCH=duplicates|feed|listing|memory|predict|prepare|queueing|starts|train
 	$(UV) run python scripts/benchmarks/$(BENCH).py
 
 bench-gpu: ## make the tables for a GPU: ours, the bare passes, DataLoader and timm, compiled or not

@@ -59,7 +59,7 @@ class TrainingBatch:
 class StreamProcess:
     """Actor beside a training worker, in whose process the executions of its streams are scheduled.
 
-    Ray Data's scheduler is Python, and takes about 10 ms for each step of 128 images. In the worker's own process the
+    Ray Data's scheduler is Python, and takes 3 to 9 ms for each step of 128 images. In the worker's own process the
     thread that queues a step's kernels would wait for it: torch gives up the interpreter's lock at every operation, and
     gets it back from a busy thread only after 5 ms (`sys.getswitchinterval`).
     """
