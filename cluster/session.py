@@ -146,6 +146,9 @@ def _start() -> None:
     os.environ.setdefault("RAY_enable_metrics_collection", "0")  # there is no dashboard that shows them
     # An idle worker process goes after a second, and the next task waits for a new one, which takes seconds of a core.
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
+    # Ray lowers its workers' priority by 15: every other process interrupts a training, all of whose cores then wait.
+    # Without, it is the command's own (`nice overlay train ...`).
+    os.environ.setdefault("RAY_worker_niceness", "0")
     for attempt in range(START_ATTEMPTS):
         try:
             with _bounded_start():

@@ -46,6 +46,17 @@ def test_an_address_where_something_listens_is_tried() -> None:
     check_address("auto")
 
 
+@pytest.mark.usefixtures("ray_session")
+def test_workers_have_the_priority_of_the_command() -> None:
+    import ray
+
+    @ray.remote(num_cpus=0)
+    def niceness() -> int:
+        return os.nice(0)
+
+    assert ray.get(niceness.remote()) == os.nice(0)
+
+
 @pytest.mark.parametrize(
     ("own", "common", "chosen"),
     [
