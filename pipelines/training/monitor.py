@@ -92,7 +92,11 @@ class TrainingMonitor:
 
     def request_stop(self) -> bool:
         """Ask the workers to save and stop; return whether one has taken a step, so that there is something to save."""
-        if self._status.step <= self._begin:
+        step = self._status.step
+        with suppress(RayError):  # that is as old as the last poll, in which a GPU takes many steps
+            status: TrainingStatus = ray.get(self.board.read.remote(), timeout=POLL_SECONDS)  # type: ignore[assignment]
+            step = max(step, status.step)
+        if step <= self._begin:
             return False
         self._stop_requested.set()
         self.board.request_stop.remote()
