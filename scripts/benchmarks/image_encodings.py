@@ -1,6 +1,6 @@
 """Encodings of a dataset: bytes, and images encoded and decoded a second on one core, as PNG and as lossless WebP.
 
-    uv run python scripts/benchmarks/encodings.py [FOLDER]
+    uv run python scripts/benchmarks/image_encodings.py [FOLDER]
 
 Prints a row for phantoms, and for a folder in BUSI's layout where one is given: overlays as `overlay prepare` stores
 them, by thread time, medians of five alternating rounds.
