@@ -83,6 +83,7 @@ class StreamResources:
     """Resources that one worker's streams may use."""
 
     process: ActorHandle[StreamProcess]
+    """see `start_stream_process`"""
     cpus: float
     """bounds the tasks that run at one time"""
     ahead_bytes: float
@@ -99,7 +100,7 @@ def stream_batches(
     start: int,
     resources: StreamResources,
 ) -> Iterator[TrainingBatch]:
-    """Yield one worker's batches from step ``start`` of the plan to its end, prefetched within the resources.
+    """Yield one worker's batches from step ``start`` of the plan to its end, prefetched as far as ``resources`` allow.
 
     The first ones are made from the call on, before one is asked for.
 
@@ -113,7 +114,7 @@ def stream_batches(
 def stream_validation(
     stored: ray.ObjectRef[TrainingData], steps: range, resources: StreamResources
 ) -> Iterator[TrainingBatch]:
-    """Yield the whole batches of some steps of a `SequentialPlan`, not augmented, prefetched within the resources."""
+    """Yield whole batches of steps of a `SequentialPlan`, not augmented, prefetched as far as ``resources`` allow."""
     each = max(1, TASK_IMAGES // ray.get(stored).plan.batch_size)
     tasks = [steps[first : first + each] for first in range(0, len(steps), each)]
     return _stream_tasks(_Stream(stored, None, SINGLE_WORKER, resources.task_cpus), tasks, resources)
